@@ -1,0 +1,42 @@
+"""Start the app: reads flags, builds the services, builds the page, serves it."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from engine.errors import EngineError
+from engine.models import STARTER
+from engine.runtime import Runtime
+from engine.services import Services
+from engine.settings import LoadSettings
+
+
+def main(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Also open a public gradio.live link.")] = False,
+    model: Annotated[str, typer.Option(help="A model id (see `python -m engine models`), a Hub id, a folder, a GGUF file, or scripted.")] = STARTER,
+    adapter: Annotated[str | None, typer.Option(help="none, an adapter id, a Hub id or a folder.")] = None,
+    quantization: Annotated[str, typer.Option(help=LoadSettings.model_fields["quantization"].description)] = "nf4",
+    read_only: Annotated[bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")] = False,
+) -> None:
+    """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    runtime = Runtime(LoadSettings(quantization=quantization))
+    try:
+        # The model loads in a process of its own while this one imports gradio.
+        runtime.load(model, adapter, log=True)
+        import ui
+
+        ui.launch(ui.build(Services(runtime, read_only)), host, port, share)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+    finally:
+        runtime.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)

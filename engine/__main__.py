@@ -1,0 +1,165 @@
+"""The command line: `python -m engine models|chat`.
+
+With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
+(one clear line on stderr), 1 anything else.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from engine import hardware, models
+from engine.backends import open_backend
+from engine.chat import stream
+from engine.errors import BadInput, EngineError
+from engine.events import Failed, Finished, Notice, Progress, Token
+from engine.messages import Conversation, checked_text
+from engine.settings import ChatSettings, LoadSettings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
+_DEFAULTS = ChatSettings()
+
+
+class BackendName(StrEnum):
+    auto = "auto"
+    transformers = "transformers"
+
+
+class Quantization(StrEnum):
+    nf4 = "nf4"
+    fp4 = "fp4"
+    none = "none"
+
+
+def _help(name: str, of: type = ChatSettings) -> str:
+    return of.model_fields[name].description
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@app.command("models")
+def list_models(as_json: AsJson = False) -> None:
+    """List the models known by name: size, licence, whether they fit this machine and are on disk."""
+    machine = hardware.machine()
+    rows = models.listing(machine)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    print(f"This machine: {machine.summary}")
+    print(f"{'id':<15}{'parameters':>11}{'download':>10}{'in 4 bits':>10}  {'fits':<5}{'on disk':<9}{'prompt':<10}licence")
+    for row in rows:
+        print(f"{row['id']:<15}{row['size'] / 1e9:>10.2f}B{row['download_bytes'] / 1e9:>8.1f}GB{row['memory_4bit_bytes'] / hardware.GIB:>8.1f}GB  "
+              f"{'yes' if row['fits'] else 'no':<5}{'yes' if row['on_disk'] else 'no':<9}{row['prompt_format']:<10}{row['licence']}{' (gated)' if row['gated'] else ''}")
+
+
+@app.command()
+def chat(
+    text: Annotated[str, typer.Argument(metavar="PROMPT", help="The message to answer.")],
+    model: Annotated[str, typer.Option(help="A model id (see `models`), a Hub id, a folder or a GGUF file.")] = models.STARTER,
+    adapter: Annotated[str | None, typer.Option(help="An adapter id, Hub id or folder; none for the bare base. Without it: none, or the adapter that is part of the model.")] = None,
+    backend: Annotated[BackendName, typer.Option(help="What runs the model.")] = BackendName.auto,
+    quantization: Annotated[Quantization, typer.Option(help=_help("quantization", LoadSettings))] = Quantization.nf4,
+    system: Annotated[str, typer.Option(help="System text.")] = "",
+    prompt_format: Annotated[str | None, typer.Option(help="guanaco, openorca, alpaca, chat or plain; without it the model's own.")] = None,
+    temperature: Annotated[float, typer.Option(help=_help("temperature"))] = _DEFAULTS.temperature,
+    top_p: Annotated[float, typer.Option(help=_help("top_p"))] = _DEFAULTS.top_p,
+    top_k: Annotated[int, typer.Option(help=_help("top_k"))] = _DEFAULTS.top_k,
+    repetition_penalty: Annotated[float, typer.Option(help=_help("repetition_penalty"))] = _DEFAULTS.repetition_penalty,
+    max_new_tokens: Annotated[int, typer.Option(help=_help("max_new_tokens"))] = _DEFAULTS.max_new_tokens,
+    seed: Annotated[int | None, typer.Option(help=_help("seed"))] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one message."""
+    settings = _settings(temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed)
+    spec = models.resolve(model)
+    conversation = Conversation(system=checked_text(system, "The system text")).add("user", checked_text(text))
+    opened = open_backend(spec, LoadSettings(quantization=quantization.value), _report)
+    try:
+        wanted = spec.adapter if adapter is None else adapter
+        used = None if wanted in (None, models.NO_ADAPTER) else wanted
+        if used:
+            opened.attach(used)
+        for event in stream(opened, conversation, settings, adapter=used, prompt=prompt_format):
+            match event:
+                case Token():
+                    if not as_json:
+                        print(event.text, end="", flush=True)
+                case Notice():
+                    _log(event.text)
+                case Failed():
+                    raise (BadInput if event.exit_code == BadInput.exit_code else EngineError)(event.text)
+                case Finished():
+                    _finish(event, as_json)
+    finally:
+        opened.close()
+
+
+def _finish(event: Finished, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(event), ensure_ascii=False))
+        return
+    print()
+    _log(f"{event.tokens} tokens, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}")
+
+
+def _settings(**values: object) -> ChatSettings:
+    try:
+        return ChatSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
+
+
+_last_report = ""
+
+
+def _report(progress: Progress) -> None:
+    """Progress to stderr, a line for each new text."""
+    global _last_report
+    if progress.text != _last_report:
+        _last_report = progress.text
+        _log(progress.text)
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> NoReturn:
+    """Run a command and exit with the code of the contract."""
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except EngineError as error:
+        _log(str(error))
+        code = error.exit_code
+    except typer.Exit as exit_:
+        code = exit_.exit_code
+    except KeyboardInterrupt:
+        code = 1
+    except Exception as error:
+        code = _exit_code_of(error)
+    sys.exit(code)
+
+
+def _exit_code_of(error: Exception) -> int:
+    """Typer's own complaints are bad input, in one line; anything else shows where it happened."""
+    message = getattr(error, "format_message", None)
+    if message:
+        if message():
+            _log(f"{message()} (see --help)")
+        return 2
+    import traceback
+
+    traceback.print_exception(error)
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""LoRA adapters as data: what of an `adapter_config.json` is believed, where weights may come from, what base they fit.
+
+Files of strangers are never handed to PEFT: fields are read one by one, weights are safetensors only. The exception is
+the pinned official repositories, whose pickles are read with `weights_only=True` and turned into safetensors once.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine import hub, paths
+from engine.errors import BadInput
+from engine.models import ADAPTERS, HUB_ID, PICKLES, AdapterSpec, ModelSpec, folder_name
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PLAYGROUND = "playground.json"
+MAX_CONFIG_BYTES = 1_000_000
+_MODULE = re.compile(r"[A-Za-z0-9_.]{1,200}")
+_TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
+
+
+class AdapterConfig(BaseModel):
+    """The believed fields of PEFT's LoraConfig. Every other field is refused unless it is empty or off.
+
+    Fields that PEFT writes for information (its version, initialisation) are read and ignored: they matter to
+    training only, and `init_lora_weights` names routines that would run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    peft_type: str = Field(pattern="^LORA$")
+    task_type: str | None = Field("CAUSAL_LM", pattern="^CAUSAL_LM$")
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    r: int = Field(ge=1, le=1024)
+    lora_alpha: float = Field(gt=0, le=65536)
+    lora_dropout: float = Field(0.0, ge=0, le=1)
+    target_modules: list[str] | str = Field(max_length=500)
+    bias: str = Field("none", pattern="^none$")
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, float] = {}
+
+
+_INFORMATIVE = {"peft_version", "init_lora_weights", "inference_mode", "qalora_group_size"}
+
+
+def parse_config(data: object, name: str) -> AdapterConfig:
+    """The believed part of an adapter config. Raises BadInput that names the field it refuses (faults, row 7)."""
+    if not isinstance(data, Mapping):
+        raise BadInput(f"{CONFIG} of {name} is damaged: it must hold a JSON object.")
+    try:
+        config = AdapterConfig.model_validate({key: value for key, value in data.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "?"
+        raise BadInput(f"{CONFIG} of {name} is refused: field {field!r}: {first['msg']}.") from error
+    for key, value in (config.model_extra or {}).items():
+        if key not in _INFORMATIVE and value not in (False, [], {}, "", 0):
+            raise BadInput(f"{CONFIG} of {name} is refused: field {key!r} asks for something this app does not do. Only plain LoRA adapters are read.")
+    modules = config.target_modules
+    if isinstance(modules, str) and modules != "all-linear":
+        raise BadInput(f"{CONFIG} of {name} is refused: field 'target_modules' must be a list of layer names.")
+    for key, names in (("target_modules", modules if isinstance(modules, list) else ()), ("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        if any(not _MODULE.fullmatch(module) for module in names):
+            raise BadInput(f"{CONFIG} of {name} is refused: field {key!r} holds something that is no layer name.")
+    return config
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter on disk, its config checked. `playground` is what this app wrote when it trained it, or empty."""
+
+    id: str
+    folder: Path
+    config: AdapterConfig
+    base: str | None
+    prompt: str | None
+    playground: Mapping
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+
+def find(name: str, report: hub.Report) -> Adapter:
+    """The adapter that `name` means: a registry id, a local folder, or a Hub id, fetched if it must be.
+
+    Raises BadInput or EngineError; anything but safetensors from outside the official repositories is refused
+    without being opened (faults, row 6).
+    """
+    if name in ADAPTERS:
+        return _from_hub(ADAPTERS[name], report)
+    path = Path(name).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. Adapters are read as safetensors only.")
+    if path.is_file() and path.name == WEIGHTS:
+        path = path.parent
+    if path.is_dir():
+        return read(path.resolve(), name)
+    if HUB_ID.fullmatch(name):
+        return _from_hub(AdapterSpec(name, name, "", "", "see its page"), report)
+    raise BadInput(f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no folder here, and not of the form owner/name.")
+
+
+def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
+    """Read and check an adapter folder. The registry's base, where there is one, overrides the name inside."""
+    config_path = folder / CONFIG
+    if not config_path.is_file():
+        raise BadInput(f"{folder} is not an adapter: it has no {CONFIG}.")
+    if not (folder / WEIGHTS).is_file():
+        pickled = [path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES]
+        raise BadInput(f"{name} has no {WEIGHTS}" + (f"; {pickled[0]} is a pickle, and adapters are read as safetensors only." if pickled else "."))
+    config = parse_config(_json(config_path, name), name)
+    playground = _json(folder / PLAYGROUND, name) if (folder / PLAYGROUND).is_file() else {}
+    wrong = paths.damaged(folder)
+    if wrong:
+        raise BadInput(f"The adapter {name} is damaged: {wrong}. Fetch or export it again.")
+    base = spec.base if spec and spec.base else playground.get("base") or config.base_model_name_or_path
+    prompt = spec.prompt if spec and spec.prompt else playground.get("prompt_format")
+    return Adapter(name, folder, config, base if isinstance(base, str) else None, prompt if isinstance(prompt, str) else None, playground)
+
+
+def _json(path: Path, name: str) -> dict:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise BadInput(f"{path.name} of {name} has {path.stat().st_size:,} bytes, far too many for such a file.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{path.name} of {name} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path.name} of {name} is damaged: it must hold a JSON object.")
+    return value
+
+
+def _from_hub(spec: AdapterSpec, report: hub.Report) -> Adapter:
+    folder = paths.adapters() / folder_name(spec.source)
+    if not (folder / CONFIG).is_file():
+        repo = hub.repository(spec.source)
+        if repo.file(CONFIG) is None:
+            raise BadInput(f"{spec.source} is not an adapter: it has no {CONFIG}.")
+        parse_config(hub.read_json(repo, CONFIG), spec.id)
+        weights = repo.file(WEIGHTS)
+        if weights:
+            hub.download(repo, [repo.file(CONFIG), weights, *(file for file in repo.files if file.name == PLAYGROUND)], folder, report)
+        else:
+            _from_pickle(spec, repo, folder, report)
+    return read(folder, spec.id, spec)
+
+
+def _from_pickle(spec: AdapterSpec, repo: hub.Repository, folder: Path, report: hub.Report) -> None:
+    """Fetch an official adapter's `adapter_model.bin` and keep it as safetensors; no other pickle is even fetched."""
+    pickle = repo.file("adapter_model.bin")
+    if pickle is None:
+        raise BadInput(f"{spec.source} holds no adapter weights.")
+    if not spec.official:
+        raise BadInput(f"{spec.source} holds its weights as a pickle ({pickle.name}) only, which can run code when it is opened. "
+                       "Adapters are read as safetensors only; ask its author for a safetensors version.")
+    raw = folder.parent / f"{folder.name}.pickle"
+    hub.download(repo, [repo.file(CONFIG), pickle], raw, report)
+    with paths.building(folder) as target:
+        convert_pickle(raw / pickle.name, target / WEIGHTS, spec.id)
+        (target / CONFIG).write_bytes((raw / CONFIG).read_bytes())
+        paths.write_manifest(target, source=repo.id, revision=repo.commit, licence=spec.licence)
+    import shutil
+
+    shutil.rmtree(raw)
+
+
+def convert_pickle(source: Path, target: Path, name: str) -> None:
+    """Turn a pickled state dict into safetensors. `weights_only` unpickles tensors and containers, nothing else."""
+    import pickle
+
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        tensors = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise BadInput(f"The weights of {name} are damaged or hold more than tensors; they were not opened ({str(error).splitlines()[0][:120]}).") from error
+    if not isinstance(tensors, dict) or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()):
+        raise BadInput(f"The weights of {name} hold more than tensors.")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, target)
+
+
+def load_tensors(adapter: Adapter) -> dict:
+    """The LoRA matrices, name -> tensor. Raises BadInput for a damaged file or tensors that are not LoRA's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(adapter.weights)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise BadInput(f"The adapter {adapter.id} is damaged: {WEIGHTS} cannot be read ({str(error)[:120]}).") from error
+    if not tensors:
+        raise BadInput(f"The adapter {adapter.id} is empty: {WEIGHTS} holds no tensors.")
+    for key, tensor in tensors.items():
+        if not _TENSOR.fullmatch(key) or tensor.ndim != 2:
+            raise BadInput(f"{WEIGHTS} of {adapter.id} holds {key!r}, which is no LoRA matrix. Only plain LoRA adapters are read.")
+        if not tensor.isfinite().all():
+            raise BadInput(f"The adapter {adapter.id} is damaged: {key} holds NaN or infinite numbers.")
+    return tensors
+
+
+def lora_modules(tensors: Mapping) -> dict[str, dict[str, tuple[int, int]]]:
+    """Module name -> {"A": shape, "B": shape} of an adapter's matrices."""
+    modules: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, tensor in tensors.items():
+        match = _TENSOR.fullmatch(key)
+        modules.setdefault(match["module"], {})[match["side"]] = tuple(tensor.shape)
+    return modules
+
+
+def check_base(adapter: Adapter, base: ModelSpec, base_shapes: Mapping[str, tuple[int, int]], tensors: Mapping) -> None:
+    """Refuse an adapter of another base, naming both (faults, row 8): by name where it states one, and by shape.
+
+    `base_shapes`: module name -> (out, in) of the loaded base's linear layers.
+    """
+    stated = adapter.base
+    known = {base.id, base.source, base.source.rstrip("/").rpartition("/")[2]}
+    if stated and not {stated, stated.rstrip("/").rpartition("/")[2]} & known:
+        raise BadInput(f"The adapter {adapter.id} belongs to the base {stated}; the loaded base is {base.source}. Load that base first.")
+    for module, sides in lora_modules(tensors).items():
+        if set(sides) != {"A", "B"}:
+            raise BadInput(f"The adapter {adapter.id} is damaged: {module} has only one of its two matrices.")
+        shape = base_shapes.get(module)
+        (rank, width), (height, rank_b) = sides["A"], sides["B"]
+        if rank != adapter.config.r and not adapter.config.rank_pattern:
+            raise BadInput(f"The adapter {adapter.id} is damaged: {module} has rank {rank}, its config says {adapter.config.r}.")
+        if shape is None or (height, width) != shape or rank != rank_b:
+            found = "has no such layer" if shape is None else f"has a layer of {shape[0]} x {shape[1]} there"
+            raise BadInput(f"The adapter {adapter.id} (for {stated or 'an unnamed base'}) does not fit the loaded base {base.source}: "
+                           f"it changes {module} as {height} x {width}, and the base {found}.")

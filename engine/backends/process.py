@@ -1,0 +1,146 @@
+"""A backend in a process of its own (`engine/worker.py`), behind the same interface.
+
+The page stays quick while torch is imported and weights are loaded, and ending the process gives all memory back.
+"""
+
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine import errors
+from engine.backends.base import Backend, Delta, Loaded, Stop
+from engine.events import Progress
+from engine.hub import Report
+from engine.messages import Conversation
+from engine.models import ModelSpec
+from engine.settings import ChatSettings, LoadSettings
+
+STOP_CHECK_SECONDS = 0.02
+_GONE = {"done": True, "error": "The model's process ended unexpectedly, perhaps for lack of memory. Your conversation is kept; load the model again.", "exit_code": 1}
+
+
+class ProcessBackend(Backend):
+    """Speaks to one worker process. Loading ends it and raises when `cancelled()` turns true."""
+
+    def __init__(self, spec: ModelSpec, load: LoadSettings, report: Report, cancelled: Stop):
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, queue.Queue] = {}
+        self._adapters: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._process = _started()
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            for answer in self._ask("load", model=spec.id, load=load.model_dump()):
+                if cancelled():
+                    raise errors.EngineError("Loading was cancelled.")
+                if "progress" in answer:
+                    report(Progress(**answer["progress"]))
+                elif "loaded" in answer:
+                    fields = answer["loaded"]
+                    self.loaded = Loaded(**{**fields, "notes": tuple(fields["notes"])})
+        except errors.EngineError:
+            self.close()
+            raise
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            waiting = self._answers.get(answer["id"])
+            if waiting:
+                waiting.put(answer)
+        with self._lock:
+            for waiting in self._answers.values():
+                waiting.put(_GONE)
+
+    def _send(self, **request) -> None:
+        try:
+            self._process.stdin.write((json.dumps(request) + "\n").encode())
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            pass  # the process is gone; whoever waits for an answer is told so by _read
+
+    def _ask(self, op: str, number: int | None = None, **arguments) -> Iterator[dict]:
+        """Send a request and yield its answers. While none comes for a moment, yields `{}`."""
+        number = number or next(self._numbers)
+        waiting: queue.Queue = queue.Queue()
+        with self._lock:
+            self._answers[number] = waiting
+            if self._process.poll() is not None:
+                waiting.put(_GONE)
+            self._send(id=number, op=op, arguments=arguments)
+        try:
+            while True:
+                try:
+                    answer = waiting.get(timeout=STOP_CHECK_SECONDS)
+                except queue.Empty:
+                    yield {}
+                    continue
+                if answer.get("error"):
+                    raise (errors.BadInput if answer["exit_code"] == 2 else errors.EngineError)(answer["error"])
+                if answer.get("done"):
+                    return
+                yield answer
+        finally:
+            self._answers.pop(number, None)
+
+    def _result(self, op: str, key: str | None = None, **arguments):
+        result = None
+        for answer in self._ask(op, **arguments):
+            result = answer.get(key, result)
+        return result
+
+    def attach(self, adapter: str) -> None:
+        if adapter not in self._adapters:
+            self._adapters[adapter] = self._result("attach", "prompt", adapter=adapter)
+
+    def detach(self, adapter: str) -> None:
+        if self._adapters.pop(adapter, None):
+            self._result("detach", adapter=adapter)
+
+    def adapters(self) -> list[str]:
+        return list(self._adapters)
+
+    def prompt(self, adapter: str | None) -> str:
+        return self._adapters.get(adapter) or self.loaded.prompt
+
+    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
+        messages = [[message.role, message.text] for message in conversation.messages]
+        return self._result("encode", "ids", messages=messages, system=conversation.system, prompt=prompt)
+
+    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
+        number = next(self._numbers)
+        ended = False
+        try:
+            for answer in self._ask("generate", number, ids=ids, settings=settings.model_dump(), seed=seed, adapter=adapter):
+                if stop():
+                    # The worker ends within a token by itself; whoever stopped it need not wait for that token.
+                    yield Delta("", reason="cancelled")
+                    return
+                if "delta" in answer:
+                    yield Delta(*answer["delta"])
+            ended = True
+        finally:
+            if not ended:
+                self._send(id=number, op="stop")
+
+    def close(self) -> None:
+        process = self._process
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            try:
+                pipe.close()
+            except OSError:
+                pass
+
+
+def _started() -> subprocess.Popen:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen([sys.executable, "-m", "engine.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})

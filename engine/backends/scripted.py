@@ -1,0 +1,77 @@
+"""The fake that ships: answers at a chosen pace without weights. It shows the whole interface and drives tests."""
+
+import random
+import time
+from collections.abc import Iterator
+
+from engine.backends.base import Backend, Delta, Loaded, Stop
+from engine.errors import BadInput
+from engine.messages import Conversation
+from engine.prompts import prompt_format
+from engine.settings import ChatSettings
+
+_SENTENCES = (
+    "This is the scripted backend: no weights are loaded, and every answer is made up of a few fixed sentences. ",
+    "It streams like a real model, so you can try stop, retry and the settings. ",
+    "Unicode passes through whole: año, 数据, 🦙. ",
+    "Choose another model above to talk to a real one. ",
+)
+END_OF_TEXT = 0
+
+
+class ScriptedBackend(Backend):
+    """Tokens are whole words, ids are code points. `script` replaces the fixed sentences; without `ends` it never stops.
+
+    `seconds_per_token` paces it. `produced` counts the tokens of all answers, for tests.
+    """
+
+    def __init__(self, script: list[str] | None = None, ends: bool = True, seconds_per_token: float = 0.02, context: int = 32_768, prompt: str = "plain"):
+        self.loaded = Loaded("scripted", "scripted", "none", "none", "none", context, prompt, ("no weights are loaded",))
+        self._script, self._ends, self._pace = script, ends, seconds_per_token
+        self._adapters: list[str] = []
+        self.produced = 0
+        self.closed = False
+
+    def attach(self, adapter: str) -> None:
+        if not adapter.startswith("scripted-"):
+            raise BadInput(f"The scripted backend has no adapter {adapter!r}; it takes any id that begins with scripted-.")
+        if adapter not in self._adapters:
+            self._adapters.append(adapter)
+
+    def detach(self, adapter: str) -> None:
+        self._adapters.remove(adapter)
+
+    def adapters(self) -> list[str]:
+        return list(self._adapters)
+
+    def prompt(self, adapter: str | None) -> str:
+        return self.loaded.prompt
+
+    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
+        text = "".join(piece.text for piece in prompt_format(prompt).pieces(conversation))
+        return [ord(character) for character in text]
+
+    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
+        words = self._script if self._script is not None else self._improvised(seed, adapter)
+        made = 0
+        while not stop():
+            if made >= settings.max_new_tokens:
+                yield Delta("", reason="length")
+                return
+            if self._ends and made >= len(words):
+                yield Delta("", reason="stop")
+                return
+            time.sleep(self._pace)
+            self.produced += 1
+            made += 1
+            yield Delta(words[(made - 1) % len(words)], 1)
+        yield Delta("", reason="cancelled")
+
+    def _improvised(self, seed: int, adapter: str | None) -> list[str]:
+        sentences = list(_SENTENCES)
+        random.Random(seed).shuffle(sentences)
+        text = (f"[{adapter}] " if adapter else "") + "".join(sentences)
+        return [word + " " for word in text.split(" ") if word]
+
+    def close(self) -> None:
+        self.closed = True

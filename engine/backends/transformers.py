@@ -1,0 +1,325 @@
+"""Base models through transformers, in 4 bits by bitsandbytes, with any number of LoRA adapters on one loaded base.
+
+Imports torch when a backend is opened, not before. The decoding loop is our own: it stops between any two tokens.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from engine import adapters as adapter_files
+from engine import conversion, hardware, hub, models, paths, starter
+from engine.adapters import Adapter
+from engine.backends import quantized
+from engine.backends.base import Backend, Delta, Loaded, Stop
+from engine.backends.decoding import TextStream
+from engine.errors import BadInput, EngineError
+from engine.events import Progress
+from engine.messages import Conversation
+from engine.models import ModelSpec
+from engine.prompts import encode, prompt_format
+from engine.settings import ChatSettings, LoadSettings
+
+PREFILL_CHUNK = 512
+
+
+def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[ModelSpec, Path]:
+    """See that the weights lie in `spec.folder` as safetensors, whole: downloaded, converted or made again if they must
+    be. Gives the spec completed by what its config says, and the folder to load weights from: its own, or a 4-bit copy.
+    Refuses before any download what cannot run or fit here."""
+    report(Progress(f"Checking {spec.id}"))
+    there = spec.on_disk
+    copy = quantized.current(spec, load) if there and load.quantization != "none" and not hardware.machine().has_gpu else None
+    if copy and not _damage_found_while_importing(copy):
+        return models.described(spec, models.read_config(spec.folder)), copy
+    wrong = _damage_found_while_importing(spec.folder) if there else None
+    if spec.kind == "starter" or (spec.local and spec.local.is_file()):
+        if wrong:
+            report(Progress(f"{spec.id} is damaged ({wrong}); making it again"))
+        if wrong or not there:
+            if spec.kind == "starter":
+                starter.make(report)
+            else:
+                conversion.gguf_to_folder(spec.local, spec.folder, report, source=spec.source)
+    elif not there:
+        repo = hub.repository(spec.source)
+        config = hub.read_json(repo, "config.json")
+        models.check_architecture(config, spec.source)
+        spec = models.described(spec, config)
+        models.check_fit(spec, hardware.machine())
+        hub.download(repo, hub.model_files(repo), spec.folder, report)
+    elif wrong := wrong or damaged_safetensors(spec.folder):
+        raise BadInput(f"The model {spec.id} is damaged: {wrong}. Delete {spec.folder} and fetch it again.")
+    config = models.read_config(spec.folder)
+    models.check_architecture(config, spec.id)
+    return models.described(spec, config), spec.folder
+
+
+def _damage_found_while_importing(folder: Path) -> str | None:
+    """`paths.damaged`, with the imports of the libraries in this thread meanwhile: both take a second or more."""
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(paths.damaged, folder)
+        import torch  # noqa: F401
+        import transformers.models.auto.modeling_auto  # noqa: F401
+
+        return found.result()
+
+
+def damaged_safetensors(folder: Path) -> str | None:
+    """Read every weights file's header: None when all are whole, else which is not. Finds cuts and broken headers;
+    flipped bits inside tensors are found where a manifest holds the file's checksum."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "numpy") as file:
+                file.keys()
+        except (SafetensorError, OSError, ValueError) as error:
+            return f"{path.name} cannot be read ({str(error)[:100]})"
+    return None
+
+
+class TransformersBackend(Backend):
+    """A base loaded by `AutoModelForCausalLM`; see `Backend`."""
+
+    def __init__(self, spec: ModelSpec, load: LoadSettings, report: hub.Report):
+        """Fetch, verify and load. Raises BadInput or EngineError; the message names what and what to do."""
+        models.check_fit(spec, hardware.machine(), load)
+        spec, weights = fetch(spec, load, report)
+        models.check_fit(spec, hardware.machine(), load)
+        import torch
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        self._spec = spec
+        self._torch = torch
+        self._busy = threading.Lock()
+        self._adapters: dict[str, Adapter] = {}
+        report(Progress(f"Loading {spec.id}", None))
+        self._tokenizer = self._load_tokenizer(spec.folder)
+        capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+        dtype = hardware.compute_dtype(capabilities) if load.compute_dtype == "auto" else load.compute_dtype
+        notes = [hardware.dtype_reason(dtype, capabilities)]
+        load = _without_bitsandbytes(load, notes)
+        self._model = self._load_model(weights, load, getattr(torch, dtype), bool(capabilities))
+        self._peft = None
+        self._end_ids = self._ends()
+        self._linear = {name: tuple(shape) for name, shape in _linear_shapes(self._model)}
+        limit = getattr(self._model.config, "max_position_embeddings", None) or 4096
+        label = "unquantized" if load.quantization == "none" else load.quantization.upper() + (" double-quantized" if load.double_quantization else "")
+        self.loaded = Loaded(spec.id, "transformers", torch.cuda.get_device_name(0) if capabilities else "CPU", label, dtype, limit, self._own_prompt(), tuple(notes))
+
+    def _load_tokenizer(self, folder: Path):
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise BadInput(f"The tokenizer of {self._spec.id} cannot be read: it is missing or damaged ({type(error).__name__}: {str(error)[:160]}).") from error
+        tokenizer.model_max_length = 10**9  # a long prompt is trimmed in engine/chat.py, not warned about
+        return tokenizer
+
+    def _load_model(self, folder: Path, load: LoadSettings, dtype, on_gpu: bool):
+        from transformers import AutoModelForCausalLM
+
+        already = "quantization_config" in models.read_config(folder)
+        fresh = load.quantization != "none" and not already
+        # Passed only where it is ours: an explicit None would override the one in the config.
+        ours = {"quantization_config": bits_and_bytes(load, dtype)} if fresh else {}
+        limits = load.max_memory_gib and {int(key) if key.isdigit() else key: f"{value}GiB" for key, value in load.max_memory_gib.items()}
+        several = on_gpu and (self._torch.cuda.device_count() > 1 or limits)
+        # Spread over GPUs only where there are several: one device named plainly also suits 4-bit training.
+        device_map = "auto" if several else {"": 0 if on_gpu else "cpu"}
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype, device_map=device_map,
+                max_memory=limits if several else None, **ours)
+        except self._torch.cuda.OutOfMemoryError as error:
+            raise EngineError(f"{self._spec.id} does not fit in GPU memory: {str(error).splitlines()[0]} Close other programs, or choose one of: "
+                              f"{', '.join(models.smaller_models(hardware.machine())[:4])}.") from error
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise BadInput(f"The model {self._spec.id} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
+        if fresh and not on_gpu:
+            quantized.keep(model, self._spec, load)
+        return model.eval()
+
+    def _own_prompt(self) -> str:
+        """The model's prompt format; plain for a base of unknown training that brings no chat template."""
+        return "plain" if self._spec.prompt == "chat" and not self._tokenizer.chat_template else self._spec.prompt
+
+    def _ends(self) -> set[int]:
+        configured = self._model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return {token for token in (*ids, self._tokenizer.eos_token_id) if token is not None}
+
+    def attach(self, adapter: str) -> None:
+        if adapter in self._adapters:
+            return
+        found = adapter_files.find(adapter, lambda progress: None)
+        with self._busy:
+            self._inject(found)
+            self._adapters[adapter] = found
+
+    def _inject(self, adapter: Adapter) -> None:
+        from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+
+        tensors = adapter_files.load_tensors(adapter)
+        adapter_files.check_base(adapter, self._spec, self._linear, tensors)
+        believed = adapter.config
+        config = LoraConfig(r=believed.r, lora_alpha=believed.lora_alpha, lora_dropout=0.0, use_rslora=believed.use_rslora, bias="none", task_type="CAUSAL_LM",
+                            target_modules=sorted(adapter_files.lora_modules(tensors)), rank_pattern=believed.rank_pattern,
+                            alpha_pattern=believed.alpha_pattern, inference_mode=True)
+        key = _peft_name(adapter.id)
+        if self._peft is None:
+            self._peft = PeftModel(self._model, config, adapter_name=key).eval()
+        else:
+            self._peft.add_adapter(key, config)
+        result = set_peft_model_state_dict(self._peft, tensors, adapter_name=key)
+        missing = [name for name in result.missing_keys if "lora_" in name and f".{key}." in name]
+        if missing or result.unexpected_keys:
+            self._peft.delete_adapter(key)
+            raise BadInput(f"The adapter {adapter.id} is damaged: its matrices and its config do not agree on {(missing or result.unexpected_keys)[0]}.")
+
+    def detach(self, adapter: str) -> None:
+        with self._busy:
+            if self._adapters.pop(adapter, None) and self._peft is not None:
+                self._peft.delete_adapter(_peft_name(adapter))
+
+    def adapters(self) -> list[str]:
+        return list(self._adapters)
+
+    def prompt(self, adapter: str | None) -> str:
+        own = self._adapters[adapter].prompt if adapter in self._adapters else None
+        return own or self.loaded.prompt
+
+    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
+        return list(encode(self._tokenizer, conversation, prompt_format(prompt)).ids)
+
+    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
+        if adapter is not None and adapter not in self._adapters:
+            raise BadInput(f"The adapter {adapter!r} is not loaded. Loaded: {', '.join(self._adapters) or 'none'}.")
+        with self._busy:
+            yield from self._decode(ids, settings, seed, adapter, stop)
+
+    def _decode(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
+        torch = self._torch
+        device = self._model.get_input_embeddings().weight.device
+        random = torch.Generator(device=device).manual_seed(seed)
+        seen = torch.tensor([ids], device=device)
+        processors = _processors(settings)
+        text = TextStream(self._tokenizer)
+        cache = None
+        new = seen
+        for made in range(settings.max_new_tokens):
+            for chunk in new.split(PREFILL_CHUNK, dim=1):
+                if stop():
+                    yield Delta(text.rest(), reason="cancelled")
+                    return
+                logits, cache = self._forward(chunk, cache, adapter)
+            token = _sampled(torch, processors, seen, logits, settings, random)
+            if token in self._end_ids:
+                yield Delta(text.rest(), 1, "stop")
+                return
+            yield Delta(text.add(token), 1)
+            new = torch.tensor([[token]], device=device)
+            seen = torch.cat((seen, new), dim=1)
+        yield Delta(text.rest(), reason="length")
+
+    def _forward(self, chunk, cache, adapter: str | None):
+        """Logits of the last position, float32 [1, vocabulary], and the grown cache."""
+        torch = self._torch
+        extra = {"logits_to_keep": 1} if self._takes_logits_to_keep else {}
+        try:
+            with torch.inference_mode(), self._with_adapter(adapter):
+                output = self._model(chunk, past_key_values=cache, use_cache=True, **extra)
+        except torch.cuda.OutOfMemoryError as error:
+            raise EngineError("The GPU ran out of memory while answering. Start a shorter conversation, lower the longest answer, or choose a smaller model.") from error
+        return output.logits[:, -1].float(), output.past_key_values
+
+    @functools.cached_property
+    def _takes_logits_to_keep(self) -> bool:
+        return "logits_to_keep" in inspect.signature(self._model.forward).parameters
+
+    def _with_adapter(self, adapter: str | None):
+        import contextlib
+
+        if self._peft is None:
+            return contextlib.nullcontext()
+        if adapter is None:
+            return self._peft.disable_adapter()
+        self._peft.set_adapter(_peft_name(adapter), inference_mode=True)
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        import gc
+
+        self._model = self._peft = None
+        gc.collect()
+        if self._torch.cuda.is_available():
+            self._torch.cuda.empty_cache()
+
+
+def bits_and_bytes(load: LoadSettings, dtype):
+    """A BitsAndBytesConfig with every field set: its own defaults are fp4, float32 compute and no double quantization."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=load.quantization, bnb_4bit_use_double_quant=load.double_quantization,
+                              bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=torch.uint8)
+
+
+def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
+    """The same settings, or unquantized ones with the reason in `notes` where bitsandbytes does not import (row 2)."""
+    if load.quantization == "none":
+        return load
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception as error:
+        notes.append(f"4 bits are not available here: bitsandbytes cannot be imported ({type(error).__name__}: {error}). The model runs unquantized.")
+        return load.model_copy(update={"quantization": "none"})
+    return load
+
+
+def _linear_shapes(model) -> Iterator[tuple[str, tuple[int, int]]]:
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):  # bitsandbytes' Linear4bit is one too
+            yield name, (module.out_features, module.in_features)
+
+
+def _peft_name(adapter: str) -> str:
+    """PEFT makes it part of module paths, where a dot or slash would be read as structure."""
+    import hashlib
+
+    return "a" + hashlib.sha256(adapter.encode()).hexdigest()[:16]
+
+
+def _processors(settings: ChatSettings):
+    """transformers' own logits processors, in the order in which its `generate` applies them."""
+    from transformers import LogitsProcessorList
+    from transformers.generation import RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    chosen = LogitsProcessorList()
+    if settings.repetition_penalty != 1:
+        chosen.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.temperature > 0:
+        if settings.temperature != 1:
+            chosen.append(TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            chosen.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            chosen.append(TopPLogitsWarper(settings.top_p))
+    return chosen
+
+
+def _sampled(torch, processors, seen, logits, settings: ChatSettings, random) -> int:
+    if not torch.isfinite(logits).any():
+        raise EngineError("The model gave no usable numbers (NaN). Its weights or this numeric type are at fault: load it unquantized or in float32.")
+    scores = processors(seen, logits)
+    if settings.temperature == 0:
+        return int(scores.argmax(-1))
+    return int(torch.multinomial(scores.softmax(-1), 1, generator=random))

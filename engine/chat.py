@@ -1,0 +1,121 @@
+"""One answer: trims the conversation to the context, streams it as events, and watches for stop strings.
+
+`stream` never raises for what a person can cause: it ends with exactly one Finished or Failed.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+
+from engine.backends.base import Backend, Stop
+from engine.errors import BadInput, EngineError
+from engine.events import Event, Failed, Finished, FinishReason, Notice, Token
+from engine.messages import Conversation
+from engine.prompts import prompt_format
+from engine.settings import MAX_SEED, ChatSettings
+
+# What an answer is promised of the context where the conversation is long.
+LEAST_ANSWER_SHARE = 4
+
+
+class StopStrings:
+    """Lets text through except from the first stop string on. Text that may yet become one waits, and so does white
+    space, which is dropped when the answer ends on it: nothing shown is ever taken back. Linear in the text."""
+
+    def __init__(self, stops: tuple[str, ...]):
+        self._stops = stops
+        self._held = ""
+        self._begun = False
+        self.met = False
+
+    def add(self, text: str) -> str:
+        """The part of the text so far that is safe to show and was not given before."""
+        held = self._held + text
+        if not self._begun:
+            held = held.lstrip()
+            self._begun = bool(held)
+        cut = min((index for stop in self._stops if (index := held.find(stop)) >= 0), default=-1)
+        if cut >= 0:
+            self.met = True
+            self._held = ""
+            return held[:cut].rstrip()
+        keep = max((size for stop in self._stops for size in range(1, min(len(stop), len(held) + 1)) if held.endswith(stop[:size])), default=0)
+        safe = held[:len(held) - keep].rstrip()
+        self._held = held[len(safe):]
+        return safe
+
+    def rest(self) -> str:
+        """What waited, at the end of an answer that met no stop string."""
+        return self._held.rstrip()
+
+
+def fitted(backend: Backend, conversation: Conversation, prompt: str, settings: ChatSettings) -> tuple[list[int], int, Conversation]:
+    """Token ids that leave room for an answer, that answer's limit, and the conversation after dropping its oldest turns.
+
+    Raises BadInput where even the last message alone is too long.
+    """
+    context = backend.loaded.context
+    room = min(settings.max_new_tokens, context // LEAST_ANSWER_SHARE)
+    while True:
+        ids = backend.encode(conversation, prompt)
+        if len(ids) + room <= context:
+            return ids, min(settings.max_new_tokens, context - len(ids)), conversation
+        shorter = conversation.without_oldest_turn()
+        if shorter == conversation:
+            raise BadInput(f"The message with its system text has {len(ids):,} tokens; this model holds {context:,}, of which {room:,} are kept for the answer. Please shorten it.")
+        conversation = shorter
+
+
+def stream(backend: Backend, conversation: Conversation, settings: ChatSettings, stop: Stop = lambda: False, adapter: str | None = None,
+           prompt: str | None = None) -> Iterator[Event]:
+    """Answer the last message: Notice and Token events, then one Finished or Failed.
+
+    `prompt` names a prompt format; None takes the adapter's or the model's own. Closing the iterator ends generation.
+    """
+    started = time.perf_counter()
+    try:
+        if not conversation.messages or conversation.messages[-1].role != "user" or not conversation.messages[-1].text.strip():
+            raise BadInput("There is no message to answer. Write one first.")
+        name = prompt or backend.prompt(adapter)
+        ids, limit, kept = fitted(backend, conversation, name, settings)
+        dropped = len(conversation.messages) - len(kept.messages)
+        if dropped:
+            yield Notice(f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the oldest {dropped} messages were left out.")
+        yield from _answer(backend, ids, settings.model_copy(update={"max_new_tokens": limit}), stop, adapter, name, started, dropped)
+    except EngineError as error:
+        yield Failed(str(error), error.exit_code)
+
+
+def _answer(backend: Backend, ids: list[int], settings: ChatSettings, stop: Stop, adapter: str | None, prompt: str, started: float, dropped: int) -> Iterator[Event]:
+    seed = secrets.randbelow(MAX_SEED) if settings.seed is None else settings.seed
+    guard = StopStrings(prompt_format(prompt).stop)
+    parts: list[str] = []
+    tokens = 0
+    first: float | None = None
+    reason: FinishReason = "cancelled"
+    deltas = backend.generate(ids, settings, seed, adapter, stop)
+    try:
+        for delta in deltas:
+            tokens += delta.tokens
+            if first is None and delta.tokens:
+                first = time.perf_counter()
+            text = guard.add(delta.text)
+            if text:
+                parts.append(text)
+                yield Token(text)
+            if guard.met:
+                reason = "stop"
+                break
+            if delta.reason:
+                reason = delta.reason
+    finally:
+        deltas.close()
+    if not guard.met and (text := guard.rest()):
+        parts.append(text)
+        yield Token(text)
+    ended = time.perf_counter()
+    first = first or ended
+    yield Finished(
+        text="".join(parts), tokens=tokens, prompt_tokens=len(ids), seconds=round(ended - started, 4), ttft_seconds=round(first - started, 4),
+        tokens_per_second=round((tokens - 1) / (ended - first), 2) if tokens > 1 and ended > first else 0.0,
+        finish_reason=reason, seed=seed, backend=backend.loaded.backend, model=backend.loaded.model, adapter=adapter, dropped_messages=dropped)

@@ -1,0 +1,16 @@
+"""What may go wrong in a way that a person can act on.
+
+The text of every error here is written for that person: what happened, and what to do.
+"""
+
+
+class EngineError(Exception):
+    """Something failed that is not the caller's fault (network, disk, memory). Exit code 1."""
+
+    exit_code = 1
+
+
+class BadInput(EngineError):
+    """What was asked for cannot be right. Exit code 2."""
+
+    exit_code = 2

@@ -1,0 +1,129 @@
+"""What this machine can do: memory, GPUs, numeric types, and what kind of host it is. Imports no torch."""
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+GIB = 2**30
+Host = Literal["computer", "colab", "space"]
+BF16_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device: name, memory in bytes, compute capability."""
+
+    name: str
+    memory: int
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a decision about fitting a model needs to know. Memory in bytes."""
+
+    host: Host
+    system: str
+    cores: int
+    memory: int
+    memory_free: int
+    gpus: tuple[Gpu, ...]
+
+    @property
+    def has_gpu(self) -> bool:
+        return bool(self.gpus)
+
+    @property
+    def model_memory(self) -> int:
+        """Bytes a model may fill: all GPUs together, else the RAM that is free, each less what the system needs."""
+        if self.gpus:
+            return int(sum(gpu.memory for gpu in self.gpus) * 0.92)
+        return int(self.memory_free * 0.9)
+
+    @property
+    def summary(self) -> str:
+        """One line for people, e.g. `CPU only, 2 cores, 24 GB of memory`."""
+        if self.gpus:
+            return ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GB)" for gpu in self.gpus)
+        return f"CPU only, {self.cores} cores, {self.memory / GIB:.0f} GB of memory"
+
+
+def machine() -> Machine:
+    """This machine, now."""
+    memory = psutil.virtual_memory()
+    limit = _container_limit()
+    total = min(memory.total, limit) if limit else memory.total
+    return Machine(
+        host=_host(),
+        system=f"{platform.system()} {platform.machine()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=total,
+        memory_free=min(memory.available, total),
+        gpus=_gpus(),
+    )
+
+
+def _host() -> Host:
+    if os.environ.get("SYSTEM") == "spaces" or os.environ.get("SPACE_ID"):
+        return "space"
+    return "colab" if os.environ.get("COLAB_RELEASE_TAG") else "computer"
+
+
+def _container_limit() -> int | None:
+    """The memory limit of the container in bytes: psutil sees the whole host."""
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(name).read_text())
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+@functools.cache
+def _gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs, asked of the driver's own tool: importing torch for it would cost seconds."""
+    tool = shutil.which("nvidia-smi")
+    if not tool or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ()
+    command = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(gpu for gpu in map(_parsed_gpu, lines) if gpu)
+
+
+def _parsed_gpu(line: str) -> Gpu | None:
+    try:
+        name, mebibytes, capability = (part.strip() for part in line.rsplit(",", 2))
+        major, _, minor = capability.partition(".")
+        return Gpu(name, int(mebibytes) * 2**20, (int(major), int(minor)))
+    except ValueError:
+        return None
+
+
+def compute_dtype(capabilities: list[tuple[int, int]]) -> Literal["bfloat16", "float16", "float32"]:
+    """The numeric type to compute in, for the CUDA devices' capabilities (none: CPU).
+
+    bf16 from capability 8.0; `torch.cuda.is_bf16_supported()` says yes on a T4 (7.5), which only emulates it.
+    """
+    if not capabilities:
+        return "float32"
+    return "bfloat16" if min(capabilities) >= BF16_CAPABILITY else "float16"
+
+
+def dtype_reason(dtype: str, capabilities: list[tuple[int, int]]) -> str:
+    """Why `compute_dtype` chose what it chose, for people."""
+    if not capabilities:
+        return "computing in float32: there is no GPU"
+    major, minor = min(capabilities)
+    if dtype == "float16":
+        return f"computing in float16: this GPU (capability {major}.{minor}) has no bfloat16"
+    return f"computing in {dtype} (GPU capability {major}.{minor})"

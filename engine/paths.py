@@ -1,0 +1,119 @@
+"""Where state lives: one function, one variable (`GUANACO_HOME`).
+
+Folders made here are complete or absent: `building` writes beside the target and renames at the end.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from platformdirs import user_data_dir
+
+from engine.errors import EngineError
+
+MANIFEST = "manifest.json"
+
+
+def home() -> Path:
+    """The folder of all state: `GUANACO_HOME`, else the platform's user data folder. Created if missing."""
+    folder = Path(os.environ.get("GUANACO_HOME") or user_data_dir("guanaco-playground", appauthor=False)).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"Cannot use {folder} for state ({error.strerror}). Set GUANACO_HOME to a folder you can write to.") from error
+    return folder.resolve()
+
+
+def models() -> Path:
+    """Folder of model weights; one subfolder a model."""
+    return _made(home() / "models")
+
+
+def adapters() -> Path:
+    """Folder of adapters that were downloaded and turned into safetensors."""
+    return _made(home() / "adapters")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    What a killed process left behind is removed by the next one that builds the same target.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.partial-*"):
+        owner = stale.name.rpartition("-")[2]
+        if not (owner.isdigit() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(stale, ignore_errors=True)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in sorted(partial.rglob("*")):
+            if path.is_file():
+                _sync(path)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+        if os.name == "posix":
+            _sync(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, **about: object) -> None:
+    """Record size and SHA-256 of every file in `folder`, with `about` (source, revision, licence) beside them."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=1), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a folder, or `{}` where there is none."""
+    path = folder / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def damaged(folder: Path) -> str | None:
+    """Compare a folder with its manifest: None when intact (or without manifest), else which file is wrong and how."""
+    try:
+        files = read_manifest(folder).get("files", {})
+    except (ValueError, UnicodeDecodeError):
+        return f"{MANIFEST} cannot be read"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {expected['size']}"
+        if sha256(path) != expected["sha256"]:
+            return f"the checksum of {name} does not match"
+    return None

@@ -1,0 +1,188 @@
+"""The one model that an app has loaded: loads it behind the page, lends it to one answer at a time, switches it.
+
+Thread-safe. A request made while a model loads waits for it; a failed load keeps its reason for whoever asks.
+"""
+
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from engine import hardware, models
+from engine.backends import open_backend
+from engine.backends.base import Backend, Loaded, Stop
+from engine.chat import stream
+from engine.errors import EngineError
+from engine.events import Event, Failed, Progress
+from engine.messages import Conversation
+from engine.models import ModelSpec
+from engine.settings import ChatSettings, LoadSettings
+
+WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class State:
+    """What a status line needs to know. `text` is for people; `loaded` is there when `phase` is ready."""
+
+    phase: Literal["idle", "loading", "ready", "failed"]
+    model: str
+    text: str
+    fraction: float | None = None
+    loaded: Loaded | None = None
+    adapters: tuple[str, ...] = ()
+
+
+class Runtime:
+    """Holds one backend. `isolated` as in `open_backend`."""
+
+    def __init__(self, load_settings: LoadSettings | None = None, isolated: bool = True):
+        self._load_settings = load_settings or LoadSettings()
+        self._isolated = isolated
+        self._condition = threading.Condition()
+        self._answering = threading.Lock()
+        self._backend: Backend | None = None
+        self._state = State("idle", "", "No model is loaded.")
+        self._load_number = 0
+        self.wanted_adapter: str | None = None
+
+    @property
+    def state(self) -> State:
+        with self._condition:
+            return self._state
+
+    def load(self, model: str, adapter: str | None = None, log: bool = False) -> None:
+        """Begin to load a model by id or path, in the background; a load under way is cancelled, and the model that was
+        loaded is given back first, because two may not fit. Raises BadInput at once for what is no model or too large.
+
+        `adapter` None takes the one that is part of the model, if any. `log` also prints progress on stderr."""
+        spec = models.resolve(model)
+        models.check_fit(spec, hardware.machine(), self._load_settings)
+        with self._condition:
+            self._load_number += 1
+            number = self._load_number
+            self._state = State("loading", spec.id, f"Loading {spec.id}")
+            wanted = spec.adapter if adapter is None else adapter
+            self.wanted_adapter = None if wanted == models.NO_ADAPTER else wanted
+        threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log), daemon=True).start()
+
+    def cancel_load(self) -> None:
+        """End a load under way; nothing is loaded then."""
+        with self._condition:
+            if self._state.phase == "loading":
+                self._load_number += 1
+                self._state = State("idle", "", "Loading was cancelled. Choose a model to load.")
+                self._condition.notify_all()
+
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        with self._condition:
+            self._load_number += 1
+            self._state = State("idle", "", "No model is loaded.")
+            self._condition.notify_all()
+        self._replace_backend(None)
+
+    def close(self) -> None:
+        """End everything, for the app's end."""
+        self.unload()
+
+    def _replace_backend(self, backend: Backend | None) -> None:
+        with self._condition:
+            old, self._backend = self._backend, backend
+        if old:
+            old.close()
+
+    def _load(self, number: int, spec: ModelSpec, adapter: str | None, log: bool) -> None:
+        self._replace_backend(None)
+        try:
+            backend = open_backend(spec, self._load_settings, lambda progress: self._progress(number, progress, log), self._isolated,
+                                   lambda: number != self._load_number)
+            if adapter:
+                self._progress(number, Progress(f"Loading the adapter {adapter}"), log)
+                backend.attach(adapter)
+        except EngineError as error:
+            if log:
+                print(error, file=sys.stderr, flush=True)
+            self._settle(number, State("failed", spec.id, str(error)))
+            return
+        except Exception as error:
+            self._settle(number, State("failed", spec.id, f"Loading {spec.id} failed unexpectedly ({type(error).__name__}: {error})."))
+            raise
+        with self._condition:
+            if number != self._load_number:
+                backend.close()
+                return
+            self._backend = backend
+        self._settle(number, self._ready(backend))
+
+    def _ready(self, backend: Backend) -> State:
+        return State("ready", backend.loaded.model, "Ready", loaded=backend.loaded, adapters=tuple(backend.adapters()))
+
+    def _progress(self, number: int, progress: Progress, log: bool) -> None:
+        with self._condition:
+            if number != self._load_number:
+                return
+            if log and progress.text != self._state.text:
+                print(progress.text, file=sys.stderr, flush=True)
+            self._state = replace(self._state, text=progress.text, fraction=progress.fraction)
+
+    def _settle(self, number: int, state: State) -> None:
+        with self._condition:
+            if number == self._load_number:
+                self._state = state
+                self._condition.notify_all()
+
+    def attach(self, adapter: str) -> None:
+        """Make an adapter ready on the loaded base; it then shows in `state.adapters`. Raises BadInput or EngineError."""
+        with self._answering:
+            backend = self._ready_backend()
+            backend.attach(adapter)
+        self._refresh(backend)
+
+    def detach(self, adapter: str) -> None:
+        """Forget an adapter of the loaded base."""
+        with self._answering:
+            backend = self._ready_backend()
+            backend.detach(adapter)
+        self._refresh(backend)
+
+    def _refresh(self, backend: Backend) -> None:
+        with self._condition:
+            if self._backend is backend:
+                self._state = self._ready(backend)
+
+    def _ready_backend(self) -> Backend:
+        with self._condition:
+            if self._backend is None:
+                raise EngineError(self._state.text if self._state.phase == "failed" else "No model is loaded. Choose one first.")
+            return self._backend
+
+    def chat(self, conversation: Conversation, settings: ChatSettings, adapter: str | None = None, stop: Stop = lambda: False,
+             prompt: str | None = None) -> Iterator[Event]:
+        """As `engine.chat.stream`, on the loaded model; first waits, with Progress events, for a load under way and for
+        answers before this one."""
+        yield from self._wait_ready(stop)
+        while not self._answering.acquire(timeout=WAIT_SECONDS):
+            if stop():
+                yield Failed("Stopped before the answer began.")
+                return
+            yield Progress("Waiting for the answer before yours")
+        try:
+            try:
+                backend = self._ready_backend()
+                if adapter is not None and adapter not in backend.adapters():
+                    backend.attach(adapter)
+                    self._refresh(backend)
+            except EngineError as error:
+                yield Failed(str(error), error.exit_code)
+                return
+            yield from stream(backend, conversation, settings, stop, adapter, prompt)
+        finally:
+            self._answering.release()
+
+    def _wait_ready(self, stop: Stop) -> Iterator[Event]:
+        while (state := self.state).phase == "loading" and not stop():
+            yield Progress(state.text, state.fraction)
+            with self._condition:
+                self._condition.wait_for(lambda: self._state.phase != "loading", WAIT_SECONDS)

@@ -1,0 +1,28 @@
+"""The page: names the tabs and holds the limits that every visitor is held to."""
+
+import gradio as gr
+
+from engine.services import Services
+from ui import chat, theme
+
+TITLE = "Guanaco Playground"
+MAX_UPLOAD = "20mb"
+MAX_QUEUE = 32
+TABS = (("Chat", chat.tab),)
+
+
+def build(services: Services) -> gr.Blocks:
+    """The whole page. Its tabs are drawn in the order of TABS."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.Markdown(f"# {TITLE}")
+        with gr.Tabs():
+            for name, draw in TABS:
+                with gr.Tab(name):
+                    draw(services)
+    return page.queue(max_size=MAX_QUEUE)
+
+
+def launch(page: gr.Blocks, host: str, port: int, share: bool, block: bool = True) -> None:
+    """Serve the page: no analytics, no monitoring page, bounded uploads and queue, nothing fetched from outside."""
+    page.launch(server_name=host, server_port=port, share=share, theme=theme.theme(), css=theme.CSS, max_file_size=MAX_UPLOAD, enable_monitoring=False,
+                run_history=False, ssr_mode=False, prevent_thread_lock=not block, footer_links=["api"], show_error=False)

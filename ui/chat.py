@@ -1,0 +1,139 @@
+"""The chat tab: streaming, stop, retry, clear, pickers, system text and sampling settings."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from engine import hardware
+from engine.errors import BadInput
+from engine.messages import Conversation, Message, checked_history, checked_text
+from engine.models import NO_ADAPTER
+from engine.services import Services
+from engine.settings import MAX_SYSTEM_CHARS, ChatSettings
+from ui import form
+from ui.render import ChatView, Pace, render, status
+
+WARNING = ("For research and learning: answers may be wrong, biased or offensive. "
+           "Guanaco's LLaMA bases are licensed for research only.")
+LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": r"\(", "right": r"\)", "display": False}, {"left": r"\[", "right": r"\]", "display": True}]
+ANSWERING = "answer"  # one queue for every button that makes the model answer
+
+
+@dataclass
+class Stops:
+    """A stop flag for each visitor's answer under way."""
+
+    flags: dict[str, threading.Event] = field(default_factory=dict)
+
+    def begin(self, session: str | None) -> threading.Event:
+        flag = threading.Event()
+        if session:
+            self.flags[session] = flag
+        return flag
+
+    def stop(self, session: str | None) -> None:
+        flag = self.flags.get(session or "")
+        if flag:
+            flag.set()
+
+    def end(self, session: str | None, flag: threading.Event) -> None:
+        if session and self.flags.get(session) is flag:
+            del self.flags[session]
+
+
+def tab(services: Services) -> None:
+    """Draw the tab inside the Blocks that are open."""
+    runtime = services.runtime
+    stops = Stops()
+    machine = hardware.machine().summary
+
+    def asked(messages: tuple[Message, ...], adapter: str, system: str, values: tuple) -> tuple:
+        """What the runtime is asked: conversation, settings, adapter. Raises BadInput for anything out of bounds."""
+        services.check_adapter(adapter)
+        conversation = Conversation(messages, checked_text(system or "", "The system text", MAX_SYSTEM_CHARS))
+        return conversation, form.read(ChatSettings, *values), None if adapter in (None, "", NO_ADAPTER) else adapter
+
+    def answer(question: tuple, session: str | None) -> Iterator[list]:
+        """Stream an answer as updates of `outputs`; what fails reaches the person as a message, and nothing is lost."""
+        flag = stops.begin(session)
+        view = ChatView(question[0].messages)
+        pace = Pace()
+        try:
+            for event in runtime.chat(*question, flag.is_set):
+                view = render(event, view)
+                if pace.due():
+                    yield [view.rows(), view.facts, gr.Button(visible=False), gr.Button(visible=True)]
+            yield [view.rows(), view.facts, gr.Button(visible=True), gr.Button(visible=False)]
+        finally:
+            stops.end(session, flag)
+        if view.failed:
+            raise form.shown(view.failed)
+
+    def send(request: gr.Request, message: str, history: list, adapter: str, system: str, *values) -> Iterator[list]:
+        with form.explained():
+            text = checked_text(message)
+            if not text.strip():
+                raise BadInput("Write a message first.")
+            question = asked((*checked_history(history or []), Message("user", text)), adapter, system, values)
+        for update in answer(question, request.session_hash):
+            yield ["", *update]
+
+    def retry(request: gr.Request, history: list, adapter: str, system: str, *values) -> Iterator[list]:
+        with form.explained():
+            messages = checked_history(history or [])
+            while messages and messages[-1].role == "assistant":
+                messages = messages[:-1]
+            if not messages:
+                raise BadInput("There is no message to answer again.")
+            question = asked(messages, adapter, system, values)
+        yield from answer(question, request.session_hash)
+
+    def stop(request: gr.Request) -> None:
+        stops.stop(request.session_hash)
+
+    def load(model: str) -> str:
+        with form.explained():
+            services.check_model(model)
+            runtime.load(model)
+        return status(runtime.state, machine)
+
+    def look() -> tuple:
+        """What is running now, for the status line and the pickers."""
+        state = runtime.state
+        return status(state, machine), gr.Dropdown(choices=services.adapter_choices()), gr.Timer(1 if state.phase == "loading" else 4)
+
+    status_line = gr.Markdown(status(runtime.state, machine), elem_id="status", container=False)
+    with gr.Row():
+        model = gr.Dropdown(services.model_choices(), value=runtime.state.model or None, label="Model", allow_custom_value=not services.read_only, scale=3,
+                            info="A known model" if services.read_only else "A known model, a Hub id (owner/name), a folder or a GGUF file")
+        load_button = gr.Button("Load", scale=0, min_width=90)
+        adapter = gr.Dropdown(services.adapter_choices(), value=runtime.wanted_adapter or NO_ADAPTER, label="Adapter", allow_custom_value=True, scale=2,
+                              info="LoRA on top of the base; none is the bare base")
+    chatbot = gr.Chatbot(label="Conversation", elem_id="conversation", height="46vh", latex_delimiters=LATEX, buttons=["copy", "copy_all"],
+                         placeholder="Ask anything. The model runs on this machine.")
+    facts = gr.Markdown("", elem_id="facts", container=False)
+    with gr.Row():
+        message = gr.Textbox("", label="Message", show_label=False, placeholder="Write a message. Enter sends, Shift+Enter starts a new line.", lines=1, max_lines=8, scale=8, autofocus=True, elem_id="message")
+        send_button = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="send")
+        stop_button = gr.Button("Stop", variant="stop", scale=0, min_width=90, visible=False, elem_id="stop")
+    with gr.Row():
+        retry_button = gr.Button("Retry", size="sm", elem_id="retry")
+        clear_button = gr.Button("Clear", size="sm", elem_id="clear")
+    gr.Markdown(WARNING, elem_id="warning", container=False)
+    with gr.Accordion("Settings", open=False):
+        system = gr.Textbox("", label="System text", info="How the assistant should behave; empty takes the prompt format's own.", lines=2, max_lines=8)
+        values = form.components(ChatSettings)
+
+    outputs = [chatbot, facts, send_button, stop_button]
+    chosen = [adapter, system, *values]
+    # Gradio lays its error mark over whatever shows progress; over the facts line it hides nothing.
+    answering = {"concurrency_limit": 1, "concurrency_id": ANSWERING, "show_progress": "minimal", "show_progress_on": facts, "trigger_mode": "once"}
+    gr.on([message.submit, send_button.click], send, [message, chatbot, *chosen], [message, *outputs], api_name="chat", **answering)
+    retry_button.click(retry, [chatbot, *chosen], outputs, api_name="retry", **answering)
+    stop_button.click(stop, None, None, api_name="stop", queue=False, show_progress="hidden")
+    clear_button.click(lambda: ([], ""), None, [chatbot, facts], api_name="clear", queue=False, show_progress="hidden")
+    load_button.click(load, model, status_line, api_name="load_model", queue=False, show_progress="hidden")
+    timer = gr.Timer(1)
+    timer.tick(look, None, [status_line, adapter, timer], api_name="status", show_progress="hidden", queue=False)
