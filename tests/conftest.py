@@ -1,0 +1,54 @@
+"""Fixtures: a state folder of its own for each test, tiny models made on the spot, and the real starter made once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import builders  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty GUANACO_HOME, and no Hub in reach unless a test sets up its own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("GUANACO_HOME", str(folder))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A random Llama of a few thousand parameters with a byte-level tokenizer and a chat template."""
+    return builders.model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def starter_home(pytestconfig) -> Path:
+    """A GUANACO_HOME with the real starter, fetched and converted by the product itself; kept between runs."""
+    folder = pytestconfig.cache.mkdir("starter-home")
+    command = [sys.executable, "-m", "engine", "chat", "--max-new-tokens", "1", "Hi"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "GUANACO_HOME": str(folder)}, check=True, timeout=600)
+    return folder
+
+
+@pytest.fixture
+def starter(starter_home, monkeypatch) -> Path:
+    """Use the real starter's state folder in this test."""
+    monkeypatch.setenv("GUANACO_HOME", str(starter_home))
+    return starter_home
+
+
+@pytest.fixture
+def run_engine():
+    """Run `python -m engine ARGS` as a person would; keyword arguments are environment variables."""
+    def run(*args: str, **env: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "engine", *args], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+
+    return run

@@ -1,0 +1,51 @@
+"""The house is as the README's map says, and the engine stands without a browser."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+TOP = {"app.py", "ui", "engine", "notebooks", "spaces", "tests", "requirements.txt", "README.md", ".ci"}
+ENGINE = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "engine").rglob("*.py"))
+
+
+def _tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("module", ENGINE)
+def test_engine_module_imports_neither_gradio_nor_torch(module):
+    module = module.removesuffix(".__init__")
+    code = f"import sys, {module}; print([name for name in ('gradio', 'torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_readme_maps_every_source_file_and_no_other():
+    text = (ROOT / "README.md").read_text()
+    mapped = set(re.findall(r"^\| `([\w/.-]+\.py)` \|", text, re.MULTILINE))
+    sources = {name for name in _tracked() if name.endswith(".py") and not name.startswith("tests/")}
+    assert mapped == sources
+
+
+def test_top_level_is_the_fixed_one():
+    tops = {name.partition("/")[0] for name in _tracked()}
+    assert tops - TOP <= {".gitignore", "LICENSE", "pytest.ini"}
+
+
+def test_spaces_is_no_package():
+    assert not (ROOT / "spaces" / "__init__.py").exists()
+
+
+def test_no_source_file_is_too_long():
+    long = {name: lines for name in _tracked() if name.endswith(".py") and (lines := len((ROOT / name).read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_every_module_opens_with_what_it_promises():
+    for name in _tracked():
+        if name.endswith(".py"):
+            assert (ROOT / name).read_text().lstrip().startswith('"""'), name
