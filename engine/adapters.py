@@ -48,6 +48,8 @@ class AdapterConfig(BaseModel):
 
 
 _INFORMATIVE = {"peft_version", "init_lora_weights", "inference_mode", "qalora_group_size"}
+# What PEFT writes by default into fields that are off: without `megatron_config` nothing reads the name beside it.
+_OFF = {"megatron_core": "megatron.core"}
 
 
 def parse_config(data: object, name: str) -> AdapterConfig:
@@ -61,7 +63,7 @@ def parse_config(data: object, name: str) -> AdapterConfig:
         field = ".".join(map(str, first["loc"])) or "?"
         raise BadInput(f"{CONFIG} of {name} is refused: field {field!r}: {first['msg']}.") from error
     for key, value in (config.model_extra or {}).items():
-        if key not in _INFORMATIVE and value not in (False, [], {}, "", 0):
+        if key not in _INFORMATIVE and value not in (False, [], {}, "", 0, _OFF.get(key)):
             raise BadInput(f"{CONFIG} of {name} is refused: field {key!r} asks for something this app does not do. Only plain LoRA adapters are read.")
     modules = config.target_modules
     if isinstance(modules, str) and modules != "all-linear":

@@ -62,6 +62,8 @@ def _explained(repo: str, what: str) -> Iterator[None]:
         raise EngineError(f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or choose a model on disk. {still}") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
+        if status == 404:
+            raise BadInput(f"The Hub has no {what} of {repo}: there is no such model, or it is private. Check the spelling; for a private one set HF_TOKEN.") from error
         why = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not read it", 429: "too many requests"}
         raise EngineError(f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}") from error
     except errors.LocalEntryNotFoundError as error:

@@ -129,7 +129,7 @@ class TransformersBackend(Backend):
         fresh = load.quantization != "none" and not already
         # Passed only where it is ours: an explicit None would override the one in the config.
         ours = {"quantization_config": bits_and_bytes(load, dtype)} if fresh else {}
-        limits = load.max_memory_gib and {int(key) if key.isdigit() else key: f"{value}GiB" for key, value in load.max_memory_gib.items()}
+        limits = load.max_memory_gib and {int(key) if key.isdigit() else key: int(value * hardware.GIB) for key, value in load.max_memory_gib.items()}
         several = on_gpu and (self._torch.cuda.device_count() > 1 or limits)
         # Spread over GPUs only where there are several: one device named plainly also suits 4-bit training.
         device_map = "auto" if several else {"": 0 if on_gpu else "cpu"}

@@ -1,0 +1,102 @@
+"""A local stand-in for the Hub: serves folders as repositories to the real client, and misbehaves on demand."""
+
+import hashlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubServer:
+    """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
+    `hang` never answers for weights; `gated` asks for a token. `requests` records (method, path, authorization)."""
+
+    def __init__(self, repos: dict[str, Path], status: int | None = None, lie: bool = False, hang: bool = False, gated: bool = False):
+        self.repos, self.status, self.lie, self.hang, self.gated = repos, status, lie, hang, gated
+        self.requests: list[tuple[str, str, str | None]] = []
+        self._closing = threading.Event()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                hub._answer(self, body=True)
+
+            def do_HEAD(self):
+                hub._answer(self, body=False)
+
+            def log_message(self, *args):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "HubServer":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def fetched(self) -> list[str]:
+        """Names of the files whose contents were asked for."""
+        return [path.rpartition("/")[2] for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+
+    def _answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
+        path = unquote(urlparse(request.path).path)
+        self.requests.append((request.command, path, request.headers.get("authorization")))
+        if self.status:
+            return self._send(request, self.status, b"{}", {}, body)
+        for repo, folder in self.repos.items():
+            if path.startswith(f"/api/models/{repo}"):
+                if self.gated and not request.headers.get("authorization"):
+                    return self._send(request, 401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}, body)
+                return self._send(request, 200, json.dumps(self._info(repo, folder)).encode(), {"Content-Type": "application/json"}, body)
+            prefix = f"/{repo}/resolve/{COMMIT}/"
+            if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
+                return self._file(request, folder / path.removeprefix(prefix), body)
+        self._send(request, 404, b"{}", {"X-Error-Code": "EntryNotFound" if "/resolve/" in path else "RepoNotFound"}, body)
+
+    def _info(self, repo: str, folder: Path) -> dict:
+        siblings = []
+        for path in sorted(folder.iterdir()):
+            data = path.read_bytes()
+            entry = {"rfilename": path.name, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+            if path.suffix in (".safetensors", ".bin"):
+                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+            siblings.append(entry)
+        return {"id": repo, "sha": COMMIT, "siblings": siblings, "gated": "manual" if self.gated else False, "private": False, "tags": [], "cardData": {"license": "mit"}}
+
+    def _file(self, request: BaseHTTPRequestHandler, path: Path, body: bool) -> None:
+        data = path.read_bytes()
+        weights = path.suffix in (".safetensors", ".bin")
+        if weights and self.hang and body:
+            while not self._closing.wait(0.1):
+                time.sleep(0)
+            return
+        etag = hashlib.sha256(data).hexdigest()
+        if weights and self.lie:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        self._send(request, 200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}, body)
+
+    def _send(self, request: BaseHTTPRequestHandler, status: int, data: bytes, headers: dict, body: bool) -> None:
+        try:
+            request.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                request.send_header(name, value)
+            request.end_headers()
+            if body:
+                request.wfile.write(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass

@@ -1,0 +1,182 @@
+"""The loaded model of an app, and a backend in a process of its own (faults, rows 1, 26, 35)."""
+
+import threading
+
+import psutil
+import pytest
+
+from engine import models
+from engine.backends import open_backend
+from engine.backends.scripted import ScriptedBackend
+from engine.errors import BadInput, EngineError
+from engine.events import Failed, Finished, Progress, Token
+from engine.messages import Conversation
+from engine.runtime import Runtime
+from engine.services import Services
+from engine.settings import ChatSettings, LoadSettings
+
+HELLO = Conversation().add("user", "Hello")
+SHORT = ChatSettings(max_new_tokens=5)
+
+
+def wait(runtime, phase):
+    """Until the runtime has settled in `phase`; its state changes are the condition."""
+    with runtime._condition:
+        assert runtime._condition.wait_for(lambda: runtime._state.phase == phase, 120), runtime._state
+
+
+def test_a_message_sent_while_loading_waits_its_turn(monkeypatch):
+    gate = threading.Event()
+
+    def slow(spec, load, report, isolated, cancelled):
+        report(Progress("Loading slowly", 0.5))
+        assert gate.wait(30)
+        return ScriptedBackend(seconds_per_token=0)
+
+    monkeypatch.setattr("engine.runtime.open_backend", slow)
+    runtime = Runtime()
+    runtime.load("scripted")
+    events = runtime.chat(HELLO, SHORT)
+    assert isinstance(next(events), Progress)
+    gate.set()
+    assert isinstance(list(events)[-1], Finished)
+
+
+def test_a_failed_load_keeps_its_reason(monkeypatch):
+    def broken(*args):
+        raise EngineError("no luck today")
+
+    monkeypatch.setattr("engine.runtime.open_backend", broken)
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "failed")
+    assert list(runtime.chat(HELLO, SHORT))[-1] == Failed("no luck today", 1)
+
+
+def test_what_is_no_model_is_refused_at_once_and_changes_nothing():
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    with pytest.raises(BadInput):
+        runtime.load("no such model")
+    assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
+
+
+def test_a_newer_load_wins_and_the_older_backend_is_closed(monkeypatch):
+    gate, made = threading.Event(), []
+
+    def slow(spec, load, report, isolated, cancelled):
+        backend = ScriptedBackend(seconds_per_token=0)
+        made.append(backend)
+        if len(made) == 1:
+            assert gate.wait(30)
+        return backend
+
+    monkeypatch.setattr("engine.runtime.open_backend", slow)
+    runtime = Runtime()
+    runtime.load("scripted")
+    while not made:
+        pass
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    gate.set()
+    runtime_threads = [thread for thread in threading.enumerate() if thread.name.startswith("Thread") and thread is not threading.current_thread()]
+    for thread in runtime_threads:
+        thread.join(10)
+    assert (made[0].closed, made[1].closed) == (True, False)
+
+
+def test_closing_one_answer_frees_the_model_for_the_next():
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    first = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
+    while not isinstance(next(first), Token):
+        pass
+    backend = runtime._backend
+    first.close()
+    produced = backend.produced
+    assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
+    assert backend.produced <= produced + 5
+
+
+def test_stop_while_waiting_for_another_answer():
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    first = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
+    while not isinstance(next(first), Token):
+        pass
+    assert isinstance(list(runtime.chat(HELLO, SHORT, stop=lambda: True))[-1], Failed)
+    first.close()
+
+
+def test_read_only_services_refuse_what_a_visitor_may_not():
+    services = Services(Runtime(), read_only=True)
+    for name in ("someone/model", "/etc", "guanaco-7b"):
+        with pytest.raises(BadInput, match="public host"):
+            services.check_model(name)
+    with pytest.raises(BadInput, match="public host"):
+        services.check_adapter("/etc/adapter")
+    services.check_adapter("none")
+
+
+@pytest.fixture
+def worker(tiny):
+    backend = open_backend(models.resolve(str(tiny)), LoadSettings(), lambda progress: None, isolated=True)
+    yield backend
+    backend.close()
+
+
+def test_a_worker_answers_as_the_backend_in_it(worker, tiny):
+    direct = open_backend(models.resolve(str(tiny)), LoadSettings(), lambda progress: None)
+    ids = worker.encode(HELLO, "chat")
+    assert ids == direct.encode(HELLO, "chat")
+    settings = ChatSettings(max_new_tokens=20, temperature=1)
+    texts = ["".join(delta.text for delta in backend.generate(ids, settings, 3, None, lambda: False)) for backend in (worker, direct)]
+    assert texts[0] == texts[1]
+    with pytest.raises(BadInput, match="There is no adapter"):
+        worker.attach("nope")
+
+
+def test_a_stopped_worker_is_ready_for_the_next_answer(worker):
+    ids = worker.encode(HELLO, "chat")
+    long = ChatSettings(max_new_tokens=400, temperature=1)
+    deltas = worker.generate(ids, long, 1, None, lambda: False)
+    next(deltas)
+    deltas.close()
+    asked = iter([False] * 3 + [True] * 10_000)
+    assert list(worker.generate(ids, long, 1, None, lambda: next(asked)))[-1].reason == "cancelled"
+    assert list(worker.generate(ids, SHORT, 1, None, lambda: False))[-1].reason in ("length", "stop")
+
+
+def test_a_crash_of_the_worker_is_told_and_costs_no_conversation(worker):
+    from engine.chat import stream
+
+    events = stream(worker, HELLO, ChatSettings(max_new_tokens=400, temperature=1))
+    next(events)
+    worker._process.kill()
+    assert "ended unexpectedly" in list(events)[-1].text
+    assert "ended unexpectedly" in list(stream(worker, HELLO, SHORT))[-1].text
+
+
+def test_closing_ends_the_process(worker):
+    process = psutil.Process(worker._process.pid)
+    worker.close()
+    assert not process.is_running()
+
+
+def test_a_load_can_be_cancelled(tiny):
+    with pytest.raises(EngineError, match="cancelled"):
+        open_backend(models.resolve(str(tiny)), LoadSettings(), lambda progress: None, isolated=True, cancelled=lambda: True)
+    assert not [child for child in psutil.Process().children() if "engine.worker" in " ".join(child.cmdline())]
+
+
+def test_bad_input_in_the_worker_arrives_as_bad_input(tmp_path, tiny):
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(BadInput, match="model.safetensors"):
+        open_backend(models.resolve(str(folder)), LoadSettings(), lambda progress: None, isolated=True)
