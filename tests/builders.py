@@ -1,12 +1,20 @@
 """Small real things for tests: tokenizers, models and adapters in the files that a person would have."""
 
 import json
+import socket
 from pathlib import Path
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE):

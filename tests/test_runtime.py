@@ -63,20 +63,20 @@ def test_what_is_no_model_is_refused_at_once_and_changes_nothing():
 
 
 def test_a_newer_load_wins_and_the_older_backend_is_closed(monkeypatch):
-    gate, made = threading.Event(), []
+    gate, begun, made = threading.Event(), threading.Event(), []
 
     def slow(spec, load, report, isolated, cancelled):
         backend = ScriptedBackend(seconds_per_token=0)
         made.append(backend)
         if len(made) == 1:
+            begun.set()
             assert gate.wait(30)
         return backend
 
     monkeypatch.setattr("engine.runtime.open_backend", slow)
     runtime = Runtime()
     runtime.load("scripted")
-    while not made:
-        pass
+    assert begun.wait(30)
     runtime.load("scripted")
     wait(runtime, "ready")
     gate.set()

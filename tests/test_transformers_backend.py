@@ -153,6 +153,10 @@ def test_adapters_attach_switch_and_leave_without_reloading(tiny, two_adapters):
     assert backend.adapters() == two_adapters[1:] and ids_of(backend, adapter=two_adapters[1]) == two
     with pytest.raises(BadInput, match="not loaded"):
         ids_of(backend, adapter=two_adapters[0])
+    backend.detach(two_adapters[1])
+    assert backend.adapters() == [] and ids_of(backend) == base
+    backend.attach(two_adapters[0])
+    assert ids_of(backend, adapter=two_adapters[0]) == one
     assert backend._model.get_input_embeddings().weight is weight
 
 

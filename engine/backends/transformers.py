@@ -180,13 +180,21 @@ class TransformersBackend(Backend):
         result = set_peft_model_state_dict(self._peft, tensors, adapter_name=key)
         missing = [name for name in result.missing_keys if "lora_" in name and f".{key}." in name]
         if missing or result.unexpected_keys:
-            self._peft.delete_adapter(key)
+            self._forget(key)
             raise BadInput(f"The adapter {adapter.id} is damaged: its matrices and its config do not agree on {(missing or result.unexpected_keys)[0]}.")
 
     def detach(self, adapter: str) -> None:
         with self._busy:
-            if self._adapters.pop(adapter, None) and self._peft is not None:
-                self._peft.delete_adapter(_peft_name(adapter))
+            if self._adapters.pop(adapter, None):
+                self._forget(_peft_name(adapter))
+
+    def _forget(self, key: str) -> None:
+        """Take an adapter's matrices off the base; with the last one PEFT's layers go too, as it cannot be left empty."""
+        if len(self._peft.peft_config) > 1:
+            self._peft.delete_adapter(key)
+        else:
+            self._peft.unload()
+            self._peft = None
 
     def adapters(self) -> list[str]:
         return list(self._adapters)

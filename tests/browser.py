@@ -1,0 +1,47 @@
+"""Chromium for tests, as a person would have it: finds it, opens pages, watches what leaves the machine."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+
+
+@contextlib.contextmanager
+def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterator:
+    """A page of the app, ready to type into. `page.outside` lists requests that went elsewhere, `page.errors` script errors."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": width, "height": height}, **context)
+        page.outside, page.errors = [], []
+        page.on("request", lambda request: None if request.url.startswith((url, "data:", "blob:")) else page.outside.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.set_default_timeout(60_000)
+        page.goto(url)
+        page.wait_for_selector("#message textarea")
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+def answers(page) -> list[str]:
+    """Texts of the model's answers on the screen."""
+    return page.locator("#conversation .bot.message, #conversation .message.bot").all_inner_texts()
+
+
+def send(page, text: str) -> None:
+    """Type a message and press Enter."""
+    page.fill("#message textarea", text)
+    page.press("#message textarea", "Enter")
+
+
+def wait_facts(page, text: str, timeout: int = 60_000) -> str:
+    """Wait until the line under the conversation holds `text`; gives the line."""
+    page.wait_for_function("text => document.querySelector('#facts').innerText.includes(text)", arg=text, timeout=timeout)
+    return page.inner_text("#facts")

@@ -1,0 +1,109 @@
+"""What a person does in a real browser: first with the scripted backend, then with the real starter."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import browser
+import builders
+import pytest
+from conftest import ROOT
+
+pytestmark = [pytest.mark.long, browser.needs_chromium]
+
+
+@contextlib.contextmanager
+def app(*arguments: str, **env: str):
+    """`python app.py ARGUMENTS` on a free port; gives its address once a page answers."""
+    port = builders.free_port()
+    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port), *arguments], cwd=ROOT, env={**os.environ, **env}, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
+    log: list[str] = []
+    threading.Thread(target=lambda: log.extend(process.stdout), daemon=True).start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url, timeout=5).read()
+                break
+            assert process.poll() is None, "".join(log)
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    with app("--model", "scripted") as url:
+        yield url
+
+
+def test_send_stream_stop_retry_clear(scripted):
+    with browser.opened(scripted) as page:
+        assert "scripted" in page.inner_text("#status")
+        browser.send(page, "Hello")
+        page.wait_for_selector("#stop", state="visible")
+        facts = browser.wait_facts(page, "ended by itself")
+        assert "tokens/s" in facts and page.input_value("#message textarea") == ""
+        first = browser.answers(page)
+        assert len(first) == 1 and "scripted backend" in first[0] and "🦙" in first[0]
+        page.click("#retry")
+        page.wait_for_function("before => document.querySelector('#facts').innerText !== before", arg=facts)
+        browser.wait_facts(page, "ended by itself")
+        assert len(browser.answers(page)) == 1
+        browser.send(page, "Again")
+        page.click("#stop")
+        browser.wait_facts(page, "stopped by you")
+        page.wait_for_selector("#send", state="visible")
+        page.click("#clear")
+        page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
+        assert not page.outside and not page.errors
+
+
+def test_nothing_is_lost_when_a_message_is_refused(scripted):
+    with browser.opened(scripted) as page:
+        long = "word " * 7000
+        browser.send(page, long)
+        page.wait_for_selector("text=limit is 32,000")
+        assert page.input_value("#message textarea") == long
+
+
+def test_a_closed_tab_ends_generation_for_the_next_visitor(scripted):
+    with browser.opened(scripted) as page:
+        browser.send(page, "Hello")
+        page.wait_for_selector("#stop", state="visible")
+    with browser.opened(scripted) as page:
+        browser.send(page, "Hello")
+        assert "first after 0." in browser.wait_facts(page, "ended by itself")
+
+
+def test_the_warning_and_the_title_are_there_and_nothing_comes_from_outside(scripted):
+    with browser.opened(scripted, width=390, height=844) as page:
+        assert "Guanaco Playground" in page.title()
+        assert "may be wrong" in page.inner_text("#warning")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not page.outside
+
+
+def test_a_first_visitor_sees_the_fetch_announced_and_then_a_real_answer(starter_home):
+    """The real starter, loaded behind a page that is already there; the message waits its turn."""
+    with app(GUANACO_HOME=str(starter_home)) as url, browser.opened(url) as page:
+        browser.send(page, "What is the capital of France? Answer in one sentence.")
+        page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 0", timeout=120_000)
+        lengths = set()
+        while page.is_visible("#stop"):
+            lengths.add(sum(map(len, browser.answers(page))))
+        facts = browser.wait_facts(page, "tokens/s", 120_000)
+        assert "Paris" in browser.answers(page)[0]
+        assert len(lengths) > 3, "the answer came in pieces"
+        assert "NF4" in page.inner_text("#status") and "seed" in facts
+
+
+def test_an_app_that_cannot_start_says_why_in_one_line():
+    done = subprocess.run([sys.executable, "app.py", "--model", "nope"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "There is no model" in done.stderr

@@ -1,0 +1,200 @@
+"""The page through its API, as any stranger may call it (faults, rows 1, 14, 16, 26; the Gradio notes)."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+
+import builders
+import pytest
+
+import ui
+from engine.backends.scripted import ScriptedBackend
+from engine.messages import MAX_MESSAGE_CHARS
+from engine.runtime import Runtime
+from engine.services import Services
+from engine.settings import ChatSettings
+
+DEFAULTS = [field.default for field in ChatSettings.model_fields.values()]
+
+
+class Page:
+    """An app on a free port in this process, over a scripted backend that a test can look into."""
+
+    def __init__(self, backend: ScriptedBackend, read_only: bool = False):
+        self.backend = backend
+        self.runtime = Runtime(isolated=False)
+        self.runtime.load("scripted")
+        with self.runtime._condition:
+            assert self.runtime._condition.wait_for(lambda: self.runtime._state.phase == "ready", 30)
+        self.runtime._backend = backend
+        self.blocks = ui.build(Services(self.runtime, read_only))
+        ui.launch(self.blocks, "127.0.0.1", builders.free_port(), share=False, block=False)
+        self.url = self.blocks.local_url.rstrip("/")
+
+    def client(self):
+        from gradio_client import Client
+
+        return Client(self.url, verbose=False)
+
+    def close(self):
+        self.blocks.close()
+        self.runtime.close()
+
+
+@pytest.fixture(scope="module")
+def page():
+    made = Page(ScriptedBackend(["one ", "two ", "three"], seconds_per_token=0))
+    yield made
+    made.close()
+
+
+def ask(client, message="Hello", history=(), adapter="none", system="", settings=DEFAULTS):
+    return client.submit(message, list(history), adapter, system, *settings, api_name="/chat")
+
+
+def said(role: str, text: str) -> dict:
+    """A message as Gradio's API takes it."""
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def text(row) -> str:
+    content = row["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def test_a_stranger_can_chat_through_the_api(page):
+    box, rows, facts, *_ = ask(page.client()).result(timeout=30)
+    assert box == "" and [row["role"] for row in rows] == ["user", "assistant"]
+    assert text(rows[-1]) == "one two three"
+    assert facts.startswith("3 tokens · ") and "ended by itself" in facts
+
+
+def test_history_is_taken_and_retry_answers_again(page):
+    client = page.client()
+    rows = ask(client).result(timeout=30)[1]
+    again = client.submit(rows, "none", "", *DEFAULTS, api_name="/retry").result(timeout=30)[0]
+    assert [text(row) for row in again] == ["Hello", "one two three"]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"message": "x" * (MAX_MESSAGE_CHARS + 1)}, "limit is 32,000"),
+    ({"message": "  "}, "Write a message"),
+    ({"history": [said("system", "obey")]}, "role user or assistant"),
+    ({"history": [said("user", "x" * 30_000)] * 20}, "characters"),
+    ({"system": "x" * 9_000}, "system text"),
+    ({"adapter": "/etc/passwd"}, "adapter"),
+    ({"settings": [99, *DEFAULTS[1:]]}, "99|2"),
+    ({"settings": [*DEFAULTS[:4], 10**9, *DEFAULTS[5:]]}, "4096"),
+])
+def test_what_is_out_of_bounds_is_refused_on_the_server(page, arguments, words):
+    produced = page.backend.produced
+    with pytest.raises(Exception, match=words):
+        ask(page.client(), **arguments).result(timeout=30)
+    assert page.backend.produced == produced
+
+
+def test_a_raw_post_of_a_huge_message_is_refused(page):
+    config = json.load(urllib.request.urlopen(page.url + "/config"))
+    index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
+    body = json.dumps({"fn_index": index, "session_hash": "raw", "data": ["x" * 5_000_000, [], "none", "", *DEFAULTS]}).encode()
+    produced = page.backend.produced
+    try:
+        urllib.request.urlopen(urllib.request.Request(page.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30).read()
+        stream = urllib.request.urlopen(page.url + "/gradio_api/queue/data?session_hash=raw", timeout=30).read().decode()
+        assert "limit is 32,000" in stream
+    except urllib.error.HTTPError as error:
+        assert error.code in (400, 413, 422)
+    assert page.backend.produced == produced
+
+
+def test_an_upload_over_the_limit_is_refused(page):
+    boundary = "x"
+    body = f"--{boundary}\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\r\n".encode() + b"a" * (21 * 2**20) + f"\r\n--{boundary}--\r\n".encode()
+    request = urllib.request.Request(page.url + "/gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=60)
+    assert error.value.code == 413
+
+
+def test_every_action_is_a_named_endpoint(page):
+    named = set(page.client().view_api(return_format="dict")["named_endpoints"])
+    assert named >= {"/chat", "/retry", "/stop", "/clear", "/load_model", "/status"}
+    config = json.load(urllib.request.urlopen(page.url + "/config"))
+    assert all(each["api_name"] for each in config["dependencies"] if each["targets"])
+
+
+def test_nothing_to_see_for_monitors(page):
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(page.url + "/gradio_api/monitoring", timeout=10)
+    config = json.load(urllib.request.urlopen(page.url + "/config"))
+    assert not config.get("analytics_enabled")
+
+
+@pytest.fixture
+def endless():
+    made = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.01))
+    yield made
+    made.close()
+
+
+def until(condition, seconds=30):
+    """Wait for a condition, checked every few milliseconds."""
+    ended = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        ended.wait(0.01)
+    raise AssertionError("the condition never came true")
+
+
+def test_stop_ends_the_answer_and_shows_its_figures(endless):
+    client = endless.client()
+    job = ask(client, settings=[*DEFAULTS[:4], 4096, None])
+    until(lambda: endless.backend.produced > 5)
+    client.predict(api_name="/stop")
+    at_stop = endless.backend.produced
+    facts = job.result(timeout=10)[2]
+    assert "stopped by you" in facts
+    assert endless.backend.produced <= at_stop + 3
+
+
+def test_one_visitors_stop_leaves_anothers_answer_alone(endless):
+    mine, other = endless.client(), endless.client()
+    job = ask(mine, settings=[*DEFAULTS[:4], 200, None])
+    until(lambda: endless.backend.produced > 2)
+    other.predict(api_name="/stop")
+    assert "cut at the longest answer" in job.result(timeout=30)[2]
+
+
+def test_a_client_that_goes_away_ends_generation(endless):
+    """The event stream is cut as a closed tab cuts it; generation ends and the thread with it."""
+    config = json.load(urllib.request.urlopen(endless.url + "/config"))
+    index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
+    body = json.dumps({"fn_index": index, "session_hash": "gone", "data": ["Hi", [], "none", "", *DEFAULTS[:4], 4096, None]}).encode()
+    urllib.request.urlopen(urllib.request.Request(endless.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30).read()
+    stream = urllib.request.urlopen(endless.url + "/gradio_api/queue/data?session_hash=gone", timeout=30)
+    until(lambda: endless.backend.produced > 5)
+    stream.close()
+    until(lambda: not endless.runtime._answering.locked(), 5)
+    produced = endless.backend.produced
+    assert produced < 4096
+    box, rows, facts, *_ = ask(endless.client(), settings=[*DEFAULTS[:4], 3, None]).result(timeout=30)
+    assert endless.backend.produced <= produced + 3
+
+
+@pytest.fixture
+def public():
+    made = Page(ScriptedBackend(["ok"], seconds_per_token=0), read_only=True)
+    yield made
+    made.close()
+
+
+def test_a_read_only_host_chats_and_refuses_the_rest(public):
+    client = public.client()
+    assert text(ask(client).result(timeout=30)[1][-1]) == "ok"
+    for name in ("someone/model", "/etc", "guanaco-7b"):
+        with pytest.raises(Exception, match="public host|not in the list"):
+            client.predict(name, api_name="/load_model")
+    with pytest.raises(Exception, match="public host|not in the list"):
+        ask(client, adapter="someone/adapter").result(timeout=30)
