@@ -1,45 +1,14 @@
 """The page through its API, as any stranger may call it (faults, rows 1, 14, 16, 26; the Gradio notes)."""
 
 import json
-import threading
 import urllib.error
 import urllib.request
 
-import builders
 import pytest
+from pages import DEFAULTS, Page, ask, said, text, until
 
-import ui
 from engine.backends.scripted import ScriptedBackend
 from engine.messages import MAX_MESSAGE_CHARS
-from engine.runtime import Runtime
-from engine.services import Services
-from engine.settings import ChatSettings
-
-DEFAULTS = [field.default for field in ChatSettings.model_fields.values()]
-
-
-class Page:
-    """An app on a free port in this process, over a scripted backend that a test can look into."""
-
-    def __init__(self, backend: ScriptedBackend, read_only: bool = False):
-        self.backend = backend
-        self.runtime = Runtime(isolated=False)
-        self.runtime.load("scripted")
-        with self.runtime._condition:
-            assert self.runtime._condition.wait_for(lambda: self.runtime._state.phase == "ready", 30)
-        self.runtime._backend = backend
-        self.blocks = ui.build(Services(self.runtime, read_only))
-        ui.launch(self.blocks, "127.0.0.1", builders.free_port(), share=False, block=False)
-        self.url = self.blocks.local_url.rstrip("/")
-
-    def client(self):
-        from gradio_client import Client
-
-        return Client(self.url, verbose=False)
-
-    def close(self):
-        self.blocks.close()
-        self.runtime.close()
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +16,6 @@ def page():
     made = Page(ScriptedBackend(["one ", "two ", "three"], seconds_per_token=0))
     yield made
     made.close()
-
-
-def ask(client, message="Hello", history=(), adapter="none", system="", settings=DEFAULTS):
-    return client.submit(message, list(history), adapter, system, *settings, api_name="/chat")
-
-
-def said(role: str, text: str) -> dict:
-    """A message as Gradio's API takes it."""
-    return {"role": role, "content": [{"type": "text", "text": text}]}
-
-
-def text(row) -> str:
-    content = row["content"]
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def test_a_stranger_can_chat_through_the_api(page):
@@ -136,16 +91,6 @@ def endless():
     made = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.01))
     yield made
     made.close()
-
-
-def until(condition, seconds=30):
-    """Wait for a condition, checked every few milliseconds."""
-    ended = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        ended.wait(0.01)
-    raise AssertionError("the condition never came true")
 
 
 def test_stop_ends_the_answer_and_shows_its_figures(endless):

@@ -56,16 +56,21 @@ def tab(services: Services) -> None:
         return conversation, form.read(ChatSettings, *values), None if adapter in (None, "", NO_ADAPTER) else adapter
 
     def answer(question: tuple, session: str | None) -> Iterator[list]:
-        """Stream an answer as updates of `outputs`; what fails reaches the person as a message, and nothing is lost."""
+        """Stream an answer as updates of `outputs`; what fails reaches the person as a message, and nothing is lost.
+
+        What did not change is skipped: every component that is sent costs the page a redraw."""
         flag = stops.begin(session)
         view = ChatView(question[0].messages)
         pace = Pace()
+        line = None
         try:
+            yield [view.rows(), "", gr.Button(visible=False), gr.Button(visible=True)]
             for event in runtime.chat(*question, flag.is_set):
                 view = render(event, view)
-                if pace.due():
-                    yield [view.rows(), view.facts, gr.Button(visible=False), gr.Button(visible=True)]
-            yield [view.rows(), view.facts, gr.Button(visible=True), gr.Button(visible=False)]
+                if pace.due(len(view.answer or "")):
+                    yield [gr.skip() if view.answer is None else view.rows(), gr.skip() if view.line == line else view.line, gr.skip(), gr.skip()]
+                    line = view.line
+            yield [view.rows(), view.line, gr.Button(visible=True), gr.Button(visible=False)]
         finally:
             stops.end(session, flag)
         if view.failed:
@@ -77,8 +82,10 @@ def tab(services: Services) -> None:
             if not text.strip():
                 raise BadInput("Write a message first.")
             question = asked((*checked_history(history or []), Message("user", text)), adapter, system, values)
-        for update in answer(question, request.session_hash):
-            yield ["", *update]
+        updates = answer(question, request.session_hash)
+        yield ["", *next(updates)]
+        for update in updates:
+            yield [gr.skip(), *update]
 
     def retry(request: gr.Request, history: list, adapter: str, system: str, *values) -> Iterator[list]:
         with form.explained():

@@ -9,17 +9,24 @@ from engine.messages import Message
 from engine.runtime import State
 
 SCREEN_UPDATES_A_SECOND = 8
+FULL_PACE_CHARS = 6_000
 _REASONS = {"stop": "ended by itself", "length": "cut at the longest answer", "cancelled": "stopped by you"}
 
 
 @dataclass(frozen=True)
 class ChatView:
-    """The conversation on the screen, the answer under way (None before its first token) and the line under it."""
+    """The conversation on the screen, the answer under way (None before its first token) and the line under it:
+    what it waits for, then what is to be said of the answer."""
 
     messages: tuple[Message, ...]
     answer: str | None = None
+    waiting: str = ""
     facts: str = ""
     failed: str | None = None
+
+    @property
+    def line(self) -> str:
+        return self.waiting or self.facts
 
     def rows(self) -> list[dict]:
         """Messages for `gr.Chatbot`."""
@@ -36,7 +43,7 @@ def render(event: Event, view: ChatView) -> ChatView:
 @render.register
 def _(event: Progress, view: ChatView) -> ChatView:
     percent = "" if event.fraction is None else f" ({event.fraction:.0%})"
-    return replace(view, facts=f"{event.text}{percent} …")
+    return replace(view, waiting=f"{event.text}{percent} …")
 
 
 @render.register
@@ -46,34 +53,36 @@ def _(event: Notice, view: ChatView) -> ChatView:
 
 @render.register
 def _(event: Token, view: ChatView) -> ChatView:
-    return replace(view, answer=(view.answer or "") + event.text)
+    return replace(view, answer=(view.answer or "") + event.text, waiting="")
 
 
 @render.register
 def _(event: Finished, view: ChatView) -> ChatView:
     left_out = f" · the oldest {event.dropped_messages} messages no longer fitted and were left out" if event.dropped_messages else ""
     tokens = "1 token" if event.tokens == 1 else f"{event.tokens} tokens"
-    return replace(view, answer=event.text or None, facts=(
+    return replace(view, answer=event.text or None, waiting="", facts=(
         f"{tokens} · {event.tokens_per_second:.1f} tokens/s · first after {event.ttft_seconds:.1f} s · "
         f"{_REASONS[event.finish_reason]} · seed {event.seed}{left_out}"))
 
 
 @render.register
 def _(event: Failed, view: ChatView) -> ChatView:
-    return replace(view, facts="", failed=event.text)
+    return replace(view, waiting="", failed=event.text)
 
 
 class Pace:
-    """Says when the screen may be drawn again: at most eight times a second, however fast events come."""
+    """Says when the screen may be drawn again: eight times a second however fast events come, and more seldom the
+    longer the answer is, because each redraw costs the page its whole length: so the sum stays linear."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def due(self) -> bool:
+    def due(self, length: int) -> bool:
+        """Whether to draw an answer of `length` characters now."""
         now = time.monotonic()
         if now < self._next:
             return False
-        self._next = now + 1 / SCREEN_UPDATES_A_SECOND
+        self._next = now + max(1.0, length / FULL_PACE_CHARS) / SCREEN_UPDATES_A_SECOND
         return True
 
 

@@ -1,0 +1,61 @@
+"""Pages for tests and benchmarks: an app in this process over a backend that can be looked into, and its API's shapes."""
+
+import threading
+
+import builders
+
+import ui
+from engine.backends.scripted import ScriptedBackend
+from engine.runtime import Runtime
+from engine.services import Services
+from engine.settings import ChatSettings
+
+DEFAULTS = [field.default for field in ChatSettings.model_fields.values()]
+
+
+class Page:
+    """An app on a free port in this process, over a scripted backend that a test can look into."""
+
+    def __init__(self, backend: ScriptedBackend, read_only: bool = False):
+        self.backend = backend
+        self.runtime = Runtime(isolated=False)
+        self.runtime.load("scripted")
+        with self.runtime._condition:
+            assert self.runtime._condition.wait_for(lambda: self.runtime._state.phase == "ready", 30)
+        self.runtime._backend = backend
+        self.blocks = ui.build(Services(self.runtime, read_only))
+        ui.launch(self.blocks, "127.0.0.1", builders.free_port(), share=False, block=False)
+        self.url = self.blocks.local_url.rstrip("/")
+
+    def client(self):
+        from gradio_client import Client
+
+        return Client(self.url, verbose=False)
+
+    def close(self):
+        self.blocks.close()
+        self.runtime.close()
+
+
+def ask(client, message="Hello", history=(), adapter="none", system="", settings=DEFAULTS):
+    return client.submit(message, list(history), adapter, system, *settings, api_name="/chat")
+
+
+def said(role: str, text: str) -> dict:
+    """A message as Gradio's API takes it."""
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def text(row) -> str:
+    content = row["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def until(condition, seconds=30):
+    """Wait for a condition, checked every few milliseconds."""
+    ended = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        ended.wait(0.01)
+    raise AssertionError("the condition never came true")

@@ -1,0 +1,82 @@
+"""The README is true: its commands run as written, its claims about files hold."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+
+import builders
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def command(name: str) -> str:
+    """The shell command below `<!-- NAME command -->`."""
+    return re.search(rf"<!-- {name} command -->\n```bash\n(.*?)\n```", README, re.DOTALL)[1]
+
+
+def shell(text: str, **env: str) -> subprocess.CompletedProcess:
+    """Run with this test's own Python first on the path."""
+    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+    return subprocess.run(text, shell=True, cwd=ROOT, env={**os.environ, "PATH": path, **env}, capture_output=True, text=True, timeout=600)
+
+
+def test_the_start_and_test_commands_install_what_there_is():
+    for name in ("start", "test"):
+        for file in re.findall(r"-r (\S+)", command(name)):
+            assert (ROOT / file).is_file()
+    assert command("start") == "pip install -r requirements.txt && python app.py"
+
+
+def test_ci_runs_exactly_the_test_command():
+    script = (ROOT / ".ci" / "run").read_text()
+    picked = subprocess.run(["bash", "-c", re.search(r'command="\$\((.*)\)"', script)[1]], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert picked == command("test")
+    assert script.rstrip().endswith('eval "$command"') and "pytest" not in script
+
+
+@pytest.mark.long
+def test_the_start_command_serves_a_page(starter_home):
+    """As written but for the port: the default may be taken here."""
+    port = builders.free_port()
+    text = command("start").replace("python app.py", f"exec python app.py --port {port}")
+    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+    process = subprocess.Popen(["bash", "-c", text], cwd=ROOT, env={**os.environ, "PATH": path, "GUANACO_HOME": str(starter_home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            try:
+                assert "Guanaco Playground" in urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read().decode()
+                break
+            except OSError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        else:
+            pytest.fail("no page after two minutes")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.long
+def test_the_chat_command_answers(starter):
+    done = shell(command("chat"))
+    assert done.returncode == 0 and "Paris" in done.stdout
+
+
+def test_the_models_command_lists_every_model_of_the_readme():
+    done = shell(command("models"))
+    assert done.returncode == 0
+    listed = {row["id"] for row in json.loads(shell(command("models") + " --json").stdout)}
+    table = README[README.index("| id | what it is"):README.index("Any Hub id")]
+    assert set(re.findall(r"`([\w.-]+)`", re.sub(r"`HF_TOKEN`", "", table))) == listed
+
+
+def test_flags_of_the_app_are_documented():
+    shown = shell("python app.py --help", COLUMNS="200").stdout
+    for flag in ("--host", "--port", "--share", "--model", "--adapter", "--quantization", "--read-only"):
+        assert flag in shown and flag in README
