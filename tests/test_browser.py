@@ -57,9 +57,12 @@ def test_send_stream_stop_retry_clear(scripted):
         browser.wait_facts(page, "ended by itself")
         assert len(browser.answers(page)) == 1
         browser.send(page, "Again")
+        page.wait_for_selector("#stop", state="visible")
+        page.fill("#message textarea", "typed meanwhile")
         page.click("#stop")
         browser.wait_facts(page, "stopped by you")
         page.wait_for_selector("#send", state="visible")
+        assert page.input_value("#message textarea") == "typed meanwhile"
         page.click("#clear")
         page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
         assert not page.outside and not page.errors

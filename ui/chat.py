@@ -83,9 +83,9 @@ def tab(services: Services) -> None:
                 raise BadInput("Write a message first.")
             question = asked((*checked_history(history or []), Message("user", text)), adapter, system, values)
         updates = answer(question, request.session_hash)
-        yield ["", *next(updates)]
+        yield [*next(updates), ""]
         for update in updates:
-            yield [gr.skip(), *update]
+            yield [*update, gr.skip()]  # what was typed meanwhile stays
 
     def retry(request: gr.Request, history: list, adapter: str, system: str, *values) -> Iterator[list]:
         with form.explained():
@@ -137,7 +137,7 @@ def tab(services: Services) -> None:
     chosen = [adapter, system, *values]
     # Gradio lays its error mark over whatever shows progress; over the facts line it hides nothing.
     answering = {"concurrency_limit": 1, "concurrency_id": ANSWERING, "show_progress": "minimal", "show_progress_on": facts, "trigger_mode": "once"}
-    gr.on([message.submit, send_button.click], send, [message, chatbot, *chosen], [message, *outputs], api_name="chat", **answering)
+    gr.on([message.submit, send_button.click], send, [message, chatbot, *chosen], [*outputs, message], api_name="chat", **answering)
     retry_button.click(retry, [chatbot, *chosen], outputs, api_name="retry", **answering)
     stop_button.click(stop, None, None, api_name="stop", queue=False, show_progress="hidden")
     clear_button.click(lambda: ([], ""), None, [chatbot, facts], api_name="clear", queue=False, show_progress="hidden")
