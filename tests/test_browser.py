@@ -58,6 +58,8 @@ def test_send_stream_stop_retry_clear(scripted):
         assert len(browser.answers(page)) == 1
         browser.send(page, "Again")
         page.wait_for_selector("#stop", state="visible")
+        page.wait_for_function("document.querySelector('#message textarea').value === ''")
+        page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 1")
         page.fill("#message textarea", "typed meanwhile")
         page.click("#stop")
         browser.wait_facts(page, "stopped by you")
