@@ -6,6 +6,7 @@ With `--json` a command prints one JSON document on stdout; all else goes to std
 
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, NoReturn
@@ -155,8 +156,6 @@ def _exit_code_of(error: Exception) -> int:
         if message():
             _log(f"{message()} (see --help)")
         return 2
-    import traceback
-
     traceback.print_exception(error)
     return 1
 

@@ -4,8 +4,9 @@ Files of strangers are never handed to PEFT: fields are read one by one, weights
 the pinned official repositories, whose pickles are read with `weights_only=True` and turned into safetensors once.
 """
 
-import json
+import pickle
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine import hub, paths
 from engine.errors import BadInput
-from engine.models import ADAPTERS, HUB_ID, PICKLES, AdapterSpec, ModelSpec, folder_name
+from engine.models import ADAPTERS, HUB_ID, MAX_NAME_CHARS, PICKLES, AdapterSpec, ModelSpec, folder_name, local_path
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PLAYGROUND = "playground.json"
-MAX_CONFIG_BYTES = 1_000_000
 _MODULE = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
 
@@ -96,9 +96,12 @@ def find(name: str, report: hub.Report) -> Adapter:
     Raises BadInput or EngineError; anything but safetensors from outside the official repositories is refused
     without being opened (faults, row 6).
     """
-    if name in ADAPTERS:
-        return _from_hub(ADAPTERS[name], report)
-    path = Path(name).expanduser()
+    if len(name) > MAX_NAME_CHARS:
+        raise BadInput("That is no name of an adapter: it is too long.")
+    official = next((spec for spec in ADAPTERS.values() if name in (spec.id, spec.source)), None)
+    if official:
+        return _from_hub(official, report)
+    path = local_path(name)
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. Adapters are read as safetensors only.")
     if path.is_file() and path.name == WEIGHTS:
@@ -118,26 +121,14 @@ def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
     if not (folder / WEIGHTS).is_file():
         pickled = [path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES]
         raise BadInput(f"{name} has no {WEIGHTS}" + (f"; {pickled[0]} is a pickle, and adapters are read as safetensors only." if pickled else "."))
-    config = parse_config(_json(config_path, name), name)
-    playground = _json(folder / PLAYGROUND, name) if (folder / PLAYGROUND).is_file() else {}
+    config = parse_config(paths.read_object(config_path, f"{CONFIG} of {name}"), name)
+    playground = paths.read_object(folder / PLAYGROUND, f"{PLAYGROUND} of {name}") if (folder / PLAYGROUND).is_file() else {}
     wrong = paths.damaged(folder)
     if wrong:
         raise BadInput(f"The adapter {name} is damaged: {wrong}. Fetch or export it again.")
     base = spec.base if spec and spec.base else playground.get("base") or config.base_model_name_or_path
     prompt = spec.prompt if spec and spec.prompt else playground.get("prompt_format")
     return Adapter(name, folder, config, base if isinstance(base, str) else None, prompt if isinstance(prompt, str) else None, playground)
-
-
-def _json(path: Path, name: str) -> dict:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise BadInput(f"{path.name} of {name} has {path.stat().st_size:,} bytes, far too many for such a file.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{path.name} of {name} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{path.name} of {name} is damaged: it must hold a JSON object.")
-    return value
 
 
 def _from_hub(spec: AdapterSpec, report: hub.Report) -> Adapter:
@@ -157,27 +148,23 @@ def _from_hub(spec: AdapterSpec, report: hub.Report) -> Adapter:
 
 def _from_pickle(spec: AdapterSpec, repo: hub.Repository, folder: Path, report: hub.Report) -> None:
     """Fetch an official adapter's `adapter_model.bin` and keep it as safetensors; no other pickle is even fetched."""
-    pickle = repo.file("adapter_model.bin")
-    if pickle is None:
+    pickled = repo.file("adapter_model.bin")
+    if pickled is None:
         raise BadInput(f"{spec.source} holds no adapter weights.")
     if not spec.official:
-        raise BadInput(f"{spec.source} holds its weights as a pickle ({pickle.name}) only, which can run code when it is opened. "
+        raise BadInput(f"{spec.source} holds its weights as a pickle ({pickled.name}) only, which can run code when it is opened. "
                        "Adapters are read as safetensors only; ask its author for a safetensors version.")
     raw = folder.parent / f"{folder.name}.pickle"
-    hub.download(repo, [repo.file(CONFIG), pickle], raw, report)
+    hub.download(repo, [repo.file(CONFIG), pickled], raw, report)
     with paths.building(folder) as target:
-        convert_pickle(raw / pickle.name, target / WEIGHTS, spec.id)
+        convert_pickle(raw / pickled.name, target / WEIGHTS, spec.id)
         (target / CONFIG).write_bytes((raw / CONFIG).read_bytes())
         paths.write_manifest(target, source=repo.id, revision=repo.commit, licence=spec.licence)
-    import shutil
-
     shutil.rmtree(raw)
 
 
 def convert_pickle(source: Path, target: Path, name: str) -> None:
     """Turn a pickled state dict into safetensors. `weights_only` unpickles tensors and containers, nothing else."""
-    import pickle
-
     import torch
     from safetensors.torch import save_file
 
@@ -232,8 +219,9 @@ def check_base(adapter: Adapter, base: ModelSpec, base_shapes: Mapping[str, tupl
             raise BadInput(f"The adapter {adapter.id} is damaged: {module} has only one of its two matrices.")
         shape = base_shapes.get(module)
         (rank, width), (height, rank_b) = sides["A"], sides["B"]
-        if rank != adapter.config.r and not adapter.config.rank_pattern:
-            raise BadInput(f"The adapter {adapter.id} is damaged: {module} has rank {rank}, its config says {adapter.config.r}.")
+        stated_rank = next((each for pattern, each in adapter.config.rank_pattern.items() if module == pattern or module.endswith(f".{pattern}")), adapter.config.r)
+        if rank != stated_rank:
+            raise BadInput(f"The adapter {adapter.id} is damaged: {module} has rank {rank}, its config says {stated_rank}.")
         if shape is None or (height, width) != shape or rank != rank_b:
             found = "has no such layer" if shape is None else f"has a layer of {shape[0]} x {shape[1]} there"
             raise BadInput(f"The adapter {adapter.id} (for {stated or 'an unnamed base'}) does not fit the loaded base {base.source}: "

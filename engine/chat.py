@@ -3,8 +3,10 @@
 `stream` never raises for what a person can cause: it ends with exactly one Finished or Failed.
 """
 
+import bisect
 import secrets
 import time
+import traceback
 from collections.abc import Iterator
 
 from engine.backends.base import Backend, Stop
@@ -56,14 +58,22 @@ def fitted(backend: Backend, conversation: Conversation, prompt: str, settings: 
     """
     context = backend.loaded.context
     room = min(settings.max_new_tokens, context // LEAST_ANSWER_SHARE)
-    while True:
-        ids = backend.encode(conversation, prompt)
-        if len(ids) + room <= context:
-            return ids, min(settings.max_new_tokens, context - len(ids)), conversation
-        shorter = conversation.without_oldest_turn()
-        if shorter == conversation:
-            raise BadInput(f"The message with its system text has {len(ids):,} tokens; this model holds {context:,}, of which {room:,} are kept for the answer. Please shorten it.")
-        conversation = shorter
+    suffixes = [conversation]
+    while (shorter := suffixes[-1].without_oldest_turn()) != suffixes[-1]:
+        suffixes.append(shorter)
+    encoded: dict[int, list[int]] = {}
+
+    def fits(index: int) -> bool:
+        encoded[index] = backend.encode(suffixes[index], prompt)
+        return len(encoded[index]) + room <= context
+
+    # By bisection: a stranger's long history must not cost an encoding for each of its turns.
+    first = 0 if fits(0) else bisect.bisect_left(range(len(suffixes)), True, lo=1, key=fits)
+    if first == len(suffixes):
+        tokens = len(encoded.get(first - 1) or encoded[0])
+        raise BadInput(f"The message with its system text has {tokens:,} tokens; this model holds {context:,}, of which {room:,} are kept for the answer. Please shorten it.")
+    ids = encoded.get(first) or backend.encode(suffixes[first], prompt)
+    return ids, min(settings.max_new_tokens, context - len(ids)), suffixes[first]
 
 
 def stream(backend: Backend, conversation: Conversation, settings: ChatSettings, stop: Stop = lambda: False, adapter: str | None = None,
@@ -76,6 +86,7 @@ def stream(backend: Backend, conversation: Conversation, settings: ChatSettings,
     try:
         if not conversation.messages or conversation.messages[-1].role != "user" or not conversation.messages[-1].text.strip():
             raise BadInput("There is no message to answer. Write one first.")
+        conversation = conversation.alternating()
         name = prompt or backend.prompt(adapter)
         ids, limit, kept = fitted(backend, conversation, name, settings)
         dropped = len(conversation.messages) - len(kept.messages)
@@ -84,6 +95,9 @@ def stream(backend: Backend, conversation: Conversation, settings: ChatSettings,
         yield from _answer(backend, ids, settings.model_copy(update={"max_new_tokens": limit}), stop, adapter, name, started, dropped)
     except EngineError as error:
         yield Failed(str(error), error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        yield Failed(f"Unexpected failure ({type(error).__name__}: {error}). The log has the details.")
 
 
 def _answer(backend: Backend, ids: list[int], settings: ChatSettings, stop: Stop, adapter: str | None, prompt: str, started: float, dropped: int) -> Iterator[Event]:

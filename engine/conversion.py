@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from engine import hub, paths
-from engine.errors import BadInput
+from engine import hardware, hub, paths
+from engine.errors import BadInput, EngineError
 from engine.events import Progress
-from engine.models import check_gguf
+from engine.models import check_gguf, gguf_shape, smaller_models
 
 
 def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object) -> Path:
@@ -15,6 +15,7 @@ def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object
     Raises BadInput for a file that is damaged or of an architecture that transformers cannot read from GGUF.
     """
     check_gguf(gguf)
+    _check_room(gguf, target)
     report(Progress(f"Converting {gguf.name} once (under a minute for a small model)", None))
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,3 +40,16 @@ def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object
         tokenizer.save_pretrained(folder)
         paths.write_manifest(folder, **about)
     return target
+
+
+def _check_room(gguf: Path, target: Path) -> None:
+    """Refuse before the first byte is read what does not fit unquantized, in memory or on disk (faults, row 35)."""
+    shape = gguf_shape(gguf)
+    need = int(4 * (shape.parameters if shape else 8 * gguf.stat().st_size))
+    machine = hardware.machine()
+    if need * 1.2 > machine.memory_free:
+        raise BadInput(f"{gguf.name} has to be converted once, which needs {need * 1.2 / hardware.GIB:.1f} GB of memory; {machine.memory_free / hardware.GIB:.1f} GB are free. "
+                       f"Close other programs, or choose one of: {', '.join(smaller_models(machine)[:4])}.")
+    if need > hub.free_bytes(target):
+        raise EngineError(f"{gguf.name} has to be converted once, which needs {need / 1e9:.1f} GB of disk; {hub.free_bytes(target) / 1e9:.1f} GB are free in {target.parent}. "
+                          "Free some space, or set GUANACO_HOME to a larger disk.")

@@ -1,6 +1,7 @@
 """What this machine can do: memory, GPUs, numeric types, and what kind of host it is. Imports no torch."""
 
 import functools
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -90,14 +91,32 @@ def _container_limit() -> int | None:
 def _gpus() -> tuple[Gpu, ...]:
     """The NVIDIA GPUs, asked of the driver's own tool: importing torch for it would cost seconds."""
     tool = shutil.which("nvidia-smi")
-    if not tool or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if not tool or _torch_is_for_cpu():
         return ()
     command = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(gpu for gpu in map(_parsed_gpu, lines) if gpu)
+    return tuple(gpu for gpu in map(_parsed_gpu, _visible(lines)) if gpu)
+
+
+def _torch_is_for_cpu() -> bool:
+    try:
+        return importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _visible(lines: list[str]) -> list[str]:
+    """The lines of the devices that CUDA_VISIBLE_DEVICES leaves; names other than indices are counted, not matched."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return lines
+    names = [name.strip() for name in chosen.split(",")]
+    if all(name.isdigit() for name in names):
+        return [lines[int(name)] for name in names if int(name) < len(lines)]
+    return lines[:len([name for name in names if name.startswith(("GPU-", "MIG-"))])]
 
 
 def _parsed_gpu(line: str) -> Gpu | None:

@@ -4,19 +4,23 @@ Honours HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN as the Hub client does. Every f
 """
 
 import contextlib
+import errno
 import hashlib
-import json
 import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from engine import paths
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
 
 Report = Callable[[Progress], None]
-SMALL_FILE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def _explained(repo: str, what: str) -> Iterator[None]:
                           "then set HF_TOKEN to a token of your account and try again.") from error
     except errors.RepositoryNotFoundError as error:
         raise BadInput(f"There is no model {repo} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN.") from error
+    except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, so it comes first
+        raise EngineError(f"The Hub cannot be reached for {what} of {repo}. Check the connection and try again. {still}") from error
     except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
         raise BadInput(f"{repo} has no {what}. It may not be a model in safetensors form.") from error
     except errors.OfflineModeIsEnabled as error:
@@ -66,8 +72,8 @@ def _explained(repo: str, what: str) -> Iterator[None]:
             raise BadInput(f"The Hub has no {what} of {repo}: there is no such model, or it is private. Check the spelling; for a private one set HF_TOKEN.") from error
         why = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not read it", 429: "too many requests"}
         raise EngineError(f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise EngineError(f"The Hub cannot be reached for {what} of {repo}. Check the connection and try again. {still}") from error
+    except errors.HFValidationError as error:
+        raise BadInput(f"{repo!r} cannot be the name of a model on the Hub: {_line(error)}") from error
     except (OSError, RuntimeError) as error:
         _no_space(error)
         raise EngineError(f"Fetching {what} of {repo} failed ({type(error).__name__}: {_line(error)}). Check the connection and try again. {still}") from error
@@ -78,8 +84,6 @@ def _explained(repo: str, what: str) -> Iterator[None]:
 
 
 def _no_space(error: BaseException) -> None:
-    import errno
-
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         raise EngineError(f"The disk of {paths.home()} is full. Free some space, or set GUANACO_HOME to a larger disk, and try again.") from error
 
@@ -104,22 +108,13 @@ def repository(repo: str, revision: str | None = None) -> Repository:
 
 def read_json(repo: Repository, name: str) -> dict:
     """A small JSON file of a repository, verified, without keeping it."""
-    import tempfile
-
     file = repo.file(name)
     if file is None:
         raise BadInput(f"{repo.id} has no {name}. It may not be a model in safetensors form.")
-    if file.size > SMALL_FILE:
+    if file.size > paths.MAX_OBJECT_BYTES:
         raise BadInput(f"{name} of {repo.id} has {file.size:,} bytes, far too many for such a file.")
     with tempfile.TemporaryDirectory(dir=paths.home()) as folder:
-        path = _fetch(repo, file, Path(folder))
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise EngineError(f"{name} of {repo.id} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise EngineError(f"{name} of {repo.id} is damaged: it must hold a JSON object.")
-    return value
+        return paths.read_object(_fetch(repo, file, Path(folder)), f"{name} of {repo.id}")
 
 
 def _fetch(repo: Repository, file: RemoteFile, folder: Path) -> Path:
@@ -162,8 +157,14 @@ def model_files(repo: Repository) -> list[RemoteFile]:
 def download(repo: Repository, files: list[RemoteFile], target: Path, report: Report) -> Path:
     """Fetch files into `target`, complete and verified, or not at all. Files already fetched by an earlier,
     interrupted attempt are kept beside it and go on from where they were."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        return _download(repo, files, target, report)
+
+
+def _download(repo: Repository, files: list[RemoteFile], target: Path, report: Report) -> Path:
     total = sum(file.size for file in files)
-    free = os_free(target)
+    free = free_bytes(target)
     partial = target.parent / f".{target.name}.download"
     have = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()) if partial.exists() else 0
     if total - have > free:
@@ -184,16 +185,12 @@ def download(repo: Repository, files: list[RemoteFile], target: Path, report: Re
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(partial / file.name, place)
         paths.write_manifest(folder, source=repo.id, revision=repo.commit, licence=repo.licence)
-    import shutil
-
     shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def os_free(target: Path) -> int:
-    """Free bytes of the disk that holds `target`."""
-    import shutil
-
+def free_bytes(target: Path) -> int:
+    """Free bytes of the disk that will hold `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(target.parent).free
 
@@ -201,8 +198,6 @@ def os_free(target: Path) -> int:
 @contextlib.contextmanager
 def _polled(folder: Path, total: int, name: str, report: Report) -> Iterator[None]:
     """Report how much of `total` bytes lies in `folder`, once a second, while the block runs."""
-    import threading
-
     ended = threading.Event()
 
     def watch() -> None:

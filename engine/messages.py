@@ -9,7 +9,7 @@ from engine.errors import BadInput
 Role = Literal["system", "user", "assistant"]
 MAX_MESSAGE_CHARS = 32_000
 MAX_HISTORY_MESSAGES = 400
-MAX_HISTORY_CHARS = 400_000
+MAX_HISTORY_CHARS = 200_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ class Conversation:
     def add(self, role: Role, text: str) -> "Conversation":
         """The conversation with one more message at its end."""
         return replace(self, messages=(*self.messages, Message(role, text)))
+
+    def alternating(self) -> "Conversation":
+        """Neighbours of one role as one message: after a stopped answer two questions stand in a row, which many chat
+        templates refuse."""
+        joined: list[Message] = []
+        for message in self.messages:
+            if joined and joined[-1].role == message.role:
+                message = Message(message.role, f"{joined.pop().text}\n\n{message.text}", message.train)
+            joined.append(message)
+        return replace(self, messages=tuple(joined))
 
     def without_oldest_turn(self) -> "Conversation":
         """Drop the oldest user message with the answer that follows it; the last message always stays."""

@@ -5,7 +5,6 @@ A model is one entry of MODELS, an adapter one of ADAPTERS. Nothing here downloa
 
 import difflib
 import hashlib
-import json
 import re
 import struct
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "script
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 STARTER = "starter"
 SCRIPTED = "scripted"
+MAX_NAME_CHARS = 1_000
 NO_ADAPTER = "none"
 
 
@@ -74,7 +74,19 @@ class ModelSpec:
 
     @property
     def on_disk(self) -> bool:
-        return self.kind == "scripted" or (self.folder / "config.json").is_file()
+        """Whether its weights are in `folder`; a converted GGUF file only as long as that file is the same."""
+        if self.kind == "scripted":
+            return True
+        there = (self.folder / "config.json").is_file()
+        if there and self.local and self.local.is_file():
+            return paths.read_manifest(self.folder).get("origin") == self.origin
+        return there
+
+    @property
+    def origin(self) -> list[int]:
+        """What tells one version of a local GGUF file from another: size and time of change."""
+        state = self.local.stat()
+        return [state.st_size, state.st_mtime_ns]
 
     def fit(self, machine: Machine, load: LoadSettings | None = None) -> Fit:
         """Whether chatting with it fits `machine`, decided from the registry or a local config alone."""
@@ -85,7 +97,7 @@ class ModelSpec:
 
 def folder_name(source: str) -> str:
     """A file-system name for a Hub id or path; different sources never share one."""
-    if HUB_ID.fullmatch(source):
+    if HUB_ID.fullmatch(source) and "--" not in source:
         return source.replace("/", "--")
     return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
@@ -163,12 +175,14 @@ def resolve(name: str) -> ModelSpec:
 
     Raises BadInput, with near misses, where it is none of them, and for files that are not safe to read.
     """
-    name = name.strip()
+    name = name.strip() if isinstance(name, str) else ""
+    if not name or len(name) > MAX_NAME_CHARS:
+        raise BadInput(f"Name a model: one of {', '.join(MODELS)}, a Hub id owner/name, a folder or a GGUF file.")
     if name == SCRIPTED:
         return _SCRIPTED
     if name in MODELS:
         return MODELS[name]
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. This app reads safetensors only (or GGUF).")
     if path.exists():
@@ -178,6 +192,16 @@ def resolve(name: str) -> ModelSpec:
     near = difflib.get_close_matches(name.lower(), MODELS, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else f" Known models: {', '.join(MODELS)}."
     raise BadInput(f"There is no model {name!r}: it is no known id, no folder or file here, and not of the form owner/name.{hint}")
+
+
+def local_path(name: str) -> Path:
+    """A person's spelling of a path, `~` included. Raises BadInput for what can be none."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadInput(f"{name[:80]!r} is no path this machine can open ({error}).") from error
+    return path
 
 
 def _local(path: Path) -> ModelSpec:
@@ -204,20 +228,14 @@ def read_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise BadInput(f"{folder} is not a model folder: it has no config.json.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise BadInput(f"{path} is damaged: it must hold a JSON object.")
-    return config
+    return paths.read_object(path, str(path))
 
 
 def check_architecture(config: dict, name: str) -> None:
     """Refuse, from its config alone, a model that is no causal language model transformers knows (faults, row 4)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    kind = config.get("model_type", "unknown")
+    kind = str(config.get("model_type", "unknown"))[:60]
     if config.get("is_encoder_decoder"):
         raise BadInput(f"{name} is an encoder-decoder model ({kind}). This app runs decoder-only language models such as Llama, Qwen, Mistral or SmolLM.")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -271,7 +289,8 @@ def check_fit(spec: ModelSpec, machine: Machine, load: LoadSettings | None = Non
     """Refuse a model larger than memory before anything is loaded, with the numbers and what fits (faults, row 35)."""
     fit = spec.fit(machine, load)
     if fit.fits is False:
-        raise BadInput(f"{spec.id} {fit.text} on this machine ({machine.summary}). These fit: {', '.join(smaller_models(machine)[:4])}.")
+        smaller = smaller_models(machine)[:4]
+        raise BadInput(f"{spec.title} {fit.text} on this machine ({machine.summary}). " + (f"These fit: {', '.join(smaller)}." if smaller else "Close other programs first: not even the starter fits now."))
 
 
 def listing(machine: Machine) -> list[dict]:

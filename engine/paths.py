@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 from platformdirs import user_data_dir
 
-from engine.errors import EngineError
+from engine.errors import BadInput, EngineError
 
 MANIFEST = "manifest.json"
+MAX_OBJECT_BYTES = 5_000_000
 
 
 def home() -> Path:
@@ -86,6 +87,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_object(path: Path, what: str) -> dict:
+    """The JSON object in a small file. Raises BadInput, calling it `what`, where it is too large or none."""
+    size = path.stat().st_size
+    if size > MAX_OBJECT_BYTES:
+        raise BadInput(f"{what} has {size:,} bytes, far too many for such a file.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{what} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{what} is damaged: it must hold a JSON object.")
+    return value
+
+
 def write_manifest(folder: Path, **about: object) -> None:
     """Record size and SHA-256 of every file in `folder`, with `about` (source, revision, licence) beside them."""
     files = {
@@ -97,17 +112,19 @@ def write_manifest(folder: Path, **about: object) -> None:
 
 
 def read_manifest(folder: Path) -> dict:
-    """The manifest of a folder, or `{}` where there is none."""
+    """The manifest of a folder, or `{}` where there is none. Raises BadInput where it is damaged."""
     path = folder / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path, MANIFEST) if path.is_file() else {}
 
 
 def damaged(folder: Path) -> str | None:
     """Compare a folder with its manifest: None when intact (or without manifest), else which file is wrong and how."""
     try:
-        files = read_manifest(folder).get("files", {})
-    except (ValueError, UnicodeDecodeError):
-        return f"{MANIFEST} cannot be read"
+        files = read_manifest(folder).get("files") or {}
+    except BadInput as error:
+        return str(error)
+    if not isinstance(files, dict) or not all(isinstance(each, dict) and {"size", "sha256"} <= set(each) for each in files.values()):
+        return f"{MANIFEST} is not one of this app's"
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():

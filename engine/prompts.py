@@ -3,6 +3,7 @@
 One renderer serves chat, preview and training. Text of people never turns into control tokens or role markers.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,6 @@ from dataclasses import dataclass
 from engine.errors import BadInput
 from engine.messages import Conversation, Message
 
-# Renders `[{"role", "content"}]` by the model's own template: (messages, add_generation_prompt) -> text.
-Template = Callable[[list[dict], bool], str]
 END = "\x00end\x00"  # stands for the tokenizer's end token inside a control piece
 _ROLE_MARKER = re.compile(r"#{3,}(?=\s*(?:human|assistant|instruction|response|input|system)\b)", re.IGNORECASE)
 _SLOT = re.compile("\x02([0-9]+)\x03")
@@ -24,6 +23,15 @@ class Piece:
     text: str
     control: bool = False
     learn: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """A model's own chat template. `render`: (rows of role and content, add_generation_prompt) -> text; `tokens`: the
+    texts of the tokenizer's added tokens, which are never recognised in text of people anyway."""
+
+    render: Callable[[list[dict], bool], str]
+    tokens: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -87,21 +95,43 @@ class ChatTemplateFormat:
         answering = bool(messages) and messages[-1].role == "user"
         rows = [{"role": message.role, "content": f"\x02{index}\x03"} for index, message in enumerate(messages)]
         try:
-            rendered = template(rows, answering)
+            rendered = template.render(rows, answering)
         except BadInput:
             raise
         except Exception as error:
             raise BadInput(f"The model's chat template does not accept these turns: {error}") from error
+        parts = _SLOT.split(rendered)
+        slots = sorted(int(part) for part in parts[1::2])
+        if slots != list(range(len(messages))):
+            lost = "the system text" if slots == list(range(1, len(messages))) and conversation.system else "a message"
+            raise BadInput(f"The model's chat template leaves out or repeats {lost}. Choose another prompt format" + (", or clear the system text." if "system" in lost else "."))
+        markers = _markers("".join(parts[::2]), template.tokens)
         pieces: list[Piece] = []
         learning = False
-        for index, part in enumerate(_SLOT.split(rendered)):
+        for index, part in enumerate(parts):
             if index % 2:
                 message = messages[int(part)]
                 learning = message.train
-                pieces.append(Piece(message.text, learn=learning))
+                pieces.append(Piece(_broken(message.text, markers), learn=learning))
             elif part:
                 pieces.extend(_control_pieces(part, learning))
         return pieces
+
+
+def _markers(template_text: str, tokens: frozenset[str]) -> re.Pattern | None:
+    """What in a template's own text sets roles apart without being a token of its own, such as `<|user|>`, `[INST]` or
+    `### Instruction:`."""
+    found = {match.strip() for match in re.findall(r"<[^<>\s]+>|\[/?[A-Z_ ]+\]|<</?[A-Z]+>>|#{2,}[^\n:]*:?", template_text)} - tokens
+    return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
+
+
+def _broken(text: str, markers: re.Pattern | None) -> str:
+    """Text of people with a space inside whatever would be a marker of the template."""
+    if not markers:
+        return text
+    while (changed := markers.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)) != text:
+        text = changed
+    return text
 
 
 def _control_pieces(text: str, after_answer: bool) -> list[Piece]:
@@ -198,8 +228,8 @@ def encode(tokenizer, conversation: Conversation, form: Format) -> Encoded:
         ids += tokenizer("", add_special_tokens=True).input_ids
         ids = [token for token in ids if token != tokenizer.eos_token_id]
         learn += [False] * len(ids)
-    for piece in _joined(form.pieces(conversation, template)):
-        new = [tokenizer.eos_token_id] if piece.text == END else _piece_ids(tokenizer, piece)
+    for index, piece in enumerate(_joined(form.pieces(conversation, template))):
+        new = [tokenizer.eos_token_id] if piece == Piece(END, True, piece.learn) else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
         ids += new
         learn += [piece.learn] * len(new)
     return Encoded(tuple(ids), tuple(learn))
@@ -209,7 +239,10 @@ def _template_of(tokenizer) -> Template | None:
     """Reasoning models are asked to answer at once: at laptop speeds thinking first takes minutes."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    return lambda rows, answering: tokenizer.apply_chat_template(rows, add_generation_prompt=answering, tokenize=False, enable_thinking=False)
+    return Template(
+        lambda rows, answering: tokenizer.apply_chat_template(rows, add_generation_prompt=answering, tokenize=False, enable_thinking=False),
+        frozenset(token.content for token in tokenizer.added_tokens_decoder.values()),
+    )
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:
@@ -231,16 +264,31 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
 _ANCHOR = "\n"
 
 
-def _piece_ids(tokenizer, piece: Piece) -> list[int]:
+def _piece_ids(tokenizer, piece: Piece, first: bool) -> list[int]:
     """Ids of one piece as it stands inside a text: tokenizers that put a space before whatever they are given get an
-    anchor before it, whose ids are cut off again."""
+    anchor before all but the first piece, whose ids are cut off again. In text of people no added token is recognised,
+    special or not."""
     def plain(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=not piece.control).input_ids
 
-    if not _prefixes_space(tokenizer):
-        return plain(piece.text)
-    anchor = plain(_ANCHOR)
-    return plain(_ANCHOR + piece.text)[len(anchor):]
+    def inside(text: str) -> list[int]:
+        return plain(_ANCHOR + text)[len(plain(_ANCHOR)):]
+
+    anchored = inside if _prefixes_space(tokenizer) else plain
+    added = None if piece.control else _added_tokens(tokenizer)
+    parts = added.split(piece.text) if added else [piece.text]
+    ids = (plain if first else anchored)(parts[0])
+    for part in parts[1:]:
+        ids += anchored(part)
+    return ids
+
+
+@functools.lru_cache(maxsize=8)
+def _added_tokens(tokenizer) -> re.Pattern | None:
+    """Matches the place behind the first character of every added token that `split_special_tokens` leaves whole:
+    splitting a text there takes such tokens apart."""
+    contents = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special and len(token.content) > 1]
+    return re.compile("|".join(f"(?<={re.escape(content[0])})(?={re.escape(content[1:])})" for content in contents)) if contents else None
 
 
 def _prefixes_space(tokenizer) -> bool:

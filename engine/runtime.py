@@ -5,7 +5,7 @@ Thread-safe. A request made while a model loads waits for it; a failed load keep
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ from engine.backends import open_backend
 from engine.backends.base import Backend, Loaded, Stop
 from engine.chat import stream
 from engine.errors import EngineError
-from engine.events import Event, Failed, Progress
+from engine.events import Event, Failed, Notice, Progress
 from engine.messages import Conversation
 from engine.models import ModelSpec
 from engine.settings import ChatSettings, LoadSettings
@@ -58,8 +58,11 @@ class Runtime:
 
         `adapter` None takes the one that is part of the model, if any. `log` also prints progress on stderr."""
         spec = models.resolve(model)
-        models.check_fit(spec, hardware.machine(), self._load_settings)
+        machine = hardware.machine()
         with self._condition:
+            if self._backend:  # what the loaded model holds is given back before the next one is loaded
+                machine = replace(machine, memory_free=machine.memory)
+            models.check_fit(spec, machine, self._load_settings)
             self._load_number += 1
             number = self._load_number
             self._state = State("loading", spec.id, f"Loading {spec.id}")
@@ -94,20 +97,25 @@ class Runtime:
             old.close()
 
     def _load(self, number: int, spec: ModelSpec, adapter: str | None, log: bool) -> None:
-        self._replace_backend(None)
+        with self._answering:  # an answer under way ends by itself: its stop flag is up since the load began
+            self._replace_backend(None)
+        backend: Backend | None = None
         try:
             backend = open_backend(spec, self._load_settings, lambda progress: self._progress(number, progress, log), self._isolated,
                                    lambda: number != self._load_number)
             if adapter:
                 self._progress(number, Progress(f"Loading the adapter {adapter}"), log)
                 backend.attach(adapter)
-        except EngineError as error:
-            if log:
-                print(error, file=sys.stderr, flush=True)
-            self._settle(number, State("failed", spec.id, str(error)))
-            return
         except Exception as error:
-            self._settle(number, State("failed", spec.id, f"Loading {spec.id} failed unexpectedly ({type(error).__name__}: {error})."))
+            if backend:
+                backend.close()
+            expected = isinstance(error, EngineError)
+            text = str(error) if expected else f"Loading {spec.title} failed unexpectedly ({type(error).__name__}: {error})."
+            if log:
+                print(text, file=sys.stderr, flush=True)
+            self._settle(number, State("failed", spec.id, text))
+            if expected:
+                return
             raise
         with self._condition:
             if number != self._load_number:
@@ -162,27 +170,37 @@ class Runtime:
              prompt: str | None = None) -> Iterator[Event]:
         """As `engine.chat.stream`, on the loaded model; first waits, with Progress events, for a load under way and for
         answers before this one."""
-        yield from self._wait_ready(stop)
-        while not self._answering.acquire(timeout=WAIT_SECONDS):
+        while not (yield from self._turn(stop)):
             if stop():
-                yield Failed("Stopped before the answer began.")
+                yield Notice("Stopped before the answer began.")
                 return
-            yield Progress("Waiting for the answer before yours")
+        number = self._load_number
         try:
-            try:
-                backend = self._ready_backend()
-                if adapter is not None and adapter not in backend.adapters():
-                    backend.attach(adapter)
-                    self._refresh(backend)
-            except EngineError as error:
-                yield Failed(str(error), error.exit_code)
-                return
-            yield from stream(backend, conversation, settings, stop, adapter, prompt)
+            backend = self._ready_backend()
+            if adapter is not None and adapter not in backend.adapters():
+                yield Progress(f"Loading the adapter {adapter}")
+                backend.attach(adapter)
+                self._refresh(backend)
+            yield from stream(backend, conversation, settings, lambda: stop() or number != self._load_number, adapter, prompt)
+            if not backend.alive:
+                self._settle(number, State("failed", backend.loaded.model, "The model's process ended unexpectedly, perhaps for lack of memory. Load it again."))
+        except EngineError as error:
+            yield Failed(str(error), error.exit_code)
         finally:
             self._answering.release()
 
-    def _wait_ready(self, stop: Stop) -> Iterator[Event]:
-        while (state := self.state).phase == "loading" and not stop():
+    def _turn(self, stop: Stop) -> Generator[Event, None, bool]:
+        """Wait for a load under way and for the answer before; True once this answer has the model to itself."""
+        state = self.state
+        if state.phase == "loading":
             yield Progress(state.text, state.fraction)
             with self._condition:
-                self._condition.wait_for(lambda: self._state.phase != "loading", WAIT_SECONDS)
+                self._condition.wait_for(lambda: self._state.phase != "loading" or stop(), WAIT_SECONDS)
+            return False
+        if not stop() and self._answering.acquire(timeout=WAIT_SECONDS):
+            if self.state.phase != "loading":
+                return True
+            self._answering.release()
+            return False
+        yield Progress("Waiting for the answer before yours")
+        return False

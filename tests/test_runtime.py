@@ -9,7 +9,7 @@ from engine import models
 from engine.backends import open_backend
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import BadInput, EngineError
-from engine.events import Failed, Finished, Progress, Token
+from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation
 from engine.runtime import Runtime
 from engine.services import Services
@@ -107,8 +107,40 @@ def test_stop_while_waiting_for_another_answer():
     first = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
     while not isinstance(next(first), Token):
         pass
-    assert isinstance(list(runtime.chat(HELLO, SHORT, stop=lambda: True))[-1], Failed)
+    assert list(runtime.chat(HELLO, SHORT, stop=lambda: True))[-1] == Notice("Stopped before the answer began.")
     first.close()
+
+
+def test_a_load_ends_the_answer_under_way_and_keeps_its_text():
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    events = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
+    while not isinstance(next(events), Token):
+        pass
+    runtime.load("scripted")
+    finished = list(events)[-1]
+    assert finished.finish_reason == "cancelled" and finished.text
+    wait(runtime, "ready")
+    assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
+
+
+def test_an_adapter_that_fails_to_load_gives_the_model_back(tiny):
+    runtime = Runtime()
+    runtime.load(str(tiny), "no-such-adapter")
+    wait(runtime, "failed")
+    assert "no-such-adapter" in runtime.state.text
+    assert not [child for child in psutil.Process().children() if "engine.worker" in " ".join(child.cmdline())]
+
+
+def test_a_dead_worker_is_no_longer_called_ready(tiny):
+    runtime = Runtime()
+    runtime.load(str(tiny))
+    wait(runtime, "ready")
+    runtime._backend._process.kill()
+    assert "ended unexpectedly" in list(runtime.chat(HELLO, SHORT))[-1].text
+    assert runtime.state.phase == "failed"
+    runtime.close()
 
 
 def test_read_only_services_refuse_what_a_visitor_may_not():

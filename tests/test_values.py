@@ -56,6 +56,11 @@ def test_history_takes_gradios_parts_and_drops_files():
     assert [message.text for message in checked_history(rows)] == ["ab"]
 
 
+def test_two_questions_in_a_row_become_one():
+    conversation = Conversation().add("user", "a").add("user", "b").add("assistant", "c").add("user", "d")
+    assert [message.text for message in conversation.alternating().messages] == ["a\n\nb", "c", "d"]
+
+
 def test_dropping_the_oldest_turn_keeps_the_last_message():
     conversation = Conversation().add("user", "1").add("assistant", "2").add("user", "3")
     assert [message.text for message in conversation.without_oldest_turn().messages] == ["3"]

@@ -67,6 +67,11 @@ class Backend(ABC):
     def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
         """Go on from `ids`. Ends within one token of `stop()` being true, and when it is closed."""
 
+    @property
+    def alive(self) -> bool:
+        """False once it can give no more answers, because the process behind it is gone."""
+        return True
+
     @abstractmethod
     def close(self) -> None:
         """Give memory and processes back."""

@@ -3,6 +3,7 @@
 The page stays quick while torch is imported and weights are loaded, and ending the process gives all memory back.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ class ProcessBackend(Backend):
         self._answers: dict[int, queue.Queue] = {}
         self._adapters: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._gone = False
         self._process = _started()
         threading.Thread(target=self._read, daemon=True).start()
         try:
@@ -49,14 +51,21 @@ class ProcessBackend(Backend):
             raise
 
     def _read(self) -> None:
-        for line in self._process.stdout:
-            answer = json.loads(line)
-            waiting = self._answers.get(answer["id"])
-            if waiting:
-                waiting.put(answer)
+        """Hand answers to who waits for them, until the process is gone; a line may be cut where it was killed."""
+        with contextlib.suppress(ValueError, OSError):
+            for line in self._process.stdout:
+                answer = json.loads(line)
+                waiting = self._answers.get(answer["id"])
+                if waiting:
+                    waiting.put(answer)
         with self._lock:
+            self._gone = True
             for waiting in self._answers.values():
                 waiting.put(_GONE)
+
+    @property
+    def alive(self) -> bool:
+        return not self._gone
 
     def _send(self, **request) -> None:
         try:
@@ -71,7 +80,7 @@ class ProcessBackend(Backend):
         waiting: queue.Queue = queue.Queue()
         with self._lock:
             self._answers[number] = waiting
-            if self._process.poll() is not None:
+            if self._gone:
                 waiting.put(_GONE)
             self._send(id=number, op=op, arguments=arguments)
         try:
@@ -133,11 +142,8 @@ class ProcessBackend(Backend):
         process = self._process
         process.kill()
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            try:
-                pipe.close()
-            except OSError:
-                pass
+        with contextlib.suppress(OSError):
+            process.stdin.close()
 
 
 def _started() -> subprocess.Popen:

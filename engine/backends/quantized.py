@@ -3,10 +3,12 @@
 The copy is an optimisation only: it is used where it is whole and was made from the very files that are there now.
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 
 from engine import paths
+from engine.errors import BadInput
 from engine.models import ModelSpec, folder_name
 from engine.settings import LoadSettings
 
@@ -28,17 +30,19 @@ def current(spec: ModelSpec, load: LoadSettings) -> Path | None:
     folder = place(spec, load)
     try:
         manifest = paths.read_manifest(folder)
-    except ValueError:
+    except BadInput:
         return None
     return folder if manifest.get("origin") == _origin(spec) else None
 
 
 def keep(model, spec: ModelSpec, load: LoadSettings) -> None:
-    """Save a freshly quantized model, if the disk has room to spare."""
+    """Save a freshly quantized model, if the disk has room to spare. Failing to is no failure: the next start quantizes
+    again."""
     target = place(spec, load)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(target.parent).free < model.get_memory_footprint() + SPARE_BYTES:
-        return
-    with paths.building(target) as folder:
-        model.save_pretrained(folder)
-        paths.write_manifest(folder, origin=_origin(spec))
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(target.parent).free < model.get_memory_footprint() + SPARE_BYTES:
+            return
+        with paths.building(target) as folder:
+            model.save_pretrained(folder)
+            paths.write_manifest(folder, origin=_origin(spec))

@@ -3,7 +3,10 @@
 Imports torch when a backend is opened, not before. The decoding loop is our own: it stops between any two tokens.
 """
 
+import contextlib
 import functools
+import gc
+import hashlib
 import inspect
 import threading
 from collections.abc import Iterator
@@ -24,6 +27,8 @@ from engine.prompts import encode, prompt_format
 from engine.settings import ChatSettings, LoadSettings
 
 PREFILL_CHUNK = 512
+# Below it sampling takes the likeliest token anyway, and dividing by it would overflow.
+LEAST_TEMPERATURE = 0.01
 
 
 def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[ModelSpec, Path]:
@@ -43,13 +48,13 @@ def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[Mode
             if spec.kind == "starter":
                 starter.make(report)
             else:
-                conversion.gguf_to_folder(spec.local, spec.folder, report, source=spec.source)
+                conversion.gguf_to_folder(spec.local, spec.folder, report, source=spec.source, origin=spec.origin)
     elif not there:
         repo = hub.repository(spec.source)
         config = hub.read_json(repo, "config.json")
         models.check_architecture(config, spec.source)
         spec = models.described(spec, config)
-        models.check_fit(spec, hardware.machine())
+        models.check_fit(spec, hardware.machine(), load)
         hub.download(repo, hub.model_files(repo), spec.folder, report)
     elif wrong := wrong or damaged_safetensors(spec.folder):
         raise BadInput(f"The model {spec.id} is damaged: {wrong}. Delete {spec.folder} and fetch it again.")
@@ -87,7 +92,9 @@ class TransformersBackend(Backend):
 
     def __init__(self, spec: ModelSpec, load: LoadSettings, report: hub.Report):
         """Fetch, verify and load. Raises BadInput or EngineError; the message names what and what to do."""
+        notes: list[str] = []
         models.check_fit(spec, hardware.machine(), load)
+        load = _without_bitsandbytes(load, notes)
         spec, weights = fetch(spec, load, report)
         models.check_fit(spec, hardware.machine(), load)
         import torch
@@ -102,15 +109,24 @@ class TransformersBackend(Backend):
         self._tokenizer = self._load_tokenizer(spec.folder)
         capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
         dtype = hardware.compute_dtype(capabilities) if load.compute_dtype == "auto" else load.compute_dtype
-        notes = [hardware.dtype_reason(dtype, capabilities)]
-        load = _without_bitsandbytes(load, notes)
+        notes.insert(0, hardware.dtype_reason(dtype, capabilities))
         self._model = self._load_model(weights, load, getattr(torch, dtype), bool(capabilities))
         self._peft = None
         self._end_ids = self._ends()
         self._linear = {name: tuple(shape) for name, shape in _linear_shapes(self._model)}
-        limit = getattr(self._model.config, "max_position_embeddings", None) or 4096
+        limit = self._context(notes)
         label = "unquantized" if load.quantization == "none" else load.quantization.upper() + (" double-quantized" if load.double_quantization else "")
         self.loaded = Loaded(spec.id, "transformers", torch.cuda.get_device_name(0) if capabilities else "CPU", label, dtype, limit, self._own_prompt(), tuple(notes))
+
+    def _context(self, notes: list[str]) -> int:
+        """The model's context in tokens, or as much of it as half of the memory that is still free can cache."""
+        limit = getattr(self._model.config, "max_position_embeddings", None) or 4096
+        free = self._torch.cuda.mem_get_info()[0] if self._torch.cuda.is_available() else hardware.machine().memory_free
+        each = self._spec.shape.cache_bytes(1, self._model.dtype.itemsize) if self._spec.shape else 0
+        if each and each * limit > free / 2:
+            limit = max(1024, int(free / 2 / each))
+            notes.append(f"conversations are cut to {limit:,} tokens, which is what memory allows")
+        return limit
 
     def _load_tokenizer(self, folder: Path):
         from transformers import AutoTokenizer
@@ -159,15 +175,22 @@ class TransformersBackend(Backend):
         if adapter in self._adapters:
             return
         found = adapter_files.find(adapter, lambda progress: None)
+        tensors = adapter_files.load_tensors(found)
+        adapter_files.check_base(found, self._spec, self._linear, tensors)
         with self._busy:
-            self._inject(found)
+            try:
+                self._inject(found, tensors)
+            except (RuntimeError, ValueError, KeyError, ImportError, AttributeError) as error:
+                self._forget(_peft_name(adapter))
+                raise EngineError(f"The adapter {adapter} could not be put on the base ({type(error).__name__}: {str(error)[:200]}).") from error
+            except BadInput:
+                self._forget(_peft_name(adapter))
+                raise
             self._adapters[adapter] = found
 
-    def _inject(self, adapter: Adapter) -> None:
+    def _inject(self, adapter: Adapter, tensors: dict) -> None:
         from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 
-        tensors = adapter_files.load_tensors(adapter)
-        adapter_files.check_base(adapter, self._spec, self._linear, tensors)
         believed = adapter.config
         config = LoraConfig(r=believed.r, lora_alpha=believed.lora_alpha, lora_dropout=0.0, use_rslora=believed.use_rslora, bias="none", task_type="CAUSAL_LM",
                             target_modules=sorted(adapter_files.lora_modules(tensors)), rank_pattern=believed.rank_pattern,
@@ -180,7 +203,6 @@ class TransformersBackend(Backend):
         result = set_peft_model_state_dict(self._peft, tensors, adapter_name=key)
         missing = [name for name in result.missing_keys if "lora_" in name and f".{key}." in name]
         if missing or result.unexpected_keys:
-            self._forget(key)
             raise BadInput(f"The adapter {adapter.id} is damaged: its matrices and its config do not agree on {(missing or result.unexpected_keys)[0]}.")
 
     def detach(self, adapter: str) -> None:
@@ -190,6 +212,8 @@ class TransformersBackend(Backend):
 
     def _forget(self, key: str) -> None:
         """Take an adapter's matrices off the base; with the last one PEFT's layers go too, as it cannot be left empty."""
+        if self._peft is None or key not in self._peft.peft_config:
+            return
         if len(self._peft.peft_config) > 1:
             self._peft.delete_adapter(key)
         else:
@@ -252,8 +276,6 @@ class TransformersBackend(Backend):
         return "logits_to_keep" in inspect.signature(self._model.forward).parameters
 
     def _with_adapter(self, adapter: str | None):
-        import contextlib
-
         if self._peft is None:
             return contextlib.nullcontext()
         if adapter is None:
@@ -262,8 +284,6 @@ class TransformersBackend(Backend):
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        import gc
-
         self._model = self._peft = None
         gc.collect()
         if self._torch.cuda.is_available():
@@ -301,8 +321,6 @@ def _linear_shapes(model) -> Iterator[tuple[str, tuple[int, int]]]:
 
 def _peft_name(adapter: str) -> str:
     """PEFT makes it part of module paths, where a dot or slash would be read as structure."""
-    import hashlib
-
     return "a" + hashlib.sha256(adapter.encode()).hexdigest()[:16]
 
 
@@ -314,7 +332,7 @@ def _processors(settings: ChatSettings):
     chosen = LogitsProcessorList()
     if settings.repetition_penalty != 1:
         chosen.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.temperature > 0:
+    if settings.temperature >= LEAST_TEMPERATURE:
         if settings.temperature != 1:
             chosen.append(TemperatureLogitsWarper(settings.temperature))
         if settings.top_k:
@@ -325,9 +343,9 @@ def _processors(settings: ChatSettings):
 
 
 def _sampled(torch, processors, seen, logits, settings: ChatSettings, random) -> int:
-    if not torch.isfinite(logits).any():
-        raise EngineError("The model gave no usable numbers (NaN). Its weights or this numeric type are at fault: load it unquantized or in float32.")
+    if torch.isnan(logits).any() or torch.isposinf(logits).any():
+        raise EngineError("The model gave numbers that are none (NaN). Its weights are damaged, or too large for this numeric type; fetch it again or choose another.")
     scores = processors(seen, logits)
-    if settings.temperature == 0:
+    if settings.temperature < LEAST_TEMPERATURE:
         return int(scores.argmax(-1))
     return int(torch.multinomial(scores.softmax(-1), 1, generator=random))
