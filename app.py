@@ -10,7 +10,7 @@ from engine.errors import EngineError
 from engine.models import STARTER
 from engine.runtime import Runtime
 from engine.services import Services
-from engine.settings import LoadSettings
+from engine.settings import LoadSettings, Quantization
 
 
 def main(
@@ -19,12 +19,12 @@ def main(
     share: Annotated[bool, typer.Option("--share", help="Also open a public gradio.live link.")] = False,
     model: Annotated[str, typer.Option(help="A model id (see `python -m engine models`), a Hub id, a folder, a GGUF file, or scripted.")] = STARTER,
     adapter: Annotated[str | None, typer.Option(help="none, an adapter id, a Hub id or a folder.")] = None,
-    quantization: Annotated[str, typer.Option(help=LoadSettings.model_fields["quantization"].description)] = "nf4",
+    quantization: Annotated[Quantization, typer.Option(help=LoadSettings.model_fields["quantization"].description)] = Quantization.nf4,
     read_only: Annotated[bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")] = False,
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    runtime = Runtime(LoadSettings(quantization=quantization))
+    runtime = Runtime(LoadSettings(quantization=quantization.value))
     try:
         # The model loads in a process of its own while this one imports gradio.
         runtime.load(model, adapter, log=True)

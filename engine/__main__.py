@@ -20,7 +20,7 @@ from engine.chat import stream
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation, checked_text
-from engine.settings import ChatSettings, LoadSettings
+from engine.settings import ChatSettings, LoadSettings, Quantization
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
 _DEFAULTS = ChatSettings()
@@ -29,12 +29,6 @@ _DEFAULTS = ChatSettings()
 class BackendName(StrEnum):
     auto = "auto"
     transformers = "transformers"
-
-
-class Quantization(StrEnum):
-    nf4 = "nf4"
-    fp4 = "fp4"
-    none = "none"
 
 
 def _help(name: str, of: type = ChatSettings) -> str:

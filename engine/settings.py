@@ -1,5 +1,6 @@
 """Settings declared once: type, default, bounds and help become the form, the command line and the documents."""
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,14 +26,21 @@ class ChatSettings(Settings):
     seed: int | None = Field(None, ge=0, le=MAX_SEED, title="Seed", description="The same seed gives the same answer; empty draws a new one.")
 
 
-Quantization = Literal["nf4", "fp4", "none"]
+class Quantization(StrEnum):
+    """How linear weights are held."""
+
+    nf4 = "nf4"
+    fp4 = "fp4"
+    none = "none"
+
+
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 class LoadSettings(Settings):
     """How weights are held in memory (QLoRA, section 3: NF4, double quantization, compute dtype)."""
 
-    quantization: Quantization = Field("nf4", title="Quantization", description="4-bit NormalFloat (nf4), 4-bit float (fp4), or none: 16 bits on a GPU, 32 on a CPU.")
+    quantization: Literal["nf4", "fp4", "none"] = Field("nf4", title="Quantization", description="4-bit NormalFloat (nf4), 4-bit float (fp4), or none: 16 bits on a GPU, 32 on a CPU.")
     double_quantization: bool = Field(True, title="Double quantization", description="Quantize the quantization constants too: about 0.37 bits less a parameter.")
     compute_dtype: Dtype = Field("auto", title="Compute type", description="auto takes bfloat16 on GPUs that have it, float16 on older ones, float32 on a CPU.")
     max_memory_gib: dict[str, float] | None = Field(None, title="Memory limits", description="Most GiB to use a device, e.g. {'0': 10, 'cpu': 20}.")

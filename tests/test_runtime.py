@@ -7,11 +7,12 @@ import pytest
 
 from engine import models
 from engine.backends import open_backend
+from engine.backends.base import Loaded
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation
-from engine.runtime import Runtime
+from engine.runtime import Runtime, State
 from engine.services import Services
 from engine.settings import ChatSettings, LoadSettings
 
@@ -145,12 +146,32 @@ def test_a_dead_worker_is_no_longer_called_ready(tiny):
 
 def test_read_only_services_refuse_what_a_visitor_may_not():
     services = Services(Runtime(), read_only=True)
-    for name in ("someone/model", "/etc", "guanaco-7b"):
+    for name in ("someone/model", "/etc", "guanaco-7b", "starter"):
         with pytest.raises(BadInput, match="public host"):
-            services.check_model(name)
+            services.load(name)
     with pytest.raises(BadInput, match="public host"):
-        services.check_adapter("/etc/adapter")
-    services.check_adapter("none")
+        services.adapter("/etc/adapter")
+    assert services.adapter("none") is None
+
+
+def test_a_public_host_shows_no_paths():
+    path = "/secret/place/model"
+    runtime = Runtime()
+    runtime._state = State("ready", path, "Ready", loaded=Loaded(path, "transformers", "CPU", "NF4", "float32", 512, "chat"), adapters=("/secret/place/adapter",))
+    services = Services(runtime, read_only=True)
+    assert "secret" not in repr(services.state()) and "secret" not in repr(services.adapter_choices() + services.model_choices())
+    assert services.adapter("adapter") == "/secret/place/adapter"
+    runtime._state = State("failed", path, f"The model {path} is damaged")
+    assert "secret" not in repr(services.state())
+
+
+def test_loading_what_is_loaded_changes_nothing():
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    backend = runtime._backend
+    Services(runtime).load("scripted")
+    assert runtime._backend is backend and runtime.state.phase == "ready"
 
 
 @pytest.fixture

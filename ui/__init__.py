@@ -1,9 +1,10 @@
 """The page: names the tabs and holds the limits that every visitor is held to."""
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from engine.services import Services
-from ui import chat, theme
+from ui import chat, limits, theme
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -25,4 +26,4 @@ def build(services: Services) -> gr.Blocks:
 def launch(page: gr.Blocks, host: str, port: int, share: bool, block: bool = True) -> None:
     """Serve the page: no analytics, no monitoring page, bounded uploads and queue, nothing fetched from outside."""
     page.launch(server_name=host, server_port=port, share=share, theme=theme.theme(), css=theme.CSS, max_file_size=MAX_UPLOAD, enable_monitoring=False,
-                run_history=False, ssr_mode=False, prevent_thread_lock=not block, footer_links=["api"], show_error=False)
+                run_history=False, app_kwargs={"middleware": [Middleware(limits.BodyLimit)]}, ssr_mode=False, prevent_thread_lock=not block, footer_links=["api"], show_error=False)

@@ -1,5 +1,6 @@
 """The chat tab: streaming, stop, retry, clear, pickers, system text and sampling settings."""
 
+import html
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ import gradio as gr
 from engine import hardware
 from engine.errors import BadInput
 from engine.messages import Conversation, Message, checked_history, checked_text
-from engine.models import NO_ADAPTER
 from engine.services import Services
 from engine.settings import MAX_SYSTEM_CHARS, ChatSettings
 from ui import form
@@ -51,9 +51,8 @@ def tab(services: Services) -> None:
 
     def asked(messages: tuple[Message, ...], adapter: str, system: str, values: tuple) -> tuple:
         """What the runtime is asked: conversation, settings, adapter. Raises BadInput for anything out of bounds."""
-        services.check_adapter(adapter)
         conversation = Conversation(messages, checked_text(system or "", "The system text", MAX_SYSTEM_CHARS))
-        return conversation, form.read(ChatSettings, *values), None if adapter in (None, "", NO_ADAPTER) else adapter
+        return conversation, form.read(ChatSettings, *values), services.adapter(adapter)
 
     def answer(question: tuple, session: str | None) -> Iterator[list]:
         """Stream an answer as updates of `outputs`; what fails reaches the person as a message, and nothing is lost.
@@ -68,9 +67,9 @@ def tab(services: Services) -> None:
             for event in runtime.chat(*question, flag.is_set):
                 view = render(event, view)
                 if pace.due(len(view.answer or "")):
-                    yield [gr.skip() if view.answer is None else view.rows(), gr.skip() if view.line == line else view.line, gr.skip(), gr.skip()]
+                    yield [gr.skip() if view.answer is None else view.rows(), gr.skip() if view.line == line else html.escape(view.line), gr.skip(), gr.skip()]
                     line = view.line
-            yield [view.rows(), view.line, gr.Button(visible=True), gr.Button(visible=False)]
+            yield [view.rows(), html.escape(view.line), gr.Button(visible=True), gr.Button(visible=False)]
         finally:
             stops.end(session, flag)
         if view.failed:
@@ -102,25 +101,34 @@ def tab(services: Services) -> None:
 
     def load(model: str) -> str:
         with form.explained():
-            services.check_model(model)
-            runtime.load(model)
-        return status(runtime.state, machine)
+            services.load(model)
+        return running()
 
-    def look() -> tuple:
-        """What is running now, for the status line and the pickers."""
-        state = runtime.state
-        return status(state, machine), gr.Dropdown(choices=services.adapter_choices()), gr.Timer(1 if state.phase == "loading" else 4)
+    def clear() -> list:
+        """Empty the conversation; the answer under way is cancelled by Gradio, which closes its generator."""
+        return [[], "", gr.Button(visible=True), gr.Button(visible=False)]
 
-    status_line = gr.Markdown(status(runtime.state, machine), elem_id="status", container=False)
+    def running() -> str:
+        return html.escape(status(services.state(), machine))
+
+    def look(seen: str) -> tuple:
+        """What is running now, for the status line and the pickers. `seen` is the model that this page last knew: when
+        it changes, the picker turns to the adapter that came with the new one."""
+        state = services.state()
+        picked = {"value": services.chosen_adapter()} if state.phase == "ready" and state.model != seen else {}
+        return (running(), gr.Dropdown(choices=services.adapter_choices(), **picked), gr.Timer(1 if state.phase == "loading" else 4),
+                state.model if state.phase == "ready" else seen)
+
+    status_line = gr.HTML(running, elem_id="status", container=False)
     with gr.Row():
-        model = gr.Dropdown(services.model_choices(), value=runtime.state.model or None, label="Model", allow_custom_value=not services.read_only, scale=3,
-                            info="A known model" if services.read_only else "A known model, a Hub id (owner/name), a folder or a GGUF file")
-        load_button = gr.Button("Load", scale=0, min_width=90)
-        adapter = gr.Dropdown(services.adapter_choices(), value=runtime.wanted_adapter or NO_ADAPTER, label="Adapter", allow_custom_value=True, scale=2,
+        model = gr.Dropdown(services.model_choices(), value=lambda: services.state().model or None, interactive=not services.read_only, label="Model", allow_custom_value=not services.read_only, scale=3,
+                            info="This host's model" if services.read_only else "A known model, a Hub id (owner/name), a folder or a GGUF file")
+        load_button = gr.Button("Load", scale=0, min_width=90, visible=not services.read_only)
+        adapter = gr.Dropdown(services.adapter_choices(), value=services.chosen_adapter, label="Adapter", allow_custom_value=True, scale=2,
                               info="LoRA on top of the base; none is the bare base")
     chatbot = gr.Chatbot(label="Conversation", elem_id="conversation", height="46vh", latex_delimiters=LATEX, buttons=["copy", "copy_all"],
                          placeholder="Ask anything. The model runs on this machine.")
-    facts = gr.Markdown("", elem_id="facts", container=False)
+    facts = gr.HTML("", elem_id="facts", container=False)
     with gr.Row():
         message = gr.Textbox("", label="Message", show_label=False, placeholder="Write a message. Enter sends, Shift+Enter starts a new line.", lines=1, max_lines=8, scale=8, autofocus=True, elem_id="message")
         send_button = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="send")
@@ -137,10 +145,11 @@ def tab(services: Services) -> None:
     chosen = [adapter, system, *values]
     # Gradio lays its error mark over whatever shows progress; over the facts line it hides nothing.
     answering = {"concurrency_limit": 1, "concurrency_id": ANSWERING, "show_progress": "minimal", "show_progress_on": facts, "trigger_mode": "once"}
-    gr.on([message.submit, send_button.click], send, [message, chatbot, *chosen], [*outputs, message], api_name="chat", **answering)
-    retry_button.click(retry, [chatbot, *chosen], outputs, api_name="retry", **answering)
+    sending = gr.on([message.submit, send_button.click], send, [message, chatbot, *chosen], [*outputs, message], api_name="chat", **answering)
+    retrying = retry_button.click(retry, [chatbot, *chosen], outputs, api_name="retry", **answering)
     stop_button.click(stop, None, None, api_name="stop", queue=False, show_progress="hidden")
-    clear_button.click(lambda: ([], ""), None, [chatbot, facts], api_name="clear", queue=False, show_progress="hidden")
-    load_button.click(load, model, status_line, api_name="load_model", queue=False, show_progress="hidden")
+    gr.on([clear_button.click, chatbot.clear], clear, None, outputs, api_name="clear", cancels=[sending, retrying], queue=False, show_progress="hidden")
+    load_button.click(load, model, status_line, api_name="load_model", concurrency_limit=1, show_progress="hidden")
     timer = gr.Timer(1)
-    timer.tick(look, None, [status_line, adapter, timer], api_name="status", show_progress="hidden", queue=False)
+    seen = gr.State("")
+    timer.tick(look, seen, [status_line, adapter, timer, seen], api_name="status", show_progress="hidden", queue=False)

@@ -87,7 +87,7 @@ class Pace:
 
 
 def status(state: State, machine: str) -> str:
-    """The line that says what is running, as plain text."""
+    """The line that says what is running, as plain text: names in it may come from strangers, so escape it."""
     if state.loaded is None:
         percent = "" if state.fraction is None else f" ({state.fraction:.0%})"
         mark = {"loading": "⏳", "failed": "⚠️", "idle": "○"}[state.phase] if state.phase != "ready" else ""

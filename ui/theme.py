@@ -7,7 +7,7 @@ _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono
 
 CSS = """
 #status { font-size: 0.875rem; }
-#status p, #facts p, #warning p { margin: 0; }
+#status, #facts { padding: 0 !important; } #warning p { margin: 0; }
 #facts { min-height: 1.5rem; font-size: 0.8125rem; opacity: 0.8; }
 #warning { font-size: 0.8125rem; opacity: 0.75; }
 #conversation { overflow-anchor: none; }
