@@ -1,6 +1,5 @@
 """Start the app: reads flags, builds the services, builds the page, serves it."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -23,7 +22,6 @@ def main(
     read_only: Annotated[bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")] = False,
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     runtime = Runtime(LoadSettings(quantization=quantization.value))
     try:
         # The model loads in a process of its own while this one imports gradio.

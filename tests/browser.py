@@ -30,9 +30,10 @@ def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterato
             browser.close()
 
 
-def answers(page) -> list[str]:
-    """Texts of the model's answers on the screen."""
-    return page.locator("#conversation .bot.message, #conversation .message.bot").all_inner_texts()
+def answers(page, count: int) -> list[str]:
+    """Texts of the model's answers on the screen, once there are so many."""
+    page.wait_for_function("count => document.querySelectorAll('#conversation .message.bot').length === count", arg=count)
+    return page.locator("#conversation .message.bot").all_inner_texts()
 
 
 def send(page, text: str) -> None:

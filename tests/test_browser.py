@@ -50,12 +50,12 @@ def test_send_stream_stop_retry_clear(scripted):
         page.wait_for_selector("#stop", state="visible")
         facts = browser.wait_facts(page, "ended by itself")
         assert "tokens/s" in facts and page.input_value("#message textarea") == ""
-        first = browser.answers(page)
-        assert len(first) == 1 and "scripted backend" in first[0] and "🦙" in first[0]
+        first = browser.answers(page, 1)[0]
+        assert "scripted backend" in first and "🦙" in first
         page.click("#retry")
         page.wait_for_function("before => document.querySelector('#facts').innerText !== before", arg=facts)
         browser.wait_facts(page, "ended by itself")
-        assert len(browser.answers(page)) == 1
+        browser.answers(page, 1)
         browser.send(page, "Again")
         page.wait_for_selector("#stop", state="visible")
         page.wait_for_function("document.querySelector('#message textarea').value === ''")
@@ -68,6 +68,35 @@ def test_send_stream_stop_retry_clear(scripted):
         page.click("#clear")
         page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
         assert not page.outside and not page.errors
+
+
+def test_clear_while_an_answer_streams_stays_clear(scripted):
+    with browser.opened(scripted) as page:
+        browser.send(page, "Hello")
+        page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 0")
+        page.click("#clear")
+        page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
+        page.wait_for_selector("#send", state="visible")
+        browser.send(page, "After")
+        browser.wait_facts(page, "ended by itself")
+        browser.answers(page, 1)
+
+
+def test_the_adapter_picker_follows_the_model():
+    with app("--model", "scripted", "--adapter", "scripted-llama") as url, browser.opened(url) as page:
+        page.wait_for_function("document.querySelector('input[aria-label=Adapter]').value === 'scripted-llama'")
+        browser.send(page, "Hello")
+        browser.wait_facts(page, "ended by itself")
+        assert "[scripted-llama]" in browser.answers(page, 1)[0]
+
+
+def test_names_of_strangers_are_shown_as_text(scripted):
+    with browser.opened(scripted) as page:
+        page.fill("input[aria-label=Model]", "![x](http://evil.example/a.png)<img src=http://evil.example/b.png>")
+        page.press("input[aria-label=Model]", "Enter")
+        page.get_by_role("button", name="Load", exact=True).click()
+        page.wait_for_selector("text=There is no model")
+        assert not page.outside
 
 
 def test_nothing_is_lost_when_a_message_is_refused(scripted):
@@ -102,9 +131,9 @@ def test_a_first_visitor_sees_the_fetch_announced_and_then_a_real_answer(starter
         page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 0", timeout=120_000)
         lengths = set()
         while page.is_visible("#stop"):
-            lengths.add(sum(map(len, browser.answers(page))))
+            lengths.add(len(browser.answers(page, 1)[0]))
         facts = browser.wait_facts(page, "tokens/s", 120_000)
-        assert "Paris" in browser.answers(page)[0]
+        assert "Paris" in browser.answers(page, 1)[0]
         assert len(lengths) > 3, "the answer came in pieces"
         assert "NF4" in page.inner_text("#status") and "seed" in facts
 
