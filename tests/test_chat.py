@@ -99,6 +99,25 @@ def test_oldest_turns_go_when_the_context_is_full_and_it_says_so():
     assert events[-1].dropped_messages > 0 and events[-1].prompt_tokens <= 300 - 75
 
 
+def test_a_long_history_costs_few_encodings():
+    conversation = HELLO
+    for number in range(150):
+        conversation = conversation.add("assistant", "x" * 40).add("user", f"q{number}" + "y" * 40)
+    backend = scripted("ok", context=300)
+    calls = []
+    real = backend.encode
+    backend.encode = lambda *args: calls.append(args) or real(*args)
+    events = answer(backend, conversation)
+    assert len(calls) <= 10 and events[-1].text == "ok"
+
+
+def test_a_crash_in_a_backend_ends_in_a_failure_not_an_exception(capsys):
+    backend = scripted("ok")
+    backend.encode = lambda *args: 1 / 0
+    assert "ZeroDivisionError" in answer(backend)[-1].text
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_message_longer_than_the_context_is_refused_with_numbers():
     events = answer(scripted("ok", context=100), Conversation().add("user", "z" * 200))
     assert [type(event) for event in events] == [Failed]

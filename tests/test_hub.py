@@ -96,6 +96,20 @@ def test_trouble_is_explained_and_nothing_is_left(tiny, home, trouble, words):
     assert not leftovers(home)
 
 
+def test_a_connection_lost_after_the_list_is_no_fault_of_the_model(tiny, home):
+    code = FETCH.replace("kind, name = sys.argv[1:]", "kind, name = sys.argv[1:]\nfrom engine import hub").replace(
+        'if kind == "model":', "if True:\n        repo = hub.Repository('a/b', '0' * 40, (hub.RemoteFile('config.json', 5, None, None),), 'mit', False)\n        print(hub.read_json(repo, 'config.json'))\n    elif False:")
+    variables = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_ETAG_TIMEOUT": "1"}
+    done = subprocess.run([sys.executable, "-c", code, "model", "x"], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
+    assert "EngineError" in done.stdout and "cannot be reached" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["a/b--c", "a/..b"])
+def test_names_that_the_hub_does_not_know_are_one_line(name, home):
+    out = fetch("model", name, "http://127.0.0.1:9")
+    assert "BadInput" in out and "Traceback" not in out
+
+
 def test_no_server_at_all(home):
     assert "cannot be reached" in (out := fetch("model", "someone/tiny", "http://127.0.0.1:9")), out
     assert not leftovers(home)

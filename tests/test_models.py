@@ -155,6 +155,35 @@ def test_a_base_without_chat_template_is_plain(tmp_path):
     assert models.resolve(str(folder)).prompt == "plain"
 
 
+def test_a_gguf_file_that_was_replaced_is_converted_again(tmp_path, home):
+    import os
+
+    from engine import paths
+    from engine.models import ModelSpec
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF one")
+    spec = ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown")
+    with paths.building(spec.folder) as folder:
+        (folder / "config.json").write_text("{}")
+        paths.write_manifest(folder, origin=spec.origin)
+    assert spec.on_disk
+    path.write_bytes(b"GGUF another")
+    os.utime(path, (1, 1))
+    assert not spec.on_disk
+
+
+def test_a_gguf_file_too_large_to_convert_is_refused_before_reading(tmp_path, monkeypatch, home):
+    from engine import conversion
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<I", 3))
+    monkeypatch.setattr(conversion, "gguf_shape", lambda path: models.MODELS["guanaco-7b"].shape)
+    monkeypatch.setattr(hardware, "machine", lambda: LAPTOP)
+    with pytest.raises(BadInput, match=r"needs 30\.\d GB of memory; 6\.0 GB are free"):
+        conversion.gguf_to_folder(path, tmp_path / "out", lambda progress: None)
+
+
 def test_listing_has_what_the_contract_names():
     row = models.listing(LAPTOP)[0]
     assert row["id"] == "starter" and row["fits"] is True and row["on_disk"] is False

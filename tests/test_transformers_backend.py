@@ -10,7 +10,7 @@ from engine import adapters, models, paths
 from engine.backends import open_backend
 from engine.backends.transformers import bits_and_bytes
 from engine.chat import stream
-from engine.errors import BadInput
+from engine.errors import BadInput, EngineError
 from engine.messages import Conversation
 from engine.settings import ChatSettings, LoadSettings
 
@@ -42,7 +42,6 @@ def test_linear_layers_are_4_bit_with_every_field_set(tiny, load, kind, double):
     backend = opened(tiny, **load)
     layers = [module for name, module in backend._model.named_modules() if "proj" in name]
     assert len(layers) == 14 and all(isinstance(layer, bitsandbytes.nn.Linear4bit) for layer in layers)
-    backend.generate  # the state is quantized on loading, not on the first call
     state = layers[0].weight.quant_state
     assert (state.quant_type, state.nested, layers[0].compute_dtype) == (kind, double, torch.float32)
 
@@ -236,7 +235,10 @@ def test_an_adapter_with_nan_is_damaged(tiny, two_adapters, tmp_path):
         opened(tiny).attach(str(folder))
 
 
-def test_without_bitsandbytes_it_says_why_and_still_chats(tiny, monkeypatch):
+@pytest.mark.parametrize("starts_before", [0, 1])
+def test_without_bitsandbytes_it_says_why_and_still_chats(tiny, monkeypatch, starts_before):
+    for _ in range(starts_before):
+        opened(tiny)  # leaves a 4-bit copy on disk, which must not be chosen then
     real = builtins.__import__
 
     def broken(name, *args, **kwargs):
@@ -249,6 +251,61 @@ def test_without_bitsandbytes_it_says_why_and_still_chats(tiny, monkeypatch):
     assert backend.loaded.quantization == "unquantized"
     assert any("wrong ELF class" in note for note in backend.loaded.notes)
     assert ids_of(backend)
+
+
+def test_an_adapter_that_peft_cannot_take_is_explained_and_forgotten(tiny, two_adapters, tmp_path, monkeypatch):
+    backend = opened(tiny)
+    base = ids_of(backend)
+
+    def broken(*args, **kwargs):
+        raise ImportError("torchao is too old")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("peft.set_peft_model_state_dict", broken)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="torchao is too old"):
+                backend.attach(two_adapters[0])
+    assert ids_of(backend) == base and backend.adapters() == []
+    backend.attach(two_adapters[0])
+    assert ids_of(backend, adapter=two_adapters[0]) != base
+
+
+def test_a_rank_pattern_that_lies_is_refused(tiny, two_adapters, tmp_path):
+    folder = tmp_path / "liar"
+    shutil.copytree(two_adapters[0], folder)
+    builders.change_config(folder, r=2, rank_pattern={"nonexistent": 8})
+    with pytest.raises(BadInput, match="has rank 4, its config says 2"):
+        opened(tiny).attach(str(folder))
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-37, 0.009])
+def test_a_vanishing_temperature_is_greedy(tiny, temperature):
+    backend = opened(tiny)
+    assert ids_of(backend, ChatSettings(temperature=temperature, max_new_tokens=12)) == ids_of(backend)
+
+
+def test_broken_numbers_are_told(tiny):
+    import torch
+
+    backend = opened(tiny, quantization="none")
+    with torch.no_grad():
+        backend._model.lm_head.weight[0, 0] = float("nan")
+    events = list(stream(backend, HELLO, ChatSettings(max_new_tokens=5)))
+    assert "NaN" in events[-1].text
+
+
+def test_context_is_no_longer_than_memory_allows(tiny, monkeypatch):
+    from dataclasses import replace
+
+    from engine import hardware
+
+    backend = opened(tiny, quantization="none")
+    backend._model.config.max_position_embeddings = 200_000
+    plenty, little = [], []
+    assert backend._context(plenty) == 200_000 and not plenty
+    poor = replace(hardware.machine(), memory_free=8_192 * backend._spec.shape.cache_bytes(1, 4))
+    monkeypatch.setattr(hardware, "machine", lambda: poor)
+    assert backend._context(little) == 4096 and "4,096 tokens" in little[0]
 
 
 def test_a_tokenizer_that_is_missing_is_named(tiny, tmp_path):
