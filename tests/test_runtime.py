@@ -126,6 +126,7 @@ def test_a_load_ends_the_answer_under_way_and_keeps_its_text():
     assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
 
 
+@pytest.mark.long
 def test_an_adapter_that_fails_to_load_gives_the_model_back(tiny):
     runtime = Runtime()
     runtime.load(str(tiny), "no-such-adapter")
@@ -134,6 +135,7 @@ def test_an_adapter_that_fails_to_load_gives_the_model_back(tiny):
     assert not [child for child in psutil.Process().children() if "engine.worker" in " ".join(child.cmdline())]
 
 
+@pytest.mark.long
 def test_a_dead_worker_is_no_longer_called_ready(tiny):
     runtime = Runtime()
     runtime.load(str(tiny))
@@ -181,6 +183,7 @@ def worker(tiny):
     backend.close()
 
 
+@pytest.mark.long
 def test_a_worker_answers_as_the_backend_in_it(worker, tiny):
     direct = open_backend(models.resolve(str(tiny)), LoadSettings(), lambda progress: None)
     ids = worker.encode(HELLO, "chat")
@@ -192,6 +195,7 @@ def test_a_worker_answers_as_the_backend_in_it(worker, tiny):
         worker.attach("nope")
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_ready_for_the_next_answer(worker):
     ids = worker.encode(HELLO, "chat")
     long = ChatSettings(max_new_tokens=400, temperature=1)
@@ -203,6 +207,7 @@ def test_a_stopped_worker_is_ready_for_the_next_answer(worker):
     assert list(worker.generate(ids, SHORT, 1, None, lambda: False))[-1].reason in ("length", "stop")
 
 
+@pytest.mark.long
 def test_a_crash_of_the_worker_is_told_and_costs_no_conversation(worker):
     from engine.chat import stream
 
@@ -213,18 +218,21 @@ def test_a_crash_of_the_worker_is_told_and_costs_no_conversation(worker):
     assert "ended unexpectedly" in list(stream(worker, HELLO, SHORT))[-1].text
 
 
+@pytest.mark.long
 def test_closing_ends_the_process(worker):
     process = psutil.Process(worker._process.pid)
     worker.close()
     assert not process.is_running()
 
 
+@pytest.mark.long
 def test_a_load_can_be_cancelled(tiny):
     with pytest.raises(EngineError, match="cancelled"):
         open_backend(models.resolve(str(tiny)), LoadSettings(), lambda progress: None, isolated=True, cancelled=lambda: True)
     assert not [child for child in psutil.Process().children() if "engine.worker" in " ".join(child.cmdline())]
 
 
+@pytest.mark.long
 def test_bad_input_in_the_worker_arrives_as_bad_input(tmp_path, tiny):
     import shutil
 

@@ -148,7 +148,9 @@ def tab(services: Services) -> None:
     sending = gr.on([message.submit, send_button.click], send, [message, chatbot, *chosen], [*outputs, message], api_name="chat", **answering)
     retrying = retry_button.click(retry, [chatbot, *chosen], outputs, api_name="retry", **answering)
     stop_button.click(stop, None, None, api_name="stop", queue=False, show_progress="hidden")
-    gr.on([clear_button.click, chatbot.clear], clear, None, outputs, api_name="clear", cancels=[sending, retrying], queue=False, show_progress="hidden")
+    clearing = gr.on([clear_button.click, chatbot.clear], clear, None, outputs, api_name="clear", cancels=[sending, retrying], queue=False, show_progress="hidden")
+    # An update that was on its way when the answer was cancelled may land after the first clearing; after this none can.
+    clearing.then(clear, None, outputs, api_name="clear_late", api_visibility="private", queue=False, show_progress="hidden")
     load_button.click(load, model, status_line, api_name="load_model", concurrency_limit=1, show_progress="hidden")
     timer = gr.Timer(1)
     seen = gr.State("")

@@ -9,6 +9,7 @@ CSS = """
 #status { font-size: 0.875rem; }
 #status, #facts { padding: 0 !important; } #warning p { margin: 0; }
 #facts { min-height: 1.5rem; font-size: 0.8125rem; opacity: 0.8; }
+#facts .error, #facts .clear-status { display: none; } /* the message in the corner says it; this mark would stay */
 #warning { font-size: 0.8125rem; opacity: 0.75; }
 #conversation { overflow-anchor: none; }
 """
