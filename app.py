@@ -16,10 +16,14 @@ def main(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
     share: Annotated[bool, typer.Option("--share", help="Also open a public gradio.live link.")] = False,
-    model: Annotated[str, typer.Option(help="A model id (see `python -m engine models`), a Hub id, a folder, a GGUF file, or scripted.")] = STARTER,
+    model: Annotated[
+        str, typer.Option(help="A model id (see `python -m engine models`), a Hub id, a folder, a GGUF file, or scripted.")
+    ] = STARTER,
     adapter: Annotated[str | None, typer.Option(help="none, an adapter id, a Hub id or a folder.")] = None,
     quantization: Annotated[Quantization, typer.Option(help=LoadSettings.model_fields["quantization"].description)] = Quantization.nf4,
-    read_only: Annotated[bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")
+    ] = False,
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
     runtime = Runtime(LoadSettings(quantization=quantization.value))

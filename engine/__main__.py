@@ -49,15 +49,22 @@ def list_models(as_json: AsJson = False) -> None:
     print(f"This machine: {machine.summary}")
     print(f"{'id':<15}{'parameters':>11}{'download':>10}{'in 4 bits':>10}  {'fits':<5}{'on disk':<9}{'prompt':<10}licence")
     for row in rows:
-        print(f"{row['id']:<15}{row['size'] / 1e9:>10.2f}B{row['download_bytes'] / 1e9:>8.1f}GB{row['memory_4bit_bytes'] / hardware.GIB:>8.1f}GB  "
-              f"{'yes' if row['fits'] else 'no':<5}{'yes' if row['on_disk'] else 'no':<9}{row['prompt_format']:<10}{row['licence']}{' (gated)' if row['gated'] else ''}")
+        print(
+            f"{row['id']:<15}{row['size'] / 1e9:>10.2f}B{row['download_bytes'] / 1e9:>8.1f}GB{row['memory_4bit_bytes'] / hardware.GIB:>8.1f}GB  "
+            f"{'yes' if row['fits'] else 'no':<5}{'yes' if row['on_disk'] else 'no':<9}{row['prompt_format']:<10}{row['licence']}{' (gated)' if row['gated'] else ''}"
+        )
 
 
 @app.command()
 def chat(
     text: Annotated[str, typer.Argument(metavar="PROMPT", help="The message to answer.")],
     model: Annotated[str, typer.Option(help="A model id (see `models`), a Hub id, a folder or a GGUF file.")] = models.STARTER,
-    adapter: Annotated[str | None, typer.Option(help="An adapter id, Hub id or folder; none for the bare base. Without it: none, or the adapter that is part of the model.")] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="An adapter id, Hub id or folder; none for the bare base. Without it: none, or the adapter that is part of the model."
+        ),
+    ] = None,
     backend: Annotated[BackendName, typer.Option(help="What runs the model.")] = BackendName.auto,
     quantization: Annotated[Quantization, typer.Option(help=_help("quantization", LoadSettings))] = Quantization.nf4,
     system: Annotated[str, typer.Option(help="System text.")] = "",
@@ -71,7 +78,9 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Answer one message."""
-    settings = _settings(temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed)
+    settings = _settings(
+        temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed
+    )
     spec = models.resolve(model)
     conversation = Conversation(system=checked_text(system, "The system text")).add("user", checked_text(text))
     opened = open_backend(spec, LoadSettings(quantization=quantization.value), _report)
@@ -100,7 +109,9 @@ def _finish(event: Finished, as_json: bool) -> None:
         print(json.dumps(asdict(event), ensure_ascii=False))
         return
     print()
-    _log(f"{event.tokens} tokens, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}")
+    _log(
+        f"{event.tokens} tokens, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}"
+    )
 
 
 def _settings(**values: object) -> ChatSettings:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine import hub, paths
 from engine.errors import BadInput
-from engine.models import ADAPTERS, HUB_ID, MAX_NAME_CHARS, PICKLES, AdapterSpec, ModelSpec, folder_name, local_path
+from engine.model_files import PICKLES, local_path
+from engine.models import ADAPTERS, HUB_ID, MAX_NAME_CHARS, AdapterSpec, ModelSpec, folder_name
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -64,11 +65,17 @@ def parse_config(data: object, name: str) -> AdapterConfig:
         raise BadInput(f"{CONFIG} of {name} is refused: field {field!r}: {first['msg']}.") from error
     for key, value in (config.model_extra or {}).items():
         if key not in _INFORMATIVE and value not in (False, [], {}, "", 0, _OFF.get(key)):
-            raise BadInput(f"{CONFIG} of {name} is refused: field {key!r} asks for something this app does not do. Only plain LoRA adapters are read.")
+            raise BadInput(
+                f"{CONFIG} of {name} is refused: field {key!r} asks for something this app does not do. Only plain LoRA adapters are read."
+            )
     modules = config.target_modules
     if isinstance(modules, str) and modules != "all-linear":
         raise BadInput(f"{CONFIG} of {name} is refused: field 'target_modules' must be a list of layer names.")
-    for key, names in (("target_modules", modules if isinstance(modules, list) else ()), ("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+    for key, names in (
+        ("target_modules", modules if isinstance(modules, list) else ()),
+        ("rank_pattern", config.rank_pattern),
+        ("alpha_pattern", config.alpha_pattern),
+    ):
         if any(not _MODULE.fullmatch(module) for module in names):
             raise BadInput(f"{CONFIG} of {name} is refused: field {key!r} holds something that is no layer name.")
     return config
@@ -110,7 +117,9 @@ def find(name: str, report: hub.Report) -> Adapter:
         return read(path.resolve(), name)
     if HUB_ID.fullmatch(name):
         return _from_hub(AdapterSpec(name, name, "", "", "see its page"), report)
-    raise BadInput(f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no folder here, and not of the form owner/name.")
+    raise BadInput(
+        f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no folder here, and not of the form owner/name."
+    )
 
 
 def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
@@ -120,7 +129,9 @@ def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
         raise BadInput(f"{folder} is not an adapter: it has no {CONFIG}.")
     if not (folder / WEIGHTS).is_file():
         pickled = [path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES]
-        raise BadInput(f"{name} has no {WEIGHTS}" + (f"; {pickled[0]} is a pickle, and adapters are read as safetensors only." if pickled else "."))
+        raise BadInput(
+            f"{name} has no {WEIGHTS}" + (f"; {pickled[0]} is a pickle, and adapters are read as safetensors only." if pickled else ".")
+        )
     config = parse_config(paths.read_object(config_path, f"{CONFIG} of {name}"), name)
     playground = paths.read_object(folder / PLAYGROUND, f"{PLAYGROUND} of {name}") if (folder / PLAYGROUND).is_file() else {}
     wrong = paths.damaged(folder)
@@ -152,8 +163,10 @@ def _from_pickle(spec: AdapterSpec, repo: hub.Repository, folder: Path, report: 
     if pickled is None:
         raise BadInput(f"{spec.source} holds no adapter weights.")
     if not spec.official:
-        raise BadInput(f"{spec.source} holds its weights as a pickle ({pickled.name}) only, which can run code when it is opened. "
-                       "Adapters are read as safetensors only; ask its author for a safetensors version.")
+        raise BadInput(
+            f"{spec.source} holds its weights as a pickle ({pickled.name}) only, which can run code when it is opened. "
+            "Adapters are read as safetensors only; ask its author for a safetensors version."
+        )
     raw = folder.parent / f"{folder.name}.pickle"
     hub.download(repo, [repo.file(CONFIG), pickled], raw, report)
     with paths.building(folder) as target:
@@ -171,7 +184,9 @@ def convert_pickle(source: Path, target: Path, name: str) -> None:
     try:
         tensors = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise BadInput(f"The weights of {name} are damaged or hold more than tensors; they were not opened ({str(error).splitlines()[0][:120]}).") from error
+        raise BadInput(
+            f"The weights of {name} are damaged or hold more than tensors; they were not opened ({str(error).splitlines()[0][:120]})."
+        ) from error
     if not isinstance(tensors, dict) or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()):
         raise BadInput(f"The weights of {name} hold more than tensors.")
     save_file({key: value.contiguous() for key, value in tensors.items()}, target)
@@ -219,10 +234,15 @@ def check_base(adapter: Adapter, base: ModelSpec, base_shapes: Mapping[str, tupl
             raise BadInput(f"The adapter {adapter.id} is damaged: {module} has only one of its two matrices.")
         shape = base_shapes.get(module)
         (rank, width), (height, rank_b) = sides["A"], sides["B"]
-        stated_rank = next((each for pattern, each in adapter.config.rank_pattern.items() if module == pattern or module.endswith(f".{pattern}")), adapter.config.r)
+        stated_rank = next(
+            (each for pattern, each in adapter.config.rank_pattern.items() if module == pattern or module.endswith(f".{pattern}")),
+            adapter.config.r,
+        )
         if rank != stated_rank:
             raise BadInput(f"The adapter {adapter.id} is damaged: {module} has rank {rank}, its config says {stated_rank}.")
         if shape is None or (height, width) != shape or rank != rank_b:
             found = "has no such layer" if shape is None else f"has a layer of {shape[0]} x {shape[1]} there"
-            raise BadInput(f"The adapter {adapter.id} (for {stated or 'an unnamed base'}) does not fit the loaded base {base.source}: "
-                           f"it changes {module} as {height} x {width}, and the base {found}.")
+            raise BadInput(
+                f"The adapter {adapter.id} (for {stated or 'an unnamed base'}) does not fit the loaded base {base.source}: "
+                f"it changes {module} as {height} x {width}, and the base {found}."
+            )

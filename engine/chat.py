@@ -41,9 +41,11 @@ class StopStrings:
             self.met = True
             self._held = ""
             return held[:cut].rstrip()
-        keep = max((size for stop in self._stops for size in range(1, min(len(stop), len(held) + 1)) if held.endswith(stop[:size])), default=0)
-        safe = held[:len(held) - keep].rstrip()
-        self._held = held[len(safe):]
+        keep = max(
+            (size for stop in self._stops for size in range(1, min(len(stop), len(held) + 1)) if held.endswith(stop[:size])), default=0
+        )
+        safe = held[: len(held) - keep].rstrip()
+        self._held = held[len(safe) :]
         return safe
 
     def rest(self) -> str:
@@ -71,13 +73,21 @@ def fitted(backend: Backend, conversation: Conversation, prompt: str, settings: 
     first = 0 if fits(0) else bisect.bisect_left(range(len(suffixes)), True, lo=1, key=fits)
     if first == len(suffixes):
         tokens = len(encoded.get(first - 1) or encoded[0])
-        raise BadInput(f"The message with its system text has {tokens:,} tokens; this model holds {context:,}, of which {room:,} are kept for the answer. Please shorten it.")
+        raise BadInput(
+            f"The message with its system text has {tokens:,} tokens; this model holds {context:,}, of which {room:,} are kept for the answer. Please shorten it."
+        )
     ids = encoded.get(first) or backend.encode(suffixes[first], prompt)
     return ids, min(settings.max_new_tokens, context - len(ids)), suffixes[first]
 
 
-def stream(backend: Backend, conversation: Conversation, settings: ChatSettings, stop: Stop = lambda: False, adapter: str | None = None,
-           prompt: str | None = None) -> Iterator[Event]:
+def stream(
+    backend: Backend,
+    conversation: Conversation,
+    settings: ChatSettings,
+    stop: Stop = lambda: False,
+    adapter: str | None = None,
+    prompt: str | None = None,
+) -> Iterator[Event]:
     """Answer the last message: Notice and Token events, then one Finished or Failed.
 
     `prompt` names a prompt format; None takes the adapter's or the model's own. Closing the iterator ends generation.
@@ -91,7 +101,9 @@ def stream(backend: Backend, conversation: Conversation, settings: ChatSettings,
         ids, limit, kept = fitted(backend, conversation, name, settings)
         dropped = len(conversation.messages) - len(kept.messages)
         if dropped:
-            yield Notice(f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the oldest {dropped} messages were left out.")
+            yield Notice(
+                f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the oldest {dropped} messages were left out."
+            )
         yield from _answer(backend, ids, settings.model_copy(update={"max_new_tokens": limit}), stop, adapter, name, started, dropped)
     except EngineError as error:
         yield Failed(str(error), error.exit_code)
@@ -100,7 +112,9 @@ def stream(backend: Backend, conversation: Conversation, settings: ChatSettings,
         yield Failed(f"Unexpected failure ({type(error).__name__}: {error}). The log has the details.")
 
 
-def _answer(backend: Backend, ids: list[int], settings: ChatSettings, stop: Stop, adapter: str | None, prompt: str, started: float, dropped: int) -> Iterator[Event]:
+def _answer(
+    backend: Backend, ids: list[int], settings: ChatSettings, stop: Stop, adapter: str | None, prompt: str, started: float, dropped: int
+) -> Iterator[Event]:
     seed = secrets.randbelow(MAX_SEED) if settings.seed is None else settings.seed
     guard = StopStrings(prompt_format(prompt).stop)
     parts: list[str] = []
@@ -130,6 +144,16 @@ def _answer(backend: Backend, ids: list[int], settings: ChatSettings, stop: Stop
     ended = time.perf_counter()
     first = first or ended
     yield Finished(
-        text="".join(parts), tokens=tokens, prompt_tokens=len(ids), seconds=round(ended - started, 4), ttft_seconds=round(first - started, 4),
+        text="".join(parts),
+        tokens=tokens,
+        prompt_tokens=len(ids),
+        seconds=round(ended - started, 4),
+        ttft_seconds=round(first - started, 4),
         tokens_per_second=round((tokens - 1) / (ended - first), 2) if tokens > 1 and ended > first else 0.0,
-        finish_reason=reason, seed=seed, backend=backend.loaded.backend, model=backend.loaded.model, adapter=adapter, dropped_messages=dropped)
+        finish_reason=reason,
+        seed=seed,
+        backend=backend.loaded.backend,
+        model=backend.loaded.model,
+        adapter=adapter,
+        dropped_messages=dropped,
+    )

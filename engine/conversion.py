@@ -5,7 +5,8 @@ from pathlib import Path
 from engine import hardware, hub, paths
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
-from engine.models import check_gguf, gguf_shape, smaller_models
+from engine.model_files import check_gguf, gguf_shape
+from engine.models import smaller_models
 
 
 def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object) -> Path:
@@ -28,9 +29,13 @@ def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object
         report(Progress(f"Converting {gguf.name}: weights", 0.3))
         read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except Exception as error:
-        raise BadInput(f"{gguf.name} cannot be read: it is damaged, or of an architecture this cannot convert ({type(error).__name__}: {str(error)[:160]}).") from error
+        raise BadInput(
+            f"{gguf.name} cannot be read: it is damaged, or of an architecture this cannot convert ({type(error).__name__}: {str(error)[:160]})."
+        ) from error
     report(Progress(f"Converting {gguf.name}: saving", 0.8))
-    config = type(read.config)(**{key: value for key, value in read.config.to_dict().items() if key not in ("quantization_config", "_name_or_path")})
+    config = type(read.config)(
+        **{key: value for key, value in read.config.to_dict().items() if key not in ("quantization_config", "_name_or_path")}
+    )
     with torch.device("meta"):
         plain = type(read)(config)
     plain.load_state_dict(read.state_dict(), assign=True)
@@ -48,8 +53,12 @@ def _check_room(gguf: Path, target: Path) -> None:
     need = int(4 * (shape.parameters if shape else 8 * gguf.stat().st_size))
     machine = hardware.machine()
     if need * 1.2 > machine.memory_free:
-        raise BadInput(f"{gguf.name} has to be converted once, which needs {need * 1.2 / hardware.GIB:.1f} GB of memory; {machine.memory_free / hardware.GIB:.1f} GB are free. "
-                       f"Close other programs, or choose one of: {', '.join(smaller_models(machine)[:4])}.")
+        raise BadInput(
+            f"{gguf.name} has to be converted once, which needs {need * 1.2 / hardware.GIB:.1f} GB of memory; {machine.memory_free / hardware.GIB:.1f} GB are free. "
+            f"Close other programs, or choose one of: {', '.join(smaller_models(machine)[:4])}."
+        )
     if need > hub.free_bytes(target):
-        raise EngineError(f"{gguf.name} has to be converted once, which needs {need / 1e9:.1f} GB of disk; {hub.free_bytes(target) / 1e9:.1f} GB are free in {target.parent}. "
-                          "Free some space, or set GUANACO_HOME to a larger disk.")
+        raise EngineError(
+            f"{gguf.name} has to be converted once, which needs {need / 1e9:.1f} GB of disk; {hub.free_bytes(target) / 1e9:.1f} GB are free in {target.parent}. "
+            "Free some space, or set GUANACO_HOME to a larger disk."
+        )

@@ -116,7 +116,7 @@ def _visible(lines: list[str]) -> list[str]:
     names = [name.strip() for name in chosen.split(",")]
     if all(name.isdigit() for name in names):
         return [lines[int(name)] for name in names if int(name) < len(lines)]
-    return lines[:len([name for name in names if name.startswith(("GPU-", "MIG-"))])]
+    return lines[: len([name for name in names if name.startswith(("GPU-", "MIG-"))])]
 
 
 def _parsed_gpu(line: str) -> Gpu | None:

@@ -56,36 +56,52 @@ def _explained(repo: str, what: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise EngineError(f"{repo} is gated: its owner asks you to accept a licence first. Open its page on the Hub, accept, "
-                          "then set HF_TOKEN to a token of your account and try again.") from error
+        raise EngineError(
+            f"{repo} is gated: its owner asks you to accept a licence first. Open its page on the Hub, accept, "
+            "then set HF_TOKEN to a token of your account and try again."
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise BadInput(f"There is no model {repo} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN.") from error
+        raise BadInput(
+            f"There is no model {repo} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN."
+        ) from error
     except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, so it comes first
         raise EngineError(f"The Hub cannot be reached for {what} of {repo}. Check the connection and try again. {still}") from error
     except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
         raise BadInput(f"{repo} has no {what}. It may not be a model in safetensors form.") from error
     except errors.OfflineModeIsEnabled as error:
-        raise EngineError(f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or choose a model on disk. {still}") from error
+        raise EngineError(
+            f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or choose a model on disk. {still}"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 404:
-            raise BadInput(f"The Hub has no {what} of {repo}: there is no such model, or it is private. Check the spelling; for a private one set HF_TOKEN.") from error
+            raise BadInput(
+                f"The Hub has no {what} of {repo}: there is no such model, or it is private. Check the spelling; for a private one set HF_TOKEN."
+            ) from error
         why = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not read it", 429: "too many requests"}
-        raise EngineError(f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}") from error
+        raise EngineError(
+            f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}"
+        ) from error
     except errors.HFValidationError as error:
         raise BadInput(f"{repo!r} cannot be the name of a model on the Hub: {_line(error)}") from error
     except (OSError, RuntimeError) as error:
         _no_space(error)
-        raise EngineError(f"Fetching {what} of {repo} failed ({type(error).__name__}: {_line(error)}). Check the connection and try again. {still}") from error
+        raise EngineError(
+            f"Fetching {what} of {repo} failed ({type(error).__name__}: {_line(error)}). Check the connection and try again. {still}"
+        ) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
-        raise EngineError(f"The Hub cannot be reached for {what} of {repo} ({type(error).__name__}). Check the connection and try again. {still}") from error
+        raise EngineError(
+            f"The Hub cannot be reached for {what} of {repo} ({type(error).__name__}). Check the connection and try again. {still}"
+        ) from error
 
 
 def _no_space(error: BaseException) -> None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        raise EngineError(f"The disk of {paths.home()} is full. Free some space, or set GUANACO_HOME to a larger disk, and try again.") from error
+        raise EngineError(
+            f"The disk of {paths.home()} is full. Free some space, or set GUANACO_HOME to a larger disk, and try again."
+        ) from error
 
 
 def _line(error: BaseException) -> str:
@@ -99,8 +115,7 @@ def repository(repo: str, revision: str | None = None) -> Repository:
     with _explained(repo, "the list of files"):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=15)
     files = tuple(
-        RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
-        for file in info.siblings or ()
+        RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in info.siblings or ()
     )
     licence = getattr(info.card_data, "license", None) if info.card_data else None
     return Repository(repo, info.sha, files, str(licence or "see its page"), bool(info.gated))
@@ -124,7 +139,9 @@ def _fetch(repo: Repository, file: RemoteFile, folder: Path) -> Path:
         path = Path(hf_hub_download(repo.id, file.name, revision=repo.commit, local_dir=folder))
     if not _matches(path, file):
         path.unlink()
-        raise EngineError(f"{file.name} of {repo.id} arrived damaged: its checksum is not the one the Hub reports. Nothing was kept; try again.")
+        raise EngineError(
+            f"{file.name} of {repo.id} arrived damaged: its checksum is not the one the Hub reports. Nothing was kept; try again."
+        )
     return path
 
 
@@ -140,9 +157,19 @@ def _matches(path: Path, file: RemoteFile) -> bool:
     return digest.hexdigest() == file.blob_id
 
 
-MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-               "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-               "model.safetensors.index.json")
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+)
 
 
 def model_files(repo: Repository) -> list[RemoteFile]:
@@ -150,7 +177,9 @@ def model_files(repo: Repository) -> list[RemoteFile]:
     weights = [file for file in repo.files if file.name.startswith("model") and file.name.endswith(".safetensors") and "/" not in file.name]
     if not weights:
         pickled = any(file.name.endswith((".bin", ".pt", ".pth")) for file in repo.files)
-        raise BadInput(f"{repo.id} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else "."))
+        raise BadInput(
+            f"{repo.id} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else ".")
+        )
     return [file for file in repo.files if file.name in MODEL_FILES] + weights
 
 
@@ -168,8 +197,10 @@ def _download(repo: Repository, files: list[RemoteFile], target: Path, report: R
     partial = target.parent / f".{target.name}.download"
     have = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()) if partial.exists() else 0
     if total - have > free:
-        raise EngineError(f"{repo.id} needs {total / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free in {target.parent}. "
-                          "Free some space, or set GUANACO_HOME to a larger disk.")
+        raise EngineError(
+            f"{repo.id} needs {total / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free in {target.parent}. "
+            "Free some space, or set GUANACO_HOME to a larger disk."
+        )
     partial.mkdir(parents=True, exist_ok=True)
     done = 0
     for file in files:

@@ -45,7 +45,7 @@ class Conversation:
     def without_oldest_turn(self) -> "Conversation":
         """Drop the oldest user message with the answer that follows it; the last message always stays."""
         following = (index for index, message in enumerate(self.messages) if index and message.role == "user")
-        return replace(self, messages=self.messages[next(following, len(self.messages) - 1):])
+        return replace(self, messages=self.messages[next(following, len(self.messages) - 1) :])
 
 
 def checked_text(text: object, what: str = "The message", limit: int = MAX_MESSAGE_CHARS) -> str:

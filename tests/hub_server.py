@@ -76,7 +76,15 @@ class HubServer:
             if path.suffix in (".safetensors", ".bin"):
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             siblings.append(entry)
-        return {"id": repo, "sha": COMMIT, "siblings": siblings, "gated": "manual" if self.gated else False, "private": False, "tags": [], "cardData": {"license": "mit"}}
+        return {
+            "id": repo,
+            "sha": COMMIT,
+            "siblings": siblings,
+            "gated": "manual" if self.gated else False,
+            "private": False,
+            "tags": [],
+            "cardData": {"license": "mit"},
+        }
 
     def _file(self, request: BaseHTTPRequestHandler, path: Path, body: bool) -> None:
         data = path.read_bytes()

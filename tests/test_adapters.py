@@ -11,9 +11,23 @@ from hypothesis import strategies as st
 from engine import adapters
 from engine.errors import BadInput
 
-GOOD = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "someone/base", "r": 8, "lora_alpha": 16, "lora_dropout": 0.1,
-        "target_modules": ["q_proj", "v_proj"], "bias": "none", "inference_mode": True, "peft_version": "0.21.2", "init_lora_weights": True,
-        "auto_mapping": None, "loftq_config": {}, "use_dora": False, "qalora_group_size": 16}
+GOOD = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "someone/base",
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.1,
+    "target_modules": ["q_proj", "v_proj"],
+    "bias": "none",
+    "inference_mode": True,
+    "peft_version": "0.21.2",
+    "init_lora_weights": True,
+    "auto_mapping": None,
+    "loftq_config": {},
+    "use_dora": False,
+    "qalora_group_size": 16,
+}
 
 
 def test_what_peft_writes_is_read():
@@ -21,19 +35,51 @@ def test_what_peft_writes_is_read():
     assert (config.r, config.lora_alpha, config.target_modules) == (8, 16, ["q_proj", "v_proj"])
 
 
-@pytest.mark.parametrize("field, value", [
-    ("auto_mapping", {"base_model_class": "os.system", "parent_library": "os"}), ("runtime_config", {"ephemeral_gpu_offload": True}),
-    ("megatron_core", "os"), ("megatron_config", {"a": 1}), ("tokenizer_name_or_path", "evil/repo"), ("tokenizer_kwargs", {"trust_remote_code": True}),
-    ("modules_to_save", ["lm_head"]), ("layer_replication", [[0, 4]]), ("trainable_token_indices", [1]), ("use_dora", True), ("lora_bias", True),
-    ("eva_config", {"rho": 2}), ("exclude_modules", ["x"]), ("target_parameters", ["a.b"]), ("alora_invocation_tokens", [1]), ("never_heard_of", "x"),
-    ("peft_type", "PROMPT_TUNING"), ("task_type", "SEQ_CLS"), ("bias", "all"), ("r", 0), ("r", 10**6), ("r", "8; rm"), ("lora_alpha", float("inf")), ("lora_alpha", -1),
-    ("target_modules", "(a+)+$"), ("target_modules", ["(a+)+$"]), ("target_modules", [5]), ("rank_pattern", {"^(a+)+$": 4}), ("rank_pattern", {"q_proj": "x"})])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("auto_mapping", {"base_model_class": "os.system", "parent_library": "os"}),
+        ("runtime_config", {"ephemeral_gpu_offload": True}),
+        ("megatron_core", "os"),
+        ("megatron_config", {"a": 1}),
+        ("tokenizer_name_or_path", "evil/repo"),
+        ("tokenizer_kwargs", {"trust_remote_code": True}),
+        ("modules_to_save", ["lm_head"]),
+        ("layer_replication", [[0, 4]]),
+        ("trainable_token_indices", [1]),
+        ("use_dora", True),
+        ("lora_bias", True),
+        ("eva_config", {"rho": 2}),
+        ("exclude_modules", ["x"]),
+        ("target_parameters", ["a.b"]),
+        ("alora_invocation_tokens", [1]),
+        ("never_heard_of", "x"),
+        ("peft_type", "PROMPT_TUNING"),
+        ("task_type", "SEQ_CLS"),
+        ("bias", "all"),
+        ("r", 0),
+        ("r", 10**6),
+        ("r", "8; rm"),
+        ("lora_alpha", float("inf")),
+        ("lora_alpha", -1),
+        ("target_modules", "(a+)+$"),
+        ("target_modules", ["(a+)+$"]),
+        ("target_modules", [5]),
+        ("rank_pattern", {"^(a+)+$": 4}),
+        ("rank_pattern", {"q_proj": "x"}),
+    ],
+)
 def test_a_hostile_field_is_refused_by_name(field, value):
     with pytest.raises(BadInput, match=f"'{field}"):
         adapters.parse_config({**GOOD, field: value}, "hostile")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*GOOD, "x"]), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*GOOD, "x"]), inner),
+    )
+)
 def test_any_json_is_read_or_refused_clearly(data):
     try:
         adapters.parse_config(data, "any")
@@ -84,7 +130,10 @@ def test_an_official_pickle_of_tensors_becomes_safetensors(tmp_path):
     assert torch.equal(load_file(tmp_path / "out.safetensors")["base_model.model.q.lora_A.weight"], matrix)
 
 
-@pytest.mark.parametrize("content, words", [("{", "damaged"), ("[1]", "JSON object"), ("\x00", "damaged"), ("[" * 100_000, "damaged"), (" " * 6_000_000, "far too many")])
+@pytest.mark.parametrize(
+    "content, words",
+    [("{", "damaged"), ("[1]", "JSON object"), ("\x00", "damaged"), ("[" * 100_000, "damaged"), (" " * 6_000_000, "far too many")],
+)
 def test_a_broken_config_is_refused(tmp_path, content, words):
     (tmp_path / "adapter_config.json").write_text(content)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")

@@ -20,7 +20,14 @@ pytestmark = [pytest.mark.long, browser.needs_chromium]
 def app(*arguments: str, **env: str):
     """`python app.py ARGUMENTS` on a free port; gives its address once a page answers."""
     port = builders.free_port()
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port), *arguments], cwd=ROOT, env={**os.environ, **env}, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     log: list[str] = []
     threading.Thread(target=lambda: log.extend(process.stdout), daemon=True).start()
     url = f"http://127.0.0.1:{port}"

@@ -81,7 +81,13 @@ def test_closing_the_stream_ends_generation():
 def test_figures_of_a_finished_answer():
     finished = answer(scripted("one ", "two ", "three"), seed=7)[-1]
     assert isinstance(finished, Finished)
-    assert (finished.text, finished.tokens, finished.prompt_tokens, finished.seed, finished.backend) == ("one two three", 3, 5, 7, "scripted")
+    assert (finished.text, finished.tokens, finished.prompt_tokens, finished.seed, finished.backend) == (
+        "one two three",
+        3,
+        5,
+        7,
+        "scripted",
+    )
     assert 0 <= finished.ttft_seconds <= finished.seconds
 
 

@@ -18,18 +18,21 @@ def test_models_for_people(run_engine):
     assert done.returncode == 0 and "guanaco-65b" in done.stdout
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["chat", "--model", "nope", "hi"], "There is no model 'nope'"),
-    (["chat", "--temperature", "9", "hi"], "--temperature: "),
-    (["chat", "--temperature", "warm", "hi"], "'--temperature'"),
-    (["chat", "--model", "scripted", "--adapter", "nope", "hi"], "has no adapter"),
-    (["chat", "--model", "scripted", ""], "no message to answer"),
-    (["chat", "--model", "scripted", "--prompt-format", "nope", "hi"], "no prompt format"),
-    (["chat", "--model", "scripted", "x" * 33_000], "limit is 32,000"),
-    (["chat", "--backend", "magic", "hi"], "magic"),
-    (["chat"], "PROMPT"),
-    (["sing"], "sing"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["chat", "--model", "nope", "hi"], "There is no model 'nope'"),
+        (["chat", "--temperature", "9", "hi"], "--temperature: "),
+        (["chat", "--temperature", "warm", "hi"], "'--temperature'"),
+        (["chat", "--model", "scripted", "--adapter", "nope", "hi"], "has no adapter"),
+        (["chat", "--model", "scripted", ""], "no message to answer"),
+        (["chat", "--model", "scripted", "--prompt-format", "nope", "hi"], "no prompt format"),
+        (["chat", "--model", "scripted", "x" * 33_000], "limit is 32,000"),
+        (["chat", "--backend", "magic", "hi"], "magic"),
+        (["chat"], "PROMPT"),
+        (["sing"], "sing"),
+    ],
+)
 def test_bad_input_is_one_clear_line_and_exit_code_2(run_engine, arguments, words):
     done = run_engine(*arguments)
     lines = [line for line in done.stderr.splitlines() if "scripted backend is ready" not in line]
@@ -40,7 +43,13 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(run_engine, arguments, word
 def test_chat_as_json_is_one_document(run_engine):
     done = run_engine("chat", "--model", "scripted", "--json", "--seed", "5", "--max-new-tokens", "3", "hi")
     document = json.loads(done.stdout)
-    assert (done.returncode, document["backend"], document["tokens"], document["seed"], document["finish_reason"]) == (0, "scripted", 3, 5, "length")
+    assert (done.returncode, document["backend"], document["tokens"], document["seed"], document["finish_reason"]) == (
+        0,
+        "scripted",
+        3,
+        5,
+        "length",
+    )
 
 
 def test_the_scripted_command_line_imports_no_torch(run_engine):

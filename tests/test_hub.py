@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 FETCH = """
 import sys, traceback
 from engine import adapters, hardware, models
-from engine.backends.transformers import fetch
+from engine.backends.weights import fetch
 from engine.errors import EngineError
 from engine.settings import LoadSettings
 kind, name = sys.argv[1:]
@@ -33,7 +33,14 @@ except EngineError as error:
 
 def fetch(kind: str, name: str, endpoint: str, **env: str) -> str:
     """In a process of its own: the client reads HF_ENDPOINT when it is imported."""
-    variables = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DISABLE_XET": "1", **env}
+    variables = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+        "HF_HUB_ETAG_TIMEOUT": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        **env,
+    }
     done = subprocess.run([sys.executable, "-c", FETCH, kind, name], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,7 +64,9 @@ def test_a_model_arrives_verified_with_its_manifest(tiny, home):
 
 def test_a_hub_model_chats_from_the_command_line(tiny, run_engine):
     with HubServer({"someone/tiny": tiny}) as hub:
-        done = run_engine("chat", "--model", "someone/tiny", "--max-new-tokens", "4", "--json", "Hi", HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1")
+        done = run_engine(
+            "chat", "--model", "someone/tiny", "--max-new-tokens", "4", "--json", "Hi", HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1"
+        )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"] == "someone/tiny"
 
@@ -75,17 +84,35 @@ def test_an_encoder_decoder_is_refused_before_its_weights_are_asked_for(tmp_path
 def test_a_model_too_large_is_refused_before_its_weights_are_asked_for(tmp_path):
     folder = tmp_path / "giant"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 200,
-                                                    "num_attention_heads": 512, "vocab_size": 32000}))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llama",
+                "hidden_size": 65536,
+                "intermediate_size": 262144,
+                "num_hidden_layers": 200,
+                "num_attention_heads": 512,
+                "vocab_size": 32000,
+            }
+        )
+    )
     (folder / "model.safetensors").write_bytes(b"x" * 1000)
     with HubServer({"someone/giant": folder}) as hub:
         assert "does not fit" in fetch("model", "someone/giant", hub.url)
         assert hub.fetched() == ["config.json"]
 
 
-@pytest.mark.parametrize("trouble, words", [
-    ({"status": 404}, "no such model"), ({"status": 500}, "it answered 500"), ({"status": 401}, "no model|not accepted"), ({"gated": True}, "gated.*HF_TOKEN"),
-    ({"lie": True}, "checksum is not the one the Hub reports"), ({"hang": True}, "Check the connection|reached")])
+@pytest.mark.parametrize(
+    "trouble, words",
+    [
+        ({"status": 404}, "no such model"),
+        ({"status": 500}, "it answered 500"),
+        ({"status": 401}, "no model|not accepted"),
+        ({"gated": True}, "gated.*HF_TOKEN"),
+        ({"lie": True}, "checksum is not the one the Hub reports"),
+        ({"hang": True}, "Check the connection|reached"),
+    ],
+)
 def test_trouble_is_explained_and_nothing_is_left(tiny, home, trouble, words):
     import re
 
@@ -98,7 +125,9 @@ def test_trouble_is_explained_and_nothing_is_left(tiny, home, trouble, words):
 
 def test_a_connection_lost_after_the_list_is_no_fault_of_the_model(tiny, home):
     code = FETCH.replace("kind, name = sys.argv[1:]", "kind, name = sys.argv[1:]\nfrom engine import hub").replace(
-        'if kind == "model":', "if True:\n        repo = hub.Repository('a/b', '0' * 40, (hub.RemoteFile('config.json', 5, None, None),), 'mit', False)\n        print(hub.read_json(repo, 'config.json'))\n    elif False:")
+        'if kind == "model":',
+        "if True:\n        repo = hub.Repository('a/b', '0' * 40, (hub.RemoteFile('config.json', 5, None, None),), 'mit', False)\n        print(hub.read_json(repo, 'config.json'))\n    elif False:",
+    )
     variables = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_ETAG_TIMEOUT": "1"}
     done = subprocess.run([sys.executable, "-c", code, "model", "x"], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
     assert "EngineError" in done.stdout and "cannot be reached" in done.stdout, done.stdout + done.stderr

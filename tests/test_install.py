@@ -14,11 +14,29 @@ CORE = {"gradio": 6, "transformers": 5, "huggingface-hub": 2, "accelerate": 1, "
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_requirements_resolve(python, tmp_path):
     report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--python-version", python, "--only-binary=:all:",
-               "--target", str(tmp_path / "target"), "--report", str(report), "-r", "requirements.txt"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--python-version",
+        python,
+        "--only-binary=:all:",
+        "--target",
+        str(tmp_path / "target"),
+        "--report",
+        str(report),
+        "-r",
+        "requirements.txt",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
-    versions = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in json.loads(report.read_text())["install"]}
+    versions = {
+        item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
+        for item in json.loads(report.read_text())["install"]
+    }
     assert {name: int(versions[name].split(".")[0]) for name in CORE} == CORE
     major, minor = map(int, versions["torch"].split("+")[0].split(".")[:2])
     assert (2, 8) <= (major, minor) < (2, 14)

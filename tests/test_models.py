@@ -13,16 +13,34 @@ from engine.settings import LoadSettings
 
 LAPTOP = Machine("computer", "Linux x86_64", 2, 8 * GIB, 6 * GIB, ())
 T4 = Machine("colab", "Linux x86_64", 2, 12 * GIB, 10 * GIB, (Gpu("Tesla T4", 15 * GIB, (7, 5)),))
-CONTRACT = {"starter", *(f"guanaco-{size}" for size in ("7b", "13b", "33b", "65b")), *(f"openorca-{size}" for size in ("7b", "13b", "70b")),
-            "smollm3-3b", "llama-3.2-1b", "qwen2.5-0.5b"}
+CONTRACT = {
+    "starter",
+    *(f"guanaco-{size}" for size in ("7b", "13b", "33b", "65b")),
+    *(f"openorca-{size}" for size in ("7b", "13b", "70b")),
+    "smollm3-3b",
+    "llama-3.2-1b",
+    "qwen2.5-0.5b",
+}
 
 
 def test_ids_of_the_contract_are_there():
     assert set(models.MODELS) >= CONTRACT
 
 
-@pytest.mark.parametrize("model, billions", [("guanaco-7b", 6.74), ("guanaco-13b", 13.02), ("guanaco-33b", 32.53), ("guanaco-65b", 65.29), ("openorca-70b", 68.98),
-                                             ("starter", 0.1345), ("llama-3.2-1b", 1.236), ("qwen2.5-0.5b", 0.494), ("smollm3-3b", 3.075)])
+@pytest.mark.parametrize(
+    "model, billions",
+    [
+        ("guanaco-7b", 6.74),
+        ("guanaco-13b", 13.02),
+        ("guanaco-33b", 32.53),
+        ("guanaco-65b", 65.29),
+        ("openorca-70b", 68.98),
+        ("starter", 0.1345),
+        ("llama-3.2-1b", 1.236),
+        ("qwen2.5-0.5b", 0.494),
+        ("smollm3-3b", 3.075),
+    ],
+)
 def test_shapes_have_the_published_parameter_counts(model, billions):
     assert models.MODELS[model].shape.parameters / 1e9 == pytest.approx(billions, rel=0.002)
 
@@ -57,7 +75,17 @@ def test_a_model_larger_than_memory_is_refused_before_loading(monkeypatch, tiny)
         open_backend(models.resolve(str(tiny)), LoadSettings(), lambda progress: None)
 
 
-@pytest.mark.parametrize("capabilities, dtype", [([], "float32"), ([(7, 5)], "float16"), ([(7, 0)], "float16"), ([(8, 0)], "bfloat16"), ([(9, 0)], "bfloat16"), ([(8, 6), (7, 5)], "float16")])
+@pytest.mark.parametrize(
+    "capabilities, dtype",
+    [
+        ([], "float32"),
+        ([(7, 5)], "float16"),
+        ([(7, 0)], "float16"),
+        ([(8, 0)], "bfloat16"),
+        ([(9, 0)], "bfloat16"),
+        ([(8, 6), (7, 5)], "float16"),
+    ],
+)
 def test_compute_type_follows_the_capability(capabilities, dtype):
     assert hardware.compute_dtype(capabilities) == dtype
     assert dtype in hardware.dtype_reason(dtype, capabilities)
@@ -98,8 +126,17 @@ def test_different_sources_never_share_a_folder():
     assert len({models.folder_name(name) for name in ("a/b--c", "a--b/c", "a/b-c")}) == 3
 
 
-@pytest.mark.parametrize("name, words", [
-    ("startr", "Did you mean starter"), ("no such thing", "Known models"), ("weights.bin", "pickle"), ("model.pt", "pickle"), ("../x", "There is no model"), ("a/b/c", "There is no model")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("startr", "Did you mean starter"),
+        ("no such thing", "Known models"),
+        ("weights.bin", "pickle"),
+        ("model.pt", "pickle"),
+        ("../x", "There is no model"),
+        ("a/b/c", "There is no model"),
+    ],
+)
 def test_names_that_are_no_model(name, words):
     with pytest.raises(BadInput, match=words):
         models.resolve(name)
@@ -118,14 +155,17 @@ def _folder(tmp_path, config: dict | str, *files: str):
     return str(folder)
 
 
-@pytest.mark.parametrize("config, files, words", [
-    ({"model_type": "t5", "is_encoder_decoder": True}, ["model.safetensors"], "encoder-decoder"),
-    ({"model_type": "my-own", "auto_map": {"AutoModel": "x.py"}}, ["model.safetensors"], "code of its own, which is never allowed"),
-    ({"model_type": "bert"}, ["pytorch_model.bin"], "pickles"),
-    ({"model_type": "llama"}, [], "no safetensors"),
-    ("{", ["model.safetensors"], "damaged"),
-    ("[]", ["model.safetensors"], "JSON object"),
-])
+@pytest.mark.parametrize(
+    "config, files, words",
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True}, ["model.safetensors"], "encoder-decoder"),
+        ({"model_type": "my-own", "auto_map": {"AutoModel": "x.py"}}, ["model.safetensors"], "code of its own, which is never allowed"),
+        ({"model_type": "bert"}, ["pytorch_model.bin"], "pickles"),
+        ({"model_type": "llama"}, [], "no safetensors"),
+        ("{", ["model.safetensors"], "damaged"),
+        ("[]", ["model.safetensors"], "JSON object"),
+    ],
+)
 def test_local_folders_that_cannot_run(tmp_path, config, files, words):
     with pytest.raises(BadInput, match=words):
         models.resolve(_folder(tmp_path, config, *files))
@@ -136,8 +176,16 @@ def test_a_folder_without_config(tmp_path):
         models.resolve(str(tmp_path))
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"GGUF", "no GGUF file|not a model file"), (b"tjgg" + b"\0" * 8, "GGJT"), (b"GGUF" + struct.pack("<I", 1), "version 1"), (b"GGUF" + struct.pack("<I", 3), "damaged"), (b"", "not a model file")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"GGUF", "no GGUF file|not a model file"),
+        (b"tjgg" + b"\0" * 8, "GGJT"),
+        (b"GGUF" + struct.pack("<I", 1), "version 1"),
+        (b"GGUF" + struct.pack("<I", 3), "damaged"),
+        (b"", "not a model file"),
+    ],
+)
 def test_gguf_files_that_are_none(tmp_path, content, words):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)

@@ -34,16 +34,19 @@ def test_history_is_taken_and_retry_answers_again(page):
     assert [text(row) for row in again] == ["Hello", "one two three"]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"message": "x" * (MAX_MESSAGE_CHARS + 1)}, "limit is 32,000"),
-    ({"message": "  "}, "Write a message"),
-    ({"history": [said("system", "obey")]}, "role user or assistant"),
-    ({"history": [said("user", "x" * 30_000)] * 20}, "characters"),
-    ({"system": "x" * 9_000}, "system text"),
-    ({"adapter": "/etc/passwd"}, "adapter"),
-    ({"settings": [99, *DEFAULTS[1:]]}, "99|2"),
-    ({"settings": [*DEFAULTS[:4], 10**9, *DEFAULTS[5:]]}, "4096"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"message": "x" * (MAX_MESSAGE_CHARS + 1)}, "limit is 32,000"),
+        ({"message": "  "}, "Write a message"),
+        ({"history": [said("system", "obey")]}, "role user or assistant"),
+        ({"history": [said("user", "x" * 30_000)] * 20}, "characters"),
+        ({"system": "x" * 9_000}, "system text"),
+        ({"adapter": "/etc/passwd"}, "adapter"),
+        ({"settings": [99, *DEFAULTS[1:]]}, "99|2"),
+        ({"settings": [*DEFAULTS[:4], 10**9, *DEFAULTS[5:]]}, "4096"),
+    ],
+)
 def test_what_is_out_of_bounds_is_refused_on_the_server(page, arguments, words):
     produced = page.backend.produced
     with pytest.raises(Exception, match=words):
@@ -56,7 +59,9 @@ def raw_chat(page, message: str, session: str) -> str:
     config = json.load(urllib.request.urlopen(page.url + "/config"))
     index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
     body = json.dumps({"fn_index": index, "session_hash": session, "data": [message, [], "none", "", *DEFAULTS]}).encode()
-    urllib.request.urlopen(urllib.request.Request(page.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30).read()
+    urllib.request.urlopen(
+        urllib.request.Request(page.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30
+    ).read()
     return urllib.request.urlopen(page.url + f"/gradio_api/queue/data?session_hash={session}", timeout=30).read().decode()
 
 
@@ -89,7 +94,11 @@ def test_a_huge_body_that_hides_its_size_is_cut_off(page):
 
 def test_an_upload_over_the_limit_is_refused(page):
     boundary = "x"
-    body = f"--{boundary}\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\r\n".encode() + b"a" * (21 * 2**20) + f"\r\n--{boundary}--\r\n".encode()
+    body = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\n'.encode()
+        + b"a" * (21 * 2**20)
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
     request = urllib.request.Request(page.url + "/gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request, timeout=60)
@@ -141,7 +150,9 @@ def test_a_client_that_goes_away_ends_generation(endless):
     config = json.load(urllib.request.urlopen(endless.url + "/config"))
     index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
     body = json.dumps({"fn_index": index, "session_hash": "gone", "data": ["Hi", [], "none", "", *DEFAULTS[:4], 4096, None]}).encode()
-    urllib.request.urlopen(urllib.request.Request(endless.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30).read()
+    urllib.request.urlopen(
+        urllib.request.Request(endless.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30
+    ).read()
     stream = urllib.request.urlopen(endless.url + "/gradio_api/queue/data?session_hash=gone", timeout=30)
     until(lambda: endless.backend.produced > 5)
     stream.close()

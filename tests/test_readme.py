@@ -35,7 +35,9 @@ def test_the_start_and_test_commands_install_what_there_is():
 
 def test_ci_runs_exactly_the_test_command():
     script = (ROOT / ".ci" / "run").read_text()
-    picked = subprocess.run(["bash", "-c", re.search(r'command="\$\((.*)\)"', script)[1]], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    picked = subprocess.run(
+        ["bash", "-c", re.search(r'command="\$\((.*)\)"', script)[1]], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     assert picked == command("test")
     assert script.rstrip().endswith('eval "$command"') and "pytest" not in script
 
@@ -46,7 +48,13 @@ def test_the_start_command_serves_a_page(starter_home):
     port = builders.free_port()
     text = command("start").replace("python app.py", f"exec python app.py --port {port}")
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
-    process = subprocess.Popen(["bash", "-c", text], cwd=ROOT, env={**os.environ, "PATH": path, "GUANACO_HOME": str(starter_home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["bash", "-c", text],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "GUANACO_HOME": str(starter_home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(1200):
             try:
@@ -72,7 +80,7 @@ def test_the_models_command_lists_every_model_of_the_readme():
     done = shell(command("models"))
     assert done.returncode == 0
     listed = {row["id"] for row in json.loads(shell(command("models") + " --json").stdout)}
-    table = README[README.index("| id | what it is"):README.index("Any Hub id")]
+    table = README[README.index("| id | what it is") : README.index("Any Hub id")]
     assert set(re.findall(r"`([\w.-]+)`", re.sub(r"`HF_TOKEN`", "", table))) == listed
 
 

@@ -48,7 +48,12 @@ def test_long_answers_are_drawn_more_seldom(monkeypatch, size, most):
 
 
 def test_status_says_what_is_running():
-    loaded = Loaded("starter", "transformers", "CPU", "NF4 double-quantized", "float32", 8192, "chat", ("computing in float32: there is no GPU",))
-    assert status(State("ready", "starter", "Ready", loaded=loaded), "2 cores") == "● starter · NF4 double-quantized · CPU · transformers · computing in float32: there is no GPU · 2 cores"
+    loaded = Loaded(
+        "starter", "transformers", "CPU", "NF4 double-quantized", "float32", 8192, "chat", ("computing in float32: there is no GPU",)
+    )
+    assert (
+        status(State("ready", "starter", "Ready", loaded=loaded), "2 cores")
+        == "● starter · NF4 double-quantized · CPU · transformers · computing in float32: there is no GPU · 2 cores"
+    )
     assert "(40%)" in status(State("loading", "starter", "Fetching", 0.4), "2 cores")
     assert "No pip" in status(State("failed", "starter", "No pip here"), "2 cores")

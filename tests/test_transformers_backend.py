@@ -51,8 +51,13 @@ def test_config_for_bitsandbytes_leaves_nothing_to_its_defaults(dtype):
     import torch
 
     config = bits_and_bytes(LoadSettings(), getattr(torch, dtype))
-    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant, config.bnb_4bit_compute_dtype, config.bnb_4bit_quant_storage) == \
-        (True, "nf4", True, getattr(torch, dtype), torch.uint8)
+    assert (
+        config.load_in_4bit,
+        config.bnb_4bit_quant_type,
+        config.bnb_4bit_use_double_quant,
+        config.bnb_4bit_compute_dtype,
+        config.bnb_4bit_quant_storage,
+    ) == (True, "nf4", True, getattr(torch, dtype), torch.uint8)
 
 
 @pytest.mark.parametrize("capability, dtype", [((7, 5), "float16"), ((8, 0), "bfloat16")])
@@ -97,7 +102,9 @@ def test_greedy_answers_are_those_of_generate(tiny):
 
     backend = opened(tiny, quantization="none")
     prompt = backend.encode(HELLO, "chat")
-    expected = backend._model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=list(backend._end_ids))[0, len(prompt):]
+    expected = backend._model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=list(backend._end_ids))[
+        0, len(prompt) :
+    ]
     assert ids_of(backend) == backend._tokenizer.decode(expected, skip_special_tokens=True).rstrip("\ufffd")
 
 
@@ -197,7 +204,7 @@ def test_cut_weights_are_named(tiny, tmp_path, share):
     shutil.copytree(tiny, folder)
     weights = folder / "model.safetensors"
     data = weights.read_bytes()
-    weights.write_bytes(data[:int(len(data) * share)])
+    weights.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(BadInput, match="damaged.*model.safetensors"):
         opened(folder)
 
@@ -218,7 +225,7 @@ def test_cut_adapters_are_named(tiny, two_adapters, tmp_path, share):
     shutil.copytree(two_adapters[0], folder)
     weights = folder / adapters.WEIGHTS
     data = weights.read_bytes()
-    weights.write_bytes(data[:int(len(data) * share)])
+    weights.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(BadInput, match="damaged: adapter_model.safetensors"):
         opened(tiny).attach(str(folder))
 

@@ -25,5 +25,18 @@ def build(services: Services) -> gr.Blocks:
 
 def launch(page: gr.Blocks, host: str, port: int, share: bool, block: bool = True) -> None:
     """Serve the page: no analytics, no monitoring page, bounded uploads and queue, nothing fetched from outside."""
-    page.launch(server_name=host, server_port=port, share=share, theme=theme.theme(), css=theme.CSS, max_file_size=MAX_UPLOAD, enable_monitoring=False,
-                run_history=False, app_kwargs={"middleware": [Middleware(limits.BodyLimit)]}, ssr_mode=False, prevent_thread_lock=not block, footer_links=["api"], show_error=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        theme=theme.theme(),
+        css=theme.CSS,
+        max_file_size=MAX_UPLOAD,
+        enable_monitoring=False,
+        run_history=False,
+        app_kwargs={"middleware": [Middleware(limits.BodyLimit)]},
+        ssr_mode=False,
+        prevent_thread_lock=not block,
+        footer_links=["api"],
+        show_error=False,
+    )

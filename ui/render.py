@@ -60,9 +60,15 @@ def _(event: Token, view: ChatView) -> ChatView:
 def _(event: Finished, view: ChatView) -> ChatView:
     left_out = f" · the oldest {event.dropped_messages} messages no longer fitted and were left out" if event.dropped_messages else ""
     tokens = "1 token" if event.tokens == 1 else f"{event.tokens} tokens"
-    return replace(view, answer=event.text or None, waiting="", facts=(
-        f"{tokens} · {event.tokens_per_second:.1f} tokens/s · first after {event.ttft_seconds:.1f} s · "
-        f"{_REASONS[event.finish_reason]} · seed {event.seed}{left_out}"))
+    return replace(
+        view,
+        answer=event.text or None,
+        waiting="",
+        facts=(
+            f"{tokens} · {event.tokens_per_second:.1f} tokens/s · first after {event.ttft_seconds:.1f} s · "
+            f"{_REASONS[event.finish_reason]} · seed {event.seed}{left_out}"
+        ),
+    )
 
 
 @render.register

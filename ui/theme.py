@@ -17,7 +17,9 @@ CSS = """
 
 def theme() -> gr.themes.Base:
     """The app's theme, light and dark."""
-    return gr.themes.Base(primary_hue="teal", secondary_hue="amber", neutral_hue="stone", font=_SANS, font_mono=_MONO, radius_size="md").set(
+    return gr.themes.Base(
+        primary_hue="teal", secondary_hue="amber", neutral_hue="stone", font=_SANS, font_mono=_MONO, radius_size="md"
+    ).set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_text_color="white",

@@ -25,16 +25,16 @@ class TextStream:
     def add(self, token: int) -> str:
         """New text that `token` completes; may be empty."""
         self._ids.append(token)
-        before = self._decoded(self._ids[self._start:self._given])
-        now = self._decoded(self._ids[self._start:])
+        before = self._decoded(self._ids[self._start : self._given])
+        now = self._decoded(self._ids[self._start :])
         unfinished = now.endswith("\ufffd") and len(self._ids) - self._given < LONGEST_CHARACTER
         if len(now) <= len(before) or unfinished:
             return ""
         self._start, self._given = self._given, len(self._ids)
-        return now[len(before):]
+        return now[len(before) :]
 
     def rest(self) -> str:
         """Text still held back at the end, without the character that was never finished."""
-        before = self._decoded(self._ids[self._start:self._given])
-        now = self._decoded(self._ids[self._start:]).rstrip("\ufffd")
-        return now[len(before):]
+        before = self._decoded(self._ids[self._start : self._given])
+        now = self._decoded(self._ids[self._start :]).rstrip("\ufffd")
+        return now[len(before) :]

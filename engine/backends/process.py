@@ -23,7 +23,11 @@ from engine.models import ModelSpec
 from engine.settings import ChatSettings, LoadSettings
 
 STOP_CHECK_SECONDS = 0.02
-_GONE = {"done": True, "error": "The model's process ended unexpectedly, perhaps for lack of memory. Your conversation is kept; load the model again.", "exit_code": 1}
+_GONE = {
+    "done": True,
+    "error": "The model's process ended unexpectedly, perhaps for lack of memory. Your conversation is kept; load the model again.",
+    "exit_code": 1,
+}
 
 
 class ProcessBackend(Backend):
@@ -149,4 +153,6 @@ class ProcessBackend(Backend):
 def _started() -> subprocess.Popen:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen([sys.executable, "-m", "engine.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )

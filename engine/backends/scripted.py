@@ -25,7 +25,14 @@ class ScriptedBackend(Backend):
     `seconds_per_token` paces it. `produced` counts the tokens of all answers, for tests.
     """
 
-    def __init__(self, script: list[str] | None = None, ends: bool = True, seconds_per_token: float = 0.02, context: int = 32_768, prompt: str = "plain"):
+    def __init__(
+        self,
+        script: list[str] | None = None,
+        ends: bool = True,
+        seconds_per_token: float = 0.02,
+        context: int = 32_768,
+        prompt: str = "plain",
+    ):
         self.loaded = Loaded("scripted", "scripted", "none", "none", "none", context, prompt, ("no weights are loaded",))
         self._script, self._ends, self._pace = script, ends, seconds_per_token
         self._adapters: list[str] = []

@@ -10,18 +10,19 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine import adapters as adapter_files
-from engine import conversion, hardware, hub, models, paths, starter
+from engine import hardware, hub, models
 from engine.adapters import Adapter
 from engine.backends import quantized
 from engine.backends.base import Backend, Delta, Loaded, Stop
 from engine.backends.decoding import TextStream
+from engine.backends.weights import fetch
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
 from engine.messages import Conversation
+from engine.model_files import read_config
 from engine.models import ModelSpec
 from engine.prompts import encode, prompt_format
 from engine.settings import ChatSettings, LoadSettings
@@ -29,62 +30,6 @@ from engine.settings import ChatSettings, LoadSettings
 PREFILL_CHUNK = 512
 # Below it sampling takes the likeliest token anyway, and dividing by it would overflow.
 LEAST_TEMPERATURE = 0.01
-
-
-def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[ModelSpec, Path]:
-    """See that the weights lie in `spec.folder` as safetensors, whole: downloaded, converted or made again if they must
-    be. Gives the spec completed by what its config says, and the folder to load weights from: its own, or a 4-bit copy.
-    Refuses before any download what cannot run or fit here."""
-    report(Progress(f"Checking {spec.id}"))
-    there = spec.on_disk
-    copy = quantized.current(spec, load) if there and load.quantization != "none" and not hardware.machine().has_gpu else None
-    if copy and not _damage_found_while_importing(copy):
-        return models.described(spec, models.read_config(spec.folder)), copy
-    wrong = _damage_found_while_importing(spec.folder) if there else None
-    if spec.kind == "starter" or (spec.local and spec.local.is_file()):
-        if wrong:
-            report(Progress(f"{spec.id} is damaged ({wrong}); making it again"))
-        if wrong or not there:
-            if spec.kind == "starter":
-                starter.make(report)
-            else:
-                conversion.gguf_to_folder(spec.local, spec.folder, report, source=spec.source, origin=spec.origin)
-    elif not there:
-        repo = hub.repository(spec.source)
-        config = hub.read_json(repo, "config.json")
-        models.check_architecture(config, spec.source)
-        spec = models.described(spec, config)
-        models.check_fit(spec, hardware.machine(), load)
-        hub.download(repo, hub.model_files(repo), spec.folder, report)
-    elif wrong := wrong or damaged_safetensors(spec.folder):
-        raise BadInput(f"The model {spec.id} is damaged: {wrong}. Delete {spec.folder} and fetch it again.")
-    config = models.read_config(spec.folder)
-    models.check_architecture(config, spec.id)
-    return models.described(spec, config), spec.folder
-
-
-def _damage_found_while_importing(folder: Path) -> str | None:
-    """`paths.damaged`, with the imports of the libraries in this thread meanwhile: both take a second or more."""
-    with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(paths.damaged, folder)
-        import torch  # noqa: F401
-        import transformers.models.auto.modeling_auto  # noqa: F401
-
-        return found.result()
-
-
-def damaged_safetensors(folder: Path) -> str | None:
-    """Read every weights file's header: None when all are whole, else which is not. Finds cuts and broken headers;
-    flipped bits inside tensors are found where a manifest holds the file's checksum."""
-    from safetensors import SafetensorError, safe_open
-
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "numpy") as file:
-                file.keys()
-        except (SafetensorError, OSError, ValueError) as error:
-            return f"{path.name} cannot be read ({str(error)[:100]})"
-    return None
 
 
 class TransformersBackend(Backend):
@@ -115,8 +60,21 @@ class TransformersBackend(Backend):
         self._end_ids = self._ends()
         self._linear = {name: tuple(shape) for name, shape in _linear_shapes(self._model)}
         limit = self._context(notes)
-        label = "unquantized" if load.quantization == "none" else load.quantization.upper() + (" double-quantized" if load.double_quantization else "")
-        self.loaded = Loaded(spec.id, "transformers", torch.cuda.get_device_name(0) if capabilities else "CPU", label, dtype, limit, self._own_prompt(), tuple(notes))
+        label = (
+            "unquantized"
+            if load.quantization == "none"
+            else load.quantization.upper() + (" double-quantized" if load.double_quantization else "")
+        )
+        self.loaded = Loaded(
+            spec.id,
+            "transformers",
+            torch.cuda.get_device_name(0) if capabilities else "CPU",
+            label,
+            dtype,
+            limit,
+            self._own_prompt(),
+            tuple(notes),
+        )
 
     def _context(self, notes: list[str]) -> int:
         """The model's context in tokens, or as much of it as half of the memory that is still free can cache."""
@@ -134,28 +92,41 @@ class TransformersBackend(Backend):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            raise BadInput(f"The tokenizer of {self._spec.id} cannot be read: it is missing or damaged ({type(error).__name__}: {str(error)[:160]}).") from error
+            raise BadInput(
+                f"The tokenizer of {self._spec.id} cannot be read: it is missing or damaged ({type(error).__name__}: {str(error)[:160]})."
+            ) from error
         tokenizer.model_max_length = 10**9  # a long prompt is trimmed in engine/chat.py, not warned about
         return tokenizer
 
     def _load_model(self, folder: Path, load: LoadSettings, dtype, on_gpu: bool):
         from transformers import AutoModelForCausalLM
 
-        already = "quantization_config" in models.read_config(folder)
+        already = "quantization_config" in read_config(folder)
         fresh = load.quantization != "none" and not already
         # Passed only where it is ours: an explicit None would override the one in the config.
         ours = {"quantization_config": bits_and_bytes(load, dtype)} if fresh else {}
-        limits = load.max_memory_gib and {int(key) if key.isdigit() else key: int(value * hardware.GIB) for key, value in load.max_memory_gib.items()}
+        limits = load.max_memory_gib and {
+            int(key) if key.isdigit() else key: int(value * hardware.GIB) for key, value in load.max_memory_gib.items()
+        }
         several = on_gpu and (self._torch.cuda.device_count() > 1 or limits)
         # Spread over GPUs only where there are several: one device named plainly also suits 4-bit training.
         device_map = "auto" if several else {"": 0 if on_gpu else "cpu"}
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype, device_map=device_map,
-                max_memory=limits if several else None, **ours)
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                device_map=device_map,
+                max_memory=limits if several else None,
+                **ours,
+            )
         except self._torch.cuda.OutOfMemoryError as error:
-            raise EngineError(f"{self._spec.id} does not fit in GPU memory: {str(error).splitlines()[0]} Close other programs, or choose one of: "
-                              f"{', '.join(models.smaller_models(hardware.machine())[:4])}.") from error
+            raise EngineError(
+                f"{self._spec.id} does not fit in GPU memory: {str(error).splitlines()[0]} Close other programs, or choose one of: "
+                f"{', '.join(models.smaller_models(hardware.machine())[:4])}."
+            ) from error
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise BadInput(f"The model {self._spec.id} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
         if fresh and not on_gpu:
@@ -182,7 +153,9 @@ class TransformersBackend(Backend):
                 self._inject(found, tensors)
             except (RuntimeError, ValueError, KeyError, ImportError, AttributeError) as error:
                 self._forget(_peft_name(adapter))
-                raise EngineError(f"The adapter {adapter} could not be put on the base ({type(error).__name__}: {str(error)[:200]}).") from error
+                raise EngineError(
+                    f"The adapter {adapter} could not be put on the base ({type(error).__name__}: {str(error)[:200]})."
+                ) from error
             except BadInput:
                 self._forget(_peft_name(adapter))
                 raise
@@ -192,9 +165,18 @@ class TransformersBackend(Backend):
         from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 
         believed = adapter.config
-        config = LoraConfig(r=believed.r, lora_alpha=believed.lora_alpha, lora_dropout=0.0, use_rslora=believed.use_rslora, bias="none", task_type="CAUSAL_LM",
-                            target_modules=sorted(adapter_files.lora_modules(tensors)), rank_pattern=believed.rank_pattern,
-                            alpha_pattern=believed.alpha_pattern, inference_mode=True)
+        config = LoraConfig(
+            r=believed.r,
+            lora_alpha=believed.lora_alpha,
+            lora_dropout=0.0,
+            use_rslora=believed.use_rslora,
+            bias="none",
+            task_type="CAUSAL_LM",
+            target_modules=sorted(adapter_files.lora_modules(tensors)),
+            rank_pattern=believed.rank_pattern,
+            alpha_pattern=believed.alpha_pattern,
+            inference_mode=True,
+        )
         key = _peft_name(adapter.id)
         if self._peft is None:
             self._peft = PeftModel(self._model, config, adapter_name=key).eval()
@@ -203,7 +185,9 @@ class TransformersBackend(Backend):
         result = set_peft_model_state_dict(self._peft, tensors, adapter_name=key)
         missing = [name for name in result.missing_keys if "lora_" in name and f".{key}." in name]
         if missing or result.unexpected_keys:
-            raise BadInput(f"The adapter {adapter.id} is damaged: its matrices and its config do not agree on {(missing or result.unexpected_keys)[0]}.")
+            raise BadInput(
+                f"The adapter {adapter.id} is damaged: its matrices and its config do not agree on {(missing or result.unexpected_keys)[0]}."
+            )
 
     def detach(self, adapter: str) -> None:
         with self._busy:
@@ -245,7 +229,7 @@ class TransformersBackend(Backend):
         text = TextStream(self._tokenizer)
         cache = None
         new = seen
-        for made in range(settings.max_new_tokens):
+        for _ in range(settings.max_new_tokens):
             for chunk in new.split(PREFILL_CHUNK, dim=1):
                 if stop():
                     yield Delta(text.rest(), reason="cancelled")
@@ -268,7 +252,9 @@ class TransformersBackend(Backend):
             with torch.inference_mode(), self._with_adapter(adapter):
                 output = self._model(chunk, past_key_values=cache, use_cache=True, **extra)
         except torch.cuda.OutOfMemoryError as error:
-            raise EngineError("The GPU ran out of memory while answering. Start a shorter conversation, lower the longest answer, or choose a smaller model.") from error
+            raise EngineError(
+                "The GPU ran out of memory while answering. Start a shorter conversation, lower the longest answer, or choose a smaller model."
+            ) from error
         return output.logits[:, -1].float(), output.past_key_values
 
     @functools.cached_property
@@ -295,8 +281,13 @@ def bits_and_bytes(load: LoadSettings, dtype):
     import torch
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=load.quantization, bnb_4bit_use_double_quant=load.double_quantization,
-                              bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=torch.uint8)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=load.quantization,
+        bnb_4bit_use_double_quant=load.double_quantization,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=torch.uint8,
+    )
 
 
 def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
@@ -306,7 +297,9 @@ def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:
-        notes.append(f"4 bits are not available here: bitsandbytes cannot be imported ({type(error).__name__}: {error}). The model runs unquantized.")
+        notes.append(
+            f"4 bits are not available here: bitsandbytes cannot be imported ({type(error).__name__}: {error}). The model runs unquantized."
+        )
         return load.model_copy(update={"quantization": "none"})
     return load
 
@@ -344,7 +337,9 @@ def _processors(settings: ChatSettings):
 
 def _sampled(torch, processors, seen, logits, settings: ChatSettings, random) -> int:
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
-        raise EngineError("The model gave numbers that are none (NaN). Its weights are damaged, or too large for this numeric type; fetch it again or choose another.")
+        raise EngineError(
+            "The model gave numbers that are none (NaN). Its weights are damaged, or too large for this numeric type; fetch it again or choose another."
+        )
     scores = processors(seen, logits)
     if settings.temperature < LEAST_TEMPERATURE:
         return int(scores.argmax(-1))

@@ -9,9 +9,8 @@ import sys
 import time
 import urllib.request
 
-from common import process, wait_page
-
 import builders
+from common import process, wait_page
 
 RUNS = 7
 HELLO = "import gradio as gr\ngr.Interface(lambda text: text, 'text', 'text').launch(server_port={port}, quiet=True)\n"
@@ -35,7 +34,9 @@ def first_token_seconds() -> tuple[float, float]:
         config = json.load(urllib.request.urlopen(base + "/config"))
         chat = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
         values = [field.default for field in ChatSettings.model_fields.values()]
-        body = json.dumps({"fn_index": chat, "session_hash": "bench", "data": ["What is the capital of France?", [], "none", "", *values]}).encode()
+        body = json.dumps(
+            {"fn_index": chat, "session_hash": "bench", "data": ["What is the capital of France?", [], "none", "", *values]}
+        ).encode()
         urllib.request.urlopen(urllib.request.Request(base + "/gradio_api/queue/join", body, {"Content-Type": "application/json"})).read()
         for line in urllib.request.urlopen(base + "/gradio_api/queue/data?session_hash=bench"):
             if b'"assistant"' in line:
@@ -51,9 +52,13 @@ def main() -> None:
         port = builders.free_port()
         ours.append(page_seconds([sys.executable, "app.py", "--port", str(port)], port))
     ratio = statistics.median(mine / hello for mine, hello in zip(ours, hellos, strict=True))
-    print(f"page: app {statistics.median(ours):.2f} s, hello world {statistics.median(hellos):.2f} s, ratio {ratio:.2f} (target at most 1.5), {RUNS} runs each")
+    print(
+        f"page: app {statistics.median(ours):.2f} s, hello world {statistics.median(hellos):.2f} s, ratio {ratio:.2f} (target at most 1.5), {RUNS} runs each"
+    )
     tokens = [first_token_seconds() for _ in range(RUNS)]
-    print(f"first token of the first answer: median {statistics.median(token for _, token in tokens):.1f} s, worst {max(token for _, token in tokens):.1f} s after the command (target 15), {RUNS} runs")
+    print(
+        f"first token of the first answer: median {statistics.median(token for _, token in tokens):.1f} s, worst {max(token for _, token in tokens):.1f} s after the command (target 15), {RUNS} runs"
+    )
 
 
 if __name__ == "__main__":

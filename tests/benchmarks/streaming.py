@@ -11,13 +11,13 @@ import statistics
 import sys
 import time
 
-import psutil
-from common import process, wait_page
-
 import browser
 import builders
-from engine.backends.scripted import ScriptedBackend
+import psutil
+from common import process, wait_page
 from pages import Page
+
+from engine.backends.scripted import ScriptedBackend
 
 SENTENCE = "Streaming **must** stay cheap, whatever the `length` of the answer is, and however many lines\nit has. "
 STOPS = 9
@@ -58,7 +58,9 @@ def streaming() -> None:
     served.close()
     for count, runs in rows.items():
         shown, cpu, clock = (statistics.median(each) for each in zip(*runs, strict=True))
-        print(f"{count} tokens in {clock:.1f} s ({count / clock:.0f} tokens/s): page {shown:.2f} s = {shown / clock:.0%} of its main thread, server {cpu:.2f} s = {cpu / clock:.1%} of a core")
+        print(
+            f"{count} tokens in {clock:.1f} s ({count / clock:.0f} tokens/s): page {shown:.2f} s = {shown / clock:.0%} of its main thread, server {cpu:.2f} s = {cpu / clock:.1%} of a core"
+        )
     double = [statistics.median(run[0] for run in rows[count]) for count in (1000, 2000)]
     print(f"page cost of 2,000 tokens over that of 1,000: {double[1] / double[0]:.2f} (linear is 2)")
 
@@ -85,18 +87,25 @@ def stop_click() -> None:
         with browser.opened(f"http://127.0.0.1:{port}") as page:
             for _ in range(STOPS):
                 browser.send(page, "Tell me a long story about a guanaco in the Andes.")
-                page.wait_for_function("document.querySelector('#facts').innerText === '' && document.querySelectorAll('#conversation .bot').length > 0", timeout=120_000)
+                page.wait_for_function(
+                    "document.querySelector('#facts').innerText === '' && document.querySelectorAll('#conversation .bot').length > 0",
+                    timeout=120_000,
+                )
                 page.wait_for_timeout(700 + 110 * len(times))
-                times.append(page.evaluate("""() => new Promise(done => {
+                times.append(
+                    page.evaluate("""() => new Promise(done => {
                     const started = performance.now(), facts = document.querySelector('#facts');
                     new MutationObserver((_, watch) => facts.innerText.includes('stopped by you') && (watch.disconnect(), done(performance.now() - started)))
                         .observe(facts, {subtree: true, childList: true, characterData: true});
                     document.querySelector('#stop').click();
-                })"""))
+                })""")
+                )
                 assert re.search(r"\d+ tokens", page.inner_text("#facts"))
                 page.click("#clear")
                 page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
-    print(f"stop: median {statistics.median(times):.0f} ms, worst {max(times):.0f} ms from the click to the end on the screen (target 300), {STOPS} runs on the starter")
+    print(
+        f"stop: median {statistics.median(times):.0f} ms, worst {max(times):.0f} ms from the click to the end on the screen (target 300), {STOPS} runs on the starter"
+    )
 
 
 if __name__ == "__main__":
