@@ -12,6 +12,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import builders  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# No time limit for an example: machines are noisy, and a slow one is no failure.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
