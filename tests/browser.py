@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -44,9 +45,14 @@ def answers(page, count: int) -> list[str]:
 
 
 def send(page, text: str) -> None:
-    """Type a message and press Enter."""
+    """Type a message and press Enter; once more, as a person would, if the page was just ending the answer before."""
     page.fill("#message textarea", text)
-    page.press("#message textarea", "Enter")
+    for _ in range(2):
+        page.press("#message textarea", "Enter")
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_function("document.querySelector('#message textarea').value === ''", timeout=5_000)
+            return
+    raise AssertionError("the message was not taken")
 
 
 def wait_facts(page, text: str, timeout: int = 60_000) -> str:

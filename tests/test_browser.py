@@ -109,7 +109,8 @@ def test_names_of_strangers_are_shown_as_text(scripted):
 def test_nothing_is_lost_when_a_message_is_refused(scripted):
     with browser.opened(scripted) as page:
         long = "word " * 7000
-        browser.send(page, long)
+        page.fill("#message textarea", long)
+        page.press("#message textarea", "Enter")
         page.wait_for_selector("text=limit is 32,000")
         assert page.input_value("#message textarea") == long
 
