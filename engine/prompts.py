@@ -96,8 +96,6 @@ class ChatTemplateFormat:
         rows = [{"role": message.role, "content": f"\x02{index}\x03"} for index, message in enumerate(messages)]
         try:
             rendered = template.render(rows, answering)
-        except BadInput:
-            raise
         except Exception as error:
             raise BadInput(f"The model's chat template does not accept these turns: {error}") from error
         parts = _SLOT.split(rendered)
@@ -307,6 +305,7 @@ def _added_tokens(tokenizer) -> re.Pattern | None:
     return re.compile("|".join(f"(?<={re.escape(content[0])})(?={re.escape(content[1:])})" for content in contents)) if contents else None
 
 
+@functools.lru_cache(maxsize=8)
 def _prefixes_space(tokenizer) -> bool:
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False).input_ids)
     return bool(first) and first[0].startswith("\u2581")

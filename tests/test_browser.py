@@ -86,7 +86,9 @@ def test_clear_while_an_answer_streams_stays_clear(scripted):
         page.wait_for_selector("#send", state="visible")
         browser.send(page, "After")
         browser.wait_facts(page, "ended by itself")
-        browser.answers(page, 1)
+        assert len(browser.answers(page, 1)) == 1
+        shown = page.inner_text("#conversation")
+        assert "After" in shown and "Hello" not in shown
 
 
 def test_the_adapter_picker_follows_the_model():

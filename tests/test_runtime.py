@@ -26,6 +26,20 @@ def wait(runtime, phase):
         assert runtime._condition.wait_for(lambda: runtime._state.phase == phase, 120), runtime._state
 
 
+def ready() -> Runtime:
+    """A runtime with the scripted model loaded."""
+    runtime = Runtime()
+    runtime.load("scripted")
+    wait(runtime, "ready")
+    return runtime
+
+
+def until_token(events) -> None:
+    """Take events until the answer has begun."""
+    while not isinstance(next(events), Token):
+        pass
+
+
 def test_a_message_sent_while_loading_waits_its_turn(monkeypatch):
     gate = threading.Event()
 
@@ -55,9 +69,7 @@ def test_a_failed_load_keeps_its_reason(monkeypatch):
 
 
 def test_what_is_no_model_is_refused_at_once_and_changes_nothing():
-    runtime = Runtime()
-    runtime.load("scripted")
-    wait(runtime, "ready")
+    runtime = ready()
     with pytest.raises(BadInput):
         runtime.load("no such model")
     assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
@@ -90,12 +102,9 @@ def test_a_newer_load_wins_and_the_older_backend_is_closed(monkeypatch):
 
 
 def test_closing_one_answer_frees_the_model_for_the_next():
-    runtime = Runtime()
-    runtime.load("scripted")
-    wait(runtime, "ready")
+    runtime = ready()
     first = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
-    while not isinstance(next(first), Token):
-        pass
+    until_token(first)
     backend = runtime._backend
     first.close()
     produced = backend.produced
@@ -104,23 +113,17 @@ def test_closing_one_answer_frees_the_model_for_the_next():
 
 
 def test_stop_while_waiting_for_another_answer():
-    runtime = Runtime()
-    runtime.load("scripted")
-    wait(runtime, "ready")
+    runtime = ready()
     first = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
-    while not isinstance(next(first), Token):
-        pass
+    until_token(first)
     assert list(runtime.chat(HELLO, SHORT, stop=lambda: True))[-1] == Notice("Stopped before the answer began.")
     first.close()
 
 
 def test_a_load_ends_the_answer_under_way_and_keeps_its_text():
-    runtime = Runtime()
-    runtime.load("scripted")
-    wait(runtime, "ready")
+    runtime = ready()
     events = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
-    while not isinstance(next(events), Token):
-        pass
+    until_token(events)
     runtime.load("scripted")
     finished = list(events)[-1]
     assert finished.finish_reason == "cancelled" and finished.text
@@ -176,9 +179,7 @@ def test_a_public_host_shows_no_paths():
 
 
 def test_loading_what_is_loaded_changes_nothing():
-    runtime = Runtime()
-    runtime.load("scripted")
-    wait(runtime, "ready")
+    runtime = ready()
     backend = runtime._backend
     Services(runtime).load("scripted")
     assert runtime._backend is backend and runtime.state.phase == "ready"

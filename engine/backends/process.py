@@ -72,11 +72,10 @@ class ProcessBackend(Backend):
         return not self._gone
 
     def _send(self, **request) -> None:
-        try:
+        # Fails where the process is gone; whoever waits for an answer is told so by _read.
+        with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write((json.dumps(request) + "\n").encode())
             self._process.stdin.flush()
-        except (OSError, ValueError):
-            pass  # the process is gone; whoever waits for an answer is told so by _read
 
     def _ask(self, op: str, number: int | None = None, **arguments) -> Iterator[dict]:
         """Send a request and yield its answers. While none comes for a moment, yields `{}`."""

@@ -151,14 +151,13 @@ class TransformersBackend(Backend):
         with self._busy:
             try:
                 self._inject(found, tensors)
-            except (RuntimeError, ValueError, KeyError, ImportError, AttributeError) as error:
+            except Exception as error:
                 self._forget(_peft_name(adapter))
+                if isinstance(error, EngineError):
+                    raise
                 raise EngineError(
                     f"The adapter {adapter} could not be put on the base ({type(error).__name__}: {str(error)[:200]})."
                 ) from error
-            except BadInput:
-                self._forget(_peft_name(adapter))
-                raise
             self._adapters[adapter] = found
 
     def _inject(self, adapter: Adapter, tensors: dict) -> None:
