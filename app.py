@@ -32,7 +32,7 @@ def main(
         runtime.load(model, adapter, log=True)
         import ui
 
-        ui.launch(ui.build(Services(runtime, read_only)), host, port, share)
+        ui.launch(ui.build(Services(runtime, read_only)), host, port, share, uploads=not read_only)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat`.
+"""The command line: `python -m engine models|chat|thumbs`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -21,6 +21,7 @@ from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation, checked_text
 from engine.settings import ChatSettings, LoadSettings, Quantization
+from engine.store import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
 _DEFAULTS = ChatSettings()
@@ -102,6 +103,17 @@ def chat(
                     _finish(event, as_json)
     finally:
         opened.close()
+
+
+@app.command()
+def thumbs(as_json: AsJson = False) -> None:
+    """Print the visitors' verdicts on answers, one JSON object a line, oldest first; with --json as one list."""
+    rows = Store().thumbs()
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False))
 
 
 def _finish(event: Finished, as_json: bool) -> None:

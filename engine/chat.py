@@ -24,10 +24,11 @@ class StopStrings:
     """Lets text through except from the first stop string on. Text that may yet become one waits, and so does white
     space, which is dropped when the answer ends on it: nothing shown is ever taken back. Linear in the text."""
 
-    def __init__(self, stops: tuple[str, ...]):
+    def __init__(self, stops: tuple[str, ...], continues: bool = False):
+        """`continues`: the text goes on from an earlier one, so white space at its start counts."""
         self._stops = stops
         self._held = ""
-        self._begun = False
+        self._begun = continues
         self.met = False
 
     def add(self, text: str) -> str:
@@ -88,13 +89,14 @@ def stream(
     adapter: str | None = None,
     prompt: str | None = None,
 ) -> Iterator[Event]:
-    """Answer the last message: Notice and Token events, then one Finished or Failed.
+    """Answer the last message, or go on with it where it is the assistant's: Notice and Token events, then one Finished
+    (of the new text alone) or Failed.
 
     `prompt` names a prompt format; None takes the adapter's or the model's own. Closing the iterator ends generation.
     """
     started = time.perf_counter()
     try:
-        if not conversation.messages or conversation.messages[-1].role != "user" or not conversation.messages[-1].text.strip():
+        if not any(message.role == "user" for message in conversation.messages) or not conversation.messages[-1].text.strip():
             raise BadInput("There is no message to answer. Write one first.")
         conversation = conversation.alternating()
         name = prompt or backend.prompt(adapter)
@@ -104,7 +106,8 @@ def stream(
             yield Notice(
                 f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the oldest {dropped} messages were left out."
             )
-        yield from _answer(backend, ids, settings.model_copy(update={"max_new_tokens": limit}), stop, adapter, name, started, dropped)
+        guard = StopStrings(prompt_format(name).stop, kept.continues)
+        yield from _answer(backend, ids, settings.model_copy(update={"max_new_tokens": limit}), stop, adapter, guard, started, dropped)
     except EngineError as error:
         yield Failed(str(error), error.exit_code)
     except Exception as error:
@@ -113,10 +116,16 @@ def stream(
 
 
 def _answer(
-    backend: Backend, ids: list[int], settings: ChatSettings, stop: Stop, adapter: str | None, prompt: str, started: float, dropped: int
+    backend: Backend,
+    ids: list[int],
+    settings: ChatSettings,
+    stop: Stop,
+    adapter: str | None,
+    guard: StopStrings,
+    started: float,
+    dropped: int,
 ) -> Iterator[Event]:
     seed = secrets.randbelow(MAX_SEED) if settings.seed is None else settings.seed
-    guard = StopStrings(prompt_format(prompt).stop)
     parts: list[str] = []
     tokens = 0
     first: float | None = None

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ import psutil
 GIB = 2**30
 Host = Literal["computer", "colab", "space"]
 BF16_CAPABILITY = (8, 0)
+GPU_MEMORY_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,27 @@ def _gpus() -> tuple[Gpu, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(gpu for gpu in map(_parsed_gpu, _visible(lines)) if gpu)
+
+
+def process_memory(process_id: int) -> int:
+    """Bytes of memory that a process takes, on its GPUs too; 0 once it is gone. Asked of the driver's tool at most every
+    few seconds: one call takes a tenth of a second."""
+    try:
+        resident = psutil.Process(process_id).memory_info().rss
+    except psutil.Error:
+        return 0
+    return resident + (_gpu_memory(process_id, int(time.monotonic() / GPU_MEMORY_SECONDS)) if _gpus() else 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _gpu_memory(process_id: int, moment: int) -> int:
+    command = [shutil.which("nvidia-smi"), "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    rows = [line.split(",") for line in lines]
+    return sum(int(used) * 2**20 for owner, used in rows if owner.strip() == str(process_id) and used.strip().isdigit())
 
 
 def _torch_is_for_cpu() -> bool:

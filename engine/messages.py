@@ -32,6 +32,11 @@ class Conversation:
         """The conversation with one more message at its end."""
         return replace(self, messages=(*self.messages, Message(role, text)))
 
+    @property
+    def continues(self) -> bool:
+        """Whether it ends with an assistant's text, which is then to be gone on with."""
+        return bool(self.messages) and self.messages[-1].role == "assistant"
+
     def alternating(self) -> "Conversation":
         """Neighbours of one role as one message: after a stopped answer two questions stand in a row, which many chat
         templates refuse."""
@@ -43,9 +48,9 @@ class Conversation:
         return replace(self, messages=tuple(joined))
 
     def without_oldest_turn(self) -> "Conversation":
-        """Drop the oldest user message with the answer that follows it; the last message always stays."""
-        following = (index for index, message in enumerate(self.messages) if index and message.role == "user")
-        return replace(self, messages=self.messages[next(following, len(self.messages) - 1) :])
+        """Drop the oldest user message with the answer that follows it; the last one, with what follows it, stays."""
+        asked = [index for index, message in enumerate(self.messages) if message.role == "user"] or [len(self.messages) - 1]
+        return replace(self, messages=self.messages[next((index for index in asked if index), asked[-1]) :])
 
 
 def checked_text(text: object, what: str = "The message", limit: int = MAX_MESSAGE_CHARS) -> str:

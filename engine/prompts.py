@@ -224,8 +224,9 @@ class Encoded:
         return len(self.ids)
 
 
-def encode(tokenizer, conversation: Conversation, form: Format) -> Encoded:
-    """Tokens of a conversation by a transformers tokenizer.
+def encode(tokenizer, conversation: Conversation, form: Format, answering: bool = False) -> Encoded:
+    """Tokens of a conversation by a transformers tokenizer; `answering` leaves an assistant's text at the end open, for
+    the model to go on with it.
 
     Special tokens are recognised in control pieces only. An answer is tokenized apart from what stands before it,
     so that the tokens at its start in training are those a model meets in chat, where its text is not yet there.
@@ -237,7 +238,11 @@ def encode(tokenizer, conversation: Conversation, form: Format) -> Encoded:
         ids += tokenizer("", add_special_tokens=True).input_ids
         ids = [token for token in ids if token != tokenizer.eos_token_id]
         learn += [False] * len(ids)
-    for index, piece in enumerate(_joined(form.pieces(conversation, template))):
+    pieces = form.pieces(conversation, template)
+    if answering and conversation.continues:
+        while pieces[-1].control:
+            pieces.pop()
+    for index, piece in enumerate(_joined(pieces)):
         new = (
             [tokenizer.eos_token_id]
             if piece == Piece(END, True, piece.learn)

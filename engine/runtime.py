@@ -20,6 +20,8 @@ from engine.models import ModelSpec
 from engine.settings import ChatSettings, LoadSettings
 
 WAIT_SECONDS = 0.2
+MAX_WAITING = 24
+_NOTHING = "No model is loaded. Choose one and load it."
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Runtime:
         self._isolated = isolated
         self._condition = threading.Condition()
         self._answering = threading.Lock()
+        self._line: list[object] = []  # who waits for the model, in order of arrival
         self._backend: Backend | None = None
-        self._state = State("idle", "", "No model is loaded.")
+        self._state = State("idle", "", _NOTHING)
         self._load_number = 0
         self.wanted_adapter: str | None = None
 
@@ -70,13 +73,29 @@ class Runtime:
             self.wanted_adapter = None if wanted == models.NO_ADAPTER else wanted
         threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log), daemon=True).start()
 
+    def cancel_load(self) -> None:
+        """End a load under way; what it has downloaded so far stays on disk, so the next try goes on from there."""
+        with self._condition:
+            if self._state.phase != "loading":
+                return
+            self._load_number += 1
+            self._state = State("idle", "", f"Loading {self._state.model} was cancelled. Choose a model and load it.")
+            self._condition.notify_all()
+
     def close(self) -> None:
-        """End everything: a load under way, the loaded model, its process."""
+        """End everything: a load under way, the answer under way, the loaded model with its process. Memory is given
+        back; another model may be loaded afterwards."""
         with self._condition:
             self._load_number += 1
-            self._state = State("idle", "", "No model is loaded.")
+            self._state = State("idle", "", _NOTHING)
             self._condition.notify_all()
         self._replace_backend(None)
+
+    def memory(self) -> int:
+        """Bytes that the loaded model's process takes now, with what it holds on GPUs; 0 without one."""
+        with self._condition:
+            backend = self._backend
+        return hardware.process_memory(backend.process_id) if backend else 0
 
     def _replace_backend(self, backend: Backend | None) -> None:
         with self._condition:
@@ -142,7 +161,7 @@ class Runtime:
     def _ready_backend(self) -> Backend:
         with self._condition:
             if self._backend is None:
-                raise EngineError(self._state.text if self._state.phase == "failed" else "No model is loaded. Choose one first.")
+                raise EngineError(self._state.text)
             return self._backend
 
     def chat(
@@ -155,10 +174,8 @@ class Runtime:
     ) -> Iterator[Event]:
         """As `engine.chat.stream`, on the loaded model; first waits, with Progress events, for a load under way and for
         answers before this one."""
-        while not (yield from self._turn(stop)):
-            if stop():
-                yield Notice("Stopped before the answer began.")
-                return
+        if not (yield from self._turn(stop)):
+            return
         number = self._load_number
         try:
             backend = self._ready_backend()
@@ -180,17 +197,39 @@ class Runtime:
             self._answering.release()
 
     def _turn(self, stop: Stop) -> Generator[Event, None, bool]:
-        """Wait for a load under way and for the answer before; True once this answer has the model to itself."""
-        state = self.state
-        if state.phase == "loading":
-            yield Progress(state.text, state.fraction)
+        """Wait for a load under way and, in order of arrival, for the answers before; True once this one has the model
+        to itself."""
+        ticket = object()
+        with self._condition:
+            if len(self._line) >= MAX_WAITING:
+                full = Failed(f"The model is busy: {MAX_WAITING} others wait for it already. Please try again in a minute.")
+            else:
+                full = None
+                self._line.append(ticket)
+        if full:
+            yield full
+            return False
+        try:
+            while not stop():
+                with self._condition:
+                    state, ahead = self._state, self._line.index(ticket)
+                if state.phase == "loading":
+                    yield Progress(state.text, state.fraction)
+                    with self._condition:
+                        self._condition.wait_for(lambda: self._state.phase != "loading" or stop(), WAIT_SECONDS)
+                elif ahead:
+                    yield Progress(f"Waiting for the model: number {ahead + 1} in line")
+                    with self._condition:
+                        self._condition.wait_for(lambda: self._line[0] is ticket, WAIT_SECONDS)
+                elif not self._answering.acquire(timeout=WAIT_SECONDS):
+                    yield Progress("Waiting for the answer before yours: number 1 in line")
+                elif self.state.phase == "loading":
+                    self._answering.release()
+                else:
+                    return True
+            yield Notice("Stopped before the answer began.")
+            return False
+        finally:
             with self._condition:
-                self._condition.wait_for(lambda: self._state.phase != "loading" or stop(), WAIT_SECONDS)
-            return False
-        if not stop() and self._answering.acquire(timeout=WAIT_SECONDS):
-            if self.state.phase != "loading":
-                return True
-            self._answering.release()
-            return False
-        yield Progress("Waiting for the answer before yours")
-        return False
+                self._line.remove(ticket)
+                self._condition.notify_all()

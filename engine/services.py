@@ -1,11 +1,13 @@
 """What an app is made of, handed to every tab: the loaded model and what visitors may do."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine import hardware
 from engine.errors import BadInput
-from engine.models import ADAPTERS, MODELS, NO_ADAPTER, resolve
+from engine.models import ADAPTERS, MODELS, NO_ADAPTER, ModelSpec, resolve
 from engine.runtime import Runtime, State
+from engine.store import Store
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Services:
 
     runtime: Runtime
     read_only: bool = False
+    store: Store = field(default_factory=Store)
 
     def state(self) -> State:
         """The runtime's state; on a public host without the paths and reasons that only its owner should read."""
@@ -32,12 +35,25 @@ class Services:
 
     def load(self, model: str) -> None:
         """Load a model for everybody, unless it is the one that is loaded or loading. Raises BadInput."""
-        if self.read_only:
-            raise BadInput("On this public host the model is the owner's choice. Run the app on your own machine for others.")
+        self._owner_only()
         state = self.runtime.state
         if state.phase in ("ready", "loading") and state.model == resolve(model).id:
             return
         self.runtime.load(model)
+
+    def unload(self) -> None:
+        """Give the model and its memory back, for everybody. Raises BadInput on a public host."""
+        self._owner_only()
+        self.runtime.close()
+
+    def cancel_load(self) -> None:
+        """End a load under way. Raises BadInput on a public host."""
+        self._owner_only()
+        self.runtime.cancel_load()
+
+    def _owner_only(self) -> None:
+        if self.read_only:
+            raise BadInput("On this public host the model is the owner's choice. Run the app on your own machine for others.")
 
     def adapter(self, shown: str | None) -> str | None:
         """The adapter that a picker's value means, None for the bare base. On a public host only those already on the
@@ -51,20 +67,45 @@ class Services:
                 return adapter
         raise BadInput("On this public host only the adapters in the list can be chosen. Run the app on your own machine for others.")
 
-    def model_choices(self) -> list[str]:
-        """Ids for a model picker, those on disk first."""
+    def model_choices(self) -> list[tuple[str, str]]:
+        """What a model picker shows, and the id it stands for; those on disk first."""
         current = self.state().model
         if self.read_only:
-            return [current]
-        ids = [spec.id for spec in sorted(MODELS.values(), key=lambda spec: not spec.on_disk)]
-        return ids if current in ids or not current else [current, *ids]
+            return [(current, current)]
+        machine = hardware.machine()
+        specs = sorted(MODELS.values(), key=lambda spec: not spec.on_disk)
+        choices = [(f"{spec.title} · {_short(spec, machine)}", spec.id) for spec in specs]
+        return choices if current in MODELS or not current else [(current, current), *choices]
 
-    def adapter_choices(self) -> list[str]:
-        """Ids for an adapter picker: none, the attached ones, and the registry's for the loaded base."""
+    def about_model(self, name: str) -> str:
+        """What is to be known of a model before it is loaded, in a few words each. Raises BadInput for what is none."""
+        if self.read_only or not name:
+            return ""
+        spec = resolve(name)
+        parts = [
+            f"{spec.shape.parameters / 1e9:.2f} billion parameters" if spec.shape else "",
+            "on disk"
+            if spec.on_disk
+            else f"{_gigabytes(spec.download_bytes)} to download"
+            if spec.download_bytes
+            else "size unknown before the download",
+            spec.fit(hardware.machine()).text,
+            f"licence: {spec.licence}",
+            "gated: accept its licence on the Hub and set HF_TOKEN" if spec.gated else "",
+        ]
+        return " · ".join(filter(None, parts))
+
+    def adapter_choices(self) -> list[tuple[str, str]]:
+        """What an adapter picker shows, and the id: none, the attached ones, and the registry's for the loaded base."""
         state = self.state()
         base = MODELS[state.model].source if state.model in MODELS else None
         offered = [spec.id for spec in ADAPTERS.values() if spec.base == base and not self.read_only]
-        return list(dict.fromkeys([NO_ADAPTER, *state.adapters, *offered]))
+        attached = {adapter: f"{adapter} · loaded" for adapter in state.adapters}
+        names = dict.fromkeys([NO_ADAPTER, *state.adapters, *offered])
+        return [
+            (attached.get(name) or (f"{name} · {ADAPTERS[name].licence}" if name in ADAPTERS else "none: the bare base"), name)
+            for name in names
+        ]
 
     def chosen_adapter(self) -> str:
         """The adapter that the loaded model came with."""
@@ -75,3 +116,19 @@ class Services:
 def _public(name: str) -> str:
     """A model's or adapter's name without the folders it lies in."""
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def _short(spec: ModelSpec, machine: hardware.Machine) -> str:
+    """Size, fit, licence and whether it is on disk, for a line of a picker."""
+    fits = spec.fit(machine).fits
+    parts = [
+        _gigabytes(spec.download_bytes) if spec.download_bytes else "",
+        "fits" if fits else "too large here" if fits is False else "",
+        spec.licence,
+        "on disk" if spec.on_disk else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

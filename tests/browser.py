@@ -41,7 +41,23 @@ def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterato
 def answers(page, count: int) -> list[str]:
     """Texts of the model's answers on the screen, once there are so many."""
     page.wait_for_function("count => document.querySelectorAll('#conversation .message.bot').length === count", arg=count)
-    return page.locator("#conversation .message.bot").all_inner_texts()
+    return page.locator("#conversation .message.bot .body").all_inner_texts()
+
+
+def said(page) -> list[str]:
+    """Texts of all messages on the screen."""
+    return page.locator("#conversation .message .body").all_inner_texts()
+
+
+def act(page, label: str, message: str = "article >> nth=-1") -> None:
+    """Press a button of a message: the last one, unless `message` selects another."""
+    page.hover(f"#conversation {message}")
+    page.locator(f"#conversation {message}").get_by_role("button", name=label).click()
+
+
+def chats(page) -> list[str]:
+    """Names in the list of conversations."""
+    return page.locator("#chats .open").all_inner_texts()
 
 
 def send(page, text: str) -> None:
@@ -56,6 +72,11 @@ def send(page, text: str) -> None:
 
 
 def wait_facts(page, text: str, timeout: int = 60_000) -> str:
-    """Wait until the line under the conversation holds `text`; gives the line."""
-    page.wait_for_function("text => document.querySelector('#facts').innerText.includes(text)", arg=text, timeout=timeout)
-    return page.inner_text("#facts")
+    """Wait until the answer has ended and the line under it holds `text`; gives the line."""
+    page.wait_for_function(
+        """text => document.body.dataset.answering === 'false' &&
+        ([...document.querySelectorAll('#conversation .facts')].pop()?.innerText || '').includes(text)""",
+        arg=text,
+        timeout=timeout,
+    )
+    return page.locator("#conversation .facts").last.inner_text()

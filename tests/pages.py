@@ -23,8 +23,9 @@ class Page:
         with self.runtime._condition:
             assert self.runtime._condition.wait_for(lambda: self.runtime._state.phase == "ready", 30)
         self.runtime._backend = backend
-        self.blocks = ui.build(Services(self.runtime, read_only))
-        ui.launch(self.blocks, "127.0.0.1", builders.free_port(), share=False, block=False)
+        self.services = Services(self.runtime, read_only)
+        self.blocks = ui.build(self.services)
+        ui.launch(self.blocks, "127.0.0.1", builders.free_port(), share=False, uploads=not read_only, block=False)
         self.url = self.blocks.local_url.rstrip("/")
 
     def client(self):
@@ -37,18 +38,20 @@ class Page:
         self.runtime.close()
 
 
-def ask(client, message="Hello", history=(), adapter="none", system="", settings=DEFAULTS):
-    return client.submit(message, list(history), adapter, system, *settings, api_name="/chat")
+def ask(client, message="Hello", conversation=None, adapter="none", system="", settings=DEFAULTS):
+    """Submit a message; the job's result is the view and the conversation."""
+    return client.submit(message, conversation, adapter, system, *settings, api_name="/chat")
 
 
-def said(role: str, text: str) -> dict:
-    """A message as Gradio's API takes it."""
-    return {"role": role, "content": [{"type": "text", "text": text}]}
+def thread(*texts: str) -> dict:
+    """A conversation as a client holds it: messages of the user and answers in turn."""
+    turns = [{"id": at, "parent": at - 1, "role": ("user", "assistant")[at % 2], "text": text} for at, text in enumerate(texts)]
+    return {"id": "0123456789abcdef", "turns": turns, "leaf": len(turns) - 1}
 
 
-def text(row) -> str:
-    content = row["content"]
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def texts(view: dict) -> list[str]:
+    """What the turns of a view say."""
+    return [turn["text"] for turn in view["turns"]]
 
 
 def until(condition, seconds=30):

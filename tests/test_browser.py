@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.long, browser.needs_chromium]
 
 
 @contextlib.contextmanager
-def app(*arguments: str, **env: str):
-    """`python app.py ARGUMENTS` on a free port; gives its address once a page answers."""
-    port = builders.free_port()
+def app(*arguments: str, port: int | None = None, **env: str):
+    """`python app.py ARGUMENTS` on a port (None: a free one); gives its address once a page answers."""
+    port = port or builders.free_port()
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port), *arguments],
         cwd=ROOT,
@@ -52,21 +52,20 @@ def scripted():
 
 def test_send_stream_stop_retry_clear(scripted):
     with browser.opened(scripted) as page:
-        assert "scripted" in page.inner_text("#status")
+        page.wait_for_selector("#status >> text=scripted")
         browser.send(page, "Hello")
         page.wait_for_selector("#stop", state="visible")
         facts = browser.wait_facts(page, "ended by itself")
         assert "tokens/s" in facts and page.input_value("#message textarea") == ""
         first = browser.answers(page, 1)[0]
         assert "scripted backend" in first and "🦙" in first
-        page.click("#retry")
-        page.wait_for_function("before => document.querySelector('#facts').innerText !== before", arg=facts)
+        browser.act(page, "Answer again")
+        page.wait_for_selector("text=2/2")
         browser.wait_facts(page, "ended by itself")
         browser.answers(page, 1)
         browser.send(page, "Again")
         page.wait_for_selector("#stop", state="visible")
-        page.wait_for_function("document.querySelector('#message textarea').value === ''")
-        page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 1")
+        page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 1")
         page.fill("#message textarea", "typed meanwhile")
         page.click("#stop")
         browser.wait_facts(page, "stopped by you")
@@ -77,23 +76,9 @@ def test_send_stream_stop_retry_clear(scripted):
         assert not page.outside and not page.errors
 
 
-def test_clear_while_an_answer_streams_stays_clear(scripted):
-    with browser.opened(scripted) as page:
-        browser.send(page, "Hello")
-        page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 0")
-        page.click("#clear")
-        page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
-        page.wait_for_selector("#send", state="visible")
-        browser.send(page, "After")
-        browser.wait_facts(page, "ended by itself")
-        assert len(browser.answers(page, 1)) == 1
-        shown = page.inner_text("#conversation")
-        assert "After" in shown and "Hello" not in shown
-
-
 def test_the_adapter_picker_follows_the_model():
     with app("--model", "scripted", "--adapter", "scripted-llama") as url, browser.opened(url) as page:
-        page.wait_for_function("document.querySelector('input[aria-label=Adapter]').value === 'scripted-llama'")
+        page.wait_for_function("document.querySelector('input[aria-label=Adapter]').value.startsWith('scripted-llama')")
         browser.send(page, "Hello")
         browser.wait_facts(page, "ended by itself")
         assert "[scripted-llama]" in browser.answers(page, 1)[0]
@@ -120,7 +105,7 @@ def test_nothing_is_lost_when_a_message_is_refused(scripted):
 def test_a_closed_tab_ends_generation_for_the_next_visitor(scripted):
     with browser.opened(scripted) as page:
         browser.send(page, "Hello")
-        page.wait_for_selector("#stop", state="visible")
+        page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 0")
     with browser.opened(scripted) as page:
         browser.send(page, "Hello")
         assert "first after 0." in browser.wait_facts(page, "ended by itself")
@@ -138,14 +123,14 @@ def test_a_first_visitor_sees_the_fetch_announced_and_then_a_real_answer(starter
     """The real starter, loaded behind a page that is already there; the message waits its turn."""
     with app(GUANACO_HOME=str(starter_home)) as url, browser.opened(url) as page:
         browser.send(page, "What is the capital of France? Answer in one sentence.")
-        page.wait_for_function("document.querySelectorAll('#conversation .bot').length > 0", timeout=120_000)
+        page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 0", timeout=120_000)
         lengths = set()
         while page.is_visible("#stop"):
             lengths.add(len(browser.answers(page, 1)[0]))
-        facts = browser.wait_facts(page, "tokens/s", 120_000)
+        browser.wait_facts(page, "tokens", 120_000)
         assert "Paris" in browser.answers(page, 1)[0]
         assert len(lengths) > 3, "the answer came in pieces"
-        assert "NF4" in page.inner_text("#status") and "seed" in facts
+        assert "NF4" in page.inner_text("#status") and " in use" in page.inner_text("#status")
 
 
 def test_an_app_that_cannot_start_says_why_in_one_line():

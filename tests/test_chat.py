@@ -130,7 +130,9 @@ def test_a_message_longer_than_the_context_is_refused_with_numbers():
     assert "200 tokens; this model holds 100" in events[0].text and events[0].exit_code == 2
 
 
-@pytest.mark.parametrize("conversation", [Conversation(), Conversation().add("user", "  "), HELLO.add("assistant", "done")])
+@pytest.mark.parametrize(
+    "conversation", [Conversation(), Conversation().add("user", "  "), HELLO.add("assistant", " "), Conversation().add("assistant", "Hi")]
+)
 def test_nothing_to_answer(conversation):
     assert [type(event) for event in answer(scripted("x"), conversation)] == [Failed]
 

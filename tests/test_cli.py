@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from engine.store import Store
+from engine.threads import Thread
+
 
 def test_models_as_json(run_engine):
     done = run_engine("models", "--json")
@@ -55,3 +58,10 @@ def test_chat_as_json_is_one_document(run_engine):
 def test_the_scripted_command_line_imports_no_torch(run_engine):
     done = run_engine("chat", "--model", "scripted", "hi", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0 and " torch\n" not in done.stderr and " gradio\n" not in done.stderr
+
+
+def test_thumbs_are_exported_as_json_lines(run_engine):
+    Store().thumb(Thread.new().asked("Hi").answered("año", None), 1, -1, "wrong\nword")
+    lines = run_engine("thumbs").stdout.splitlines()
+    assert [json.loads(line)["reason"] for line in lines] == ["wrong\nword"]
+    assert json.loads(run_engine("thumbs", "--json").stdout)[0]["answer"] == "año"

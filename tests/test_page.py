@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from pages import DEFAULTS, Page, ask, said, text, until
+from pages import DEFAULTS, Page, ask, texts, thread, until
 
 from engine.backends.scripted import ScriptedBackend
 from engine.messages import MAX_MESSAGE_CHARS
@@ -21,17 +21,80 @@ def page():
 
 
 def test_a_stranger_can_chat_through_the_api(page):
-    rows, facts, *_ = ask(page.client()).result(timeout=30)
-    assert [row["role"] for row in rows] == ["user", "assistant"]
-    assert text(rows[-1]) == "one two three"
-    assert facts.startswith("3 tokens · ") and "ended by itself" in facts
+    view, conversation, *_ = ask(page.client()).result(timeout=30)
+    assert [turn["role"] for turn in view["turns"]] == ["user", "assistant"]
+    assert texts(view) == ["Hello", "one two three"]
+    assert view["turns"][-1]["facts"].startswith("3 tokens · ") and "ended by itself" in view["turns"][-1]["facts"]
+    assert [turn["text"] for turn in conversation["turns"]] == texts(view)
 
 
-def test_history_is_taken_and_retry_answers_again(page):
+def test_parameters_have_names(page):
     client = page.client()
-    rows = ask(client).result(timeout=30)[0]
-    again = client.submit(rows, "none", "", *DEFAULTS, api_name="/retry").result(timeout=30)[0]
-    assert [text(row) for row in again] == ["Hello", "one two three"]
+    view = client.predict(message="Hello", conversation=None, max_new_tokens=2, seed=1, api_name="/chat")[0]
+    assert texts(view)[-1] == "one two"
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert not [name for each in endpoints.values() for name in (p["parameter_name"] for p in each["parameters"]) if "param_" in name]
+
+
+def test_retry_edit_and_branches_keep_what_was_said(page):
+    client = page.client()
+    conversation = ask(client).result(timeout=30)[1]
+    again = client.submit(None, conversation, "none", "", *DEFAULTS, api_name="/retry").result(timeout=30)
+    assert again[0]["turns"][1]["ids"] == [1, 2] and again[0]["turns"][1]["at"] == 1
+    edited = client.submit(0, "Goodbye", again[1], "none", "", *DEFAULTS, api_name="/edit").result(timeout=30)
+    assert texts(edited[0]) == ["Goodbye", "one two three"]
+    back = client.predict(0, edited[1], api_name="/branch")
+    assert texts(back[0]) == ["Hello", "one two three"] and len(back[1]["turns"]) == 5
+    first = client.predict(1, back[1], api_name="/branch")[0]
+    assert first["turns"][1]["at"] == 0
+
+
+def test_a_cut_answer_is_continued(page):
+    client = page.client()
+    cut = ask(client, settings=[*DEFAULTS[:4], 2, None]).result(timeout=30)
+    assert texts(cut[0])[-1] == "one two" and cut[0]["turns"][-1]["cut"]
+    whole = client.submit(cut[1], "none", "", *DEFAULTS, api_name="/continue").result(timeout=30)[0]
+    assert texts(whole)[-1] == "one twoone two three" and whole["turns"][-1]["facts"].startswith("5 tokens")
+
+
+def test_undo_gives_the_message_back(page):
+    view, conversation, message = page.client().predict(thread("Hello", "Hi", "More", "Yes"), api_name="/undo")
+    assert texts(view) == ["Hello", "Hi"] and message == "More" and len(conversation["turns"]) == 2
+
+
+def test_a_library_through_the_api(page):
+    client = page.client()
+    first, second = (
+        client.predict(each, api_name="/save")["put"][0] for each in (thread("Llamas", "Yes"), {**thread("Guanacos", "No"), "id": "f" * 16})
+    )
+    library = {"version": 1, "threads": [first, second]}
+    assert client.predict("yes llama", library, api_name="/search")["found"] == [first["id"]]
+    renamed = client.predict(first, "Woolly", second, api_name="/rename")[1]["put"][0]
+    assert texts(client.predict(renamed, api_name="/open")[0]) == ["Llamas", "Yes"]
+    library["threads"][0] = renamed
+    exported = client.predict(library, api_name="/export_json")
+    markdown = client.predict(library, api_name="/export_markdown")
+    assert "# Woolly" in markdown and "### Assistant\n\nNo" in markdown
+    assert client.predict(second, second, "", api_name="/delete")[3]["drop"] == [second["id"]]
+    for file, count in ((exported, 1), (markdown, 2)):
+        assert len(client.predict(file, {"version": 1, "threads": [renamed]}, api_name="/import")["put"]) == count
+    view, conversation, system, told = client.predict(second, "Be brief.", api_name="/clear")
+    assert not view["turns"] and conversation["system"] == system == "Be brief." and told["drop"] == [second["id"]]
+
+
+@pytest.mark.parametrize("file, words", [("{", "damaged"), ('{"a": 1}', "no export"), ("x" * 3_000_001, "3.0 MB; the limit is 3 MB")])
+def test_a_file_that_is_no_export_is_refused_in_one_line(page, file, words):
+    with pytest.raises(Exception, match=words):
+        page.client().predict(file, None, api_name="/import")
+
+
+def test_thumbs_reach_the_store(page):
+    client = page.client()
+    conversation = ask(client).result(timeout=30)[1]
+    view, conversation = client.predict(1, -1, "wrong", conversation, api_name="/thumb")
+    assert view["turns"][1]["thumb"] == -1
+    kept = [row for row in page.services.store.thumbs() if row["reason"] == "wrong"]
+    assert kept[0]["answer"] == "one two three" and kept[0]["facts"]["model"] == "scripted"
 
 
 @pytest.mark.parametrize(
@@ -39,8 +102,12 @@ def test_history_is_taken_and_retry_answers_again(page):
     [
         ({"message": "x" * (MAX_MESSAGE_CHARS + 1)}, "limit is 32,000"),
         ({"message": "  "}, "Write a message"),
-        ({"history": [said("system", "obey")]}, "role user or assistant"),
-        ({"history": [said("user", "x" * 30_000)] * 20}, "characters"),
+        ({"conversation": {**thread("Hi"), "turns": [{"id": 0, "parent": -1, "role": "system", "text": "obey"}]}}, "'user' or 'assistant'"),
+        ({"conversation": thread("Hi", "y" * 33_000)}, "32,000"),
+        ({"conversation": thread(*["x" * 30_000] * 10)}, "200,000 characters"),
+        ({"conversation": thread(*["x" * 30_000] * 20)}, "400,000 characters"),
+        ({"conversation": {**thread("Hi"), "leaf": 7}}, "no turn 7"),
+        ({"conversation": "nonsense"}, "not a conversation"),
         ({"system": "x" * 9_000}, "system text"),
         ({"adapter": "/etc/passwd"}, "adapter"),
         ({"settings": [99, *DEFAULTS[1:]]}, "99|2"),
@@ -58,7 +125,7 @@ def raw_chat(page, message: str, session: str) -> str:
     """Post to the queue as no Gradio client would; gives the event stream."""
     config = json.load(urllib.request.urlopen(page.url + "/config"))
     index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
-    body = json.dumps({"fn_index": index, "session_hash": session, "data": [message, [], "none", "", *DEFAULTS]}).encode()
+    body = json.dumps({"fn_index": index, "session_hash": session, "data": [message, None, "none", "", *DEFAULTS]}).encode()
     urllib.request.urlopen(
         urllib.request.Request(page.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30
     ).read()
@@ -86,7 +153,7 @@ def test_a_huge_body_that_hides_its_size_is_cut_off(page):
     connection.putheader("Content-Type", "application/json")
     connection.endheaders()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        for _ in range(6):
+        for _ in range(10):
             connection.send(b"%x\r\n" % 2**20 + b" " * 2**20 + b"\r\n")
         connection.send(b"0\r\n\r\n")
     assert connection.getresponse().status in (400, 413)  # FastAPI words a body that breaks off as 400
@@ -106,8 +173,10 @@ def test_an_upload_over_the_limit_is_refused(page):
 
 
 def test_every_action_is_a_named_endpoint(page):
-    named = set(page.client().view_api(return_format="dict")["named_endpoints"])
-    assert named >= {"/chat", "/retry", "/stop", "/clear", "/load_model", "/status"}
+    named = set(page.client().view_api(return_format="dict", print_info=False)["named_endpoints"])
+    conversation = {"/chat", "/retry", "/edit", "/continue", "/undo", "/branch", "/thumb", "/stop", "/clear", "/example", "/system_preset"}
+    library = {"/new", "/open", "/rename", "/delete", "/search", "/save", "/restore", "/export_json", "/export_markdown", "/import"}
+    assert named == conversation | library | {"/load_model", "/unload_model", "/cancel_load", "/about_model", "/status"}
     config = json.load(urllib.request.urlopen(page.url + "/config"))
     assert all(each["api_name"] for each in config["dependencies"] if each["targets"])
 
@@ -132,8 +201,7 @@ def test_stop_ends_the_answer_and_shows_its_figures(endless):
     until(lambda: endless.backend.produced > 5)
     client.predict(api_name="/stop")
     at_stop = endless.backend.produced
-    facts = job.result(timeout=10)[1]
-    assert "stopped by you" in facts
+    assert "stopped by you" in job.result(timeout=10)[0]["turns"][-1]["facts"]
     assert endless.backend.produced <= at_stop + 3
 
 
@@ -142,14 +210,14 @@ def test_one_visitors_stop_leaves_anothers_answer_alone(endless):
     job = ask(mine, settings=[*DEFAULTS[:4], 200, None])
     until(lambda: endless.backend.produced > 2)
     other.predict(api_name="/stop")
-    assert "cut at the longest answer" in job.result(timeout=30)[1]
+    assert "cut at the longest answer" in job.result(timeout=30)[0]["turns"][-1]["facts"]
 
 
 def test_a_client_that_goes_away_ends_generation(endless):
     """The event stream is cut as a closed tab cuts it; generation ends and the thread with it."""
     config = json.load(urllib.request.urlopen(endless.url + "/config"))
     index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
-    body = json.dumps({"fn_index": index, "session_hash": "gone", "data": ["Hi", [], "none", "", *DEFAULTS[:4], 4096, None]}).encode()
+    body = json.dumps({"fn_index": index, "session_hash": "gone", "data": ["Hi", None, "none", "", *DEFAULTS[:4], 4096, None]}).encode()
     urllib.request.urlopen(
         urllib.request.Request(endless.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30
     ).read()
@@ -172,7 +240,7 @@ def public():
 
 def test_a_read_only_host_chats_and_refuses_the_rest(public):
     client = public.client()
-    assert text(ask(client).result(timeout=30)[0][-1]) == "ok"
+    assert texts(ask(client).result(timeout=30)[0])[-1] == "ok"
     for name in ("someone/model", "/etc", "guanaco-7b"):
         with pytest.raises(Exception, match="public host|not in the list"):
             client.predict(name, api_name="/load_model")

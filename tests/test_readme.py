@@ -11,6 +11,9 @@ import urllib.request
 import builders
 import pytest
 from conftest import ROOT
+from pages import Page
+
+from engine.backends.scripted import ScriptedBackend
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -68,6 +71,19 @@ def test_the_start_command_serves_a_page(starter_home):
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_the_client_example_runs():
+    example = re.search(r"<!-- client example -->\n```python\n(.*?)\n```", README, re.DOTALL)[1]
+    page = Page(ScriptedBackend(["Lima."], seconds_per_token=0))
+    try:
+        code = example.replace("http://127.0.0.1:7860", page.url)
+        assert code != example
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-2:] == ["Lima.", "Lima."]
+    finally:
+        page.close()
 
 
 @pytest.mark.long

@@ -1,38 +1,57 @@
-"""Engine events as the page shows them."""
+"""Engine events, turns and the status as the page shows them."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from engine.backends.base import Loaded
 from engine.events import Failed, Finished, Notice, Progress, Token
-from engine.messages import Message
+from engine.hardware import GIB, Machine
 from engine.runtime import State
-from ui.render import ChatView, Pace, render, status
+from engine.settings import ChatSettings
+from engine.threads import Facts, Thread
+from ui.render import Answer, Pace, detail, facts, render, shown, status
 
-ASKED = ChatView((Message("user", "Hi"),))
 DONE = Finished("Hello", 2, 5, 1.0, 0.5, 4.0, "stop", 7, "scripted", "scripted", None)
+MACHINE = Machine("computer", "Linux", 2, 24 * GIB, 20 * GIB, ())
 
 
 def test_an_unknown_event_raises():
     with pytest.raises(TypeError):
-        render(object(), ASKED)
+        render(object(), Answer())
 
 
 def test_an_answer_from_its_events():
-    view = ASKED
-    lines = []
+    answer = Answer()
+    waiting = []
     for event in (Progress("Loading", 0.5), Notice("Left out."), Token("Hel"), Token("lo"), DONE):
-        view = render(event, view)
-        lines.append(view.line)
-    assert view.rows() == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    assert lines[0] == "Loading (50%) …" and lines[2] == "Left out."
-    assert view.line == "2 tokens · 4.0 tokens/s · first after 0.5 s · ended by itself · seed 7"
+        answer = render(event, answer)
+        waiting.append(answer.waiting)
+    assert waiting == ["Loading (50%) …", "Loading (50%) …", "", "", ""]
+    assert (answer.text, answer.notice, answer.finished) == ("Hello", "Left out.", DONE)
 
 
 def test_a_failure_keeps_what_was_said():
-    view = render(Failed("No luck."), render(Token("Hel"), ASKED))
-    assert (view.failed, view.answer) == ("No luck.", "Hel")
+    answer = render(Failed("No luck."), render(Token("Hel"), Answer()))
+    assert (answer.failed, answer.text) == ("No luck.", "Hel")
+
+
+def test_what_stands_under_an_answer():
+    under = Facts.of(DONE, ChatSettings(temperature=0.2))
+    assert facts(under) == "2 tokens · 4.0 tokens/s · first after 0.5 s · ended by itself"
+    assert "the oldest 3 messages" in facts(under.model_copy(update={"dropped_messages": 3}))
+    assert "temperature 0.2" in detail(under) and "seed 7" in detail(under) and "adapter none" in detail(under)
+
+
+def test_a_conversation_as_rows():
+    cut = Facts.of(replace(DONE, finish_reason="length"), ChatSettings())
+    thread = Thread.new().asked("Hi").answered("**One**", cut).to_answer_again().answered("Two", cut)
+    user, bot = shown(thread)["turns"]
+    assert user["last"] and not user["unanswered"] and user["ids"] == (0,)
+    assert bot["cut"] and (bot["at"], bot["ids"]) == (1, (1, 2)) and bot["blocks"] == ("<p>Two</p>\n",)
+    assert shown(Thread.new())["turns"] == []
+    assert shown(Thread.new().asked("Hi"))["turns"][0]["unanswered"]
 
 
 @pytest.mark.parametrize("size, most", [(1_000, 9), (6_000, 9), (12_000, 5), (24_000, 3)])
@@ -47,13 +66,19 @@ def test_long_answers_are_drawn_more_seldom(monkeypatch, size, most):
     assert most - 1 <= drawn <= most
 
 
-def test_status_says_what_is_running():
-    loaded = Loaded(
-        "starter", "transformers", "CPU", "NF4 double-quantized", "float32", 8192, "chat", ("computing in float32: there is no GPU",)
-    )
-    assert (
-        status(State("ready", "starter", "Ready", loaded=loaded), "2 cores")
-        == "● starter · NF4 double-quantized · CPU · transformers · computing in float32: there is no GPU · 2 cores"
-    )
-    assert "(40%)" in status(State("loading", "starter", "Fetching", 0.4), "2 cores")
-    assert "No pip" in status(State("failed", "starter", "No pip here"), "2 cores")
+def test_the_chip_says_what_is_running_and_escapes_names():
+    loaded = Loaded("<b>x", "transformers", "CPU", "NF4", "float32", 8192, "chat", ("computing in float32: there is no GPU",))
+    chip = status(State("ready", "<b>x", "Ready", loaded=loaded), MACHINE, "my<i>adapter", 310 * 2**20)
+    for part in (
+        "&lt;b&gt;x",
+        "NF4",
+        "CPU",
+        "adapter my&lt;i&gt;adapter",
+        "310 MB in use",
+        "computing in float32: there is no GPU",
+        "this computer: CPU only, 2 cores",
+    ):
+        assert f"<span>{part}" in chip
+    loading = status(State("loading", "starter", "Fetching", 0.4), MACHINE, "", 0)
+    assert "Fetching (40%)" in loading and 'value="0.400"' in loading
+    assert "No pip" in status(State("failed", "starter", "No pip here"), MACHINE, "", 0)

@@ -8,33 +8,38 @@ from ui import chat, limits, theme
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
-MAX_QUEUE = 32
+MAX_QUEUE = 64
+QUEUE_SECONDS = 0.02
 TABS = (("Chat", chat.tab),)
 
 
 def build(services: Services) -> gr.Blocks:
     """The whole page. Its tabs are drawn in the order of TABS."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.Markdown(f"# {TITLE}")
+        gr.Markdown(f"# {TITLE}", elem_id="brand", container=False)
         with gr.Tabs():
             for name, draw in TABS:
                 with gr.Tab(name):
                     draw(services)
-    return page.queue(max_size=MAX_QUEUE)
+    page.queue(max_size=MAX_QUEUE)
+    # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.
+    page._queue.sleep_when_free = QUEUE_SECONDS
+    page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
+    return page
 
 
-def launch(page: gr.Blocks, host: str, port: int, share: bool, block: bool = True) -> None:
-    """Serve the page: no analytics, no monitoring page, bounded uploads and queue, nothing fetched from outside."""
+def launch(page: gr.Blocks, host: str, port: int, share: bool, uploads: bool = True, block: bool = True) -> None:
+    """Serve the page: no analytics, no monitoring page, bounded uploads (or none) and queue, nothing fetched from outside."""
     page.launch(
         server_name=host,
         server_port=port,
         share=share,
         theme=theme.theme(),
-        css=theme.CSS,
+        head=theme.head(),
         max_file_size=MAX_UPLOAD,
         enable_monitoring=False,
         run_history=False,
-        app_kwargs={"middleware": [Middleware(limits.BodyLimit)]},
+        app_kwargs={"middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, uploads=uploads)]},
         ssr_mode=False,
         prevent_thread_lock=not block,
         footer_links=["api"],

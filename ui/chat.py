@@ -1,217 +1,188 @@
-"""The chat tab: streaming, stop, retry, clear, pickers, system text and sampling settings."""
+"""The chat tab: a conversation with the loaded model, and every action on it as a named endpoint.
 
-import html
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+The conversation itself comes from the visitor's browser with each action and goes back to it; the host keeps none."""
+
+from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from engine import hardware
 from engine.errors import BadInput
-from engine.messages import Conversation, Message, checked_history, checked_text
+from engine.library import storage_secret
+from engine.messages import checked_text
 from engine.services import Services
 from engine.settings import MAX_SYSTEM_CHARS, ChatSettings
-from ui import form
-from ui.render import ChatView, Pace, render, status
+from engine.threads import Thread
+from ui import assets, form, models, sidebar, starting
+from ui.answers import Answers
+from ui.render import shown
 
-WARNING = "For research and learning: answers may be wrong, biased or offensive. Guanaco's LLaMA bases are licensed for research only."
-LATEX = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": r"\(", "right": r"\)", "display": False},
-    {"left": r"\[", "right": r"\]", "display": True},
-]
-ANSWERING = "answer"  # one queue for every button that makes the model answer
-
-
-@dataclass
-class Stops:
-    """A stop flag for each visitor's answer under way."""
-
-    flags: dict[str, threading.Event] = field(default_factory=dict)
-
-    def begin(self, session: str | None) -> threading.Event:
-        flag = threading.Event()
-        if session:
-            self.flags[session] = flag
-        return flag
-
-    def stop(self, session: str | None) -> None:
-        flag = self.flags.get(session or "")
-        if flag:
-            flag.set()
-
-    def end(self, session: str | None, flag: threading.Event) -> None:
-        if session and self.flags.get(session) is flag:
-            del self.flags[session]
+WARNING = "Research use: answers may be wrong or offensive, and Guanaco's LLaMA bases are licensed for research only."
+PANEL_BUTTONS = """<button type="button" data-opens="chats" aria-expanded="false">Conversations</button>
+<button type="button" data-opens="settings" aria-expanded="false">Settings</button>"""
+STORAGE_KEY = "guanaco-playground"
+ANSWERING = "answer"  # one limit for every way to make the model answer
+MAX_AT_ONCE = 30  # visitors whose turn the runtime keeps in order, above its own limit, which it explains better
 
 
 def tab(services: Services) -> None:
     """Draw the tab inside the Blocks that are open."""
-    runtime = services.runtime
-    stops = Stops()
-    machine = hardware.machine().summary
+    library = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.conversations", secret=storage_secret())
+    current = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.open", secret=storage_secret())
+    with gr.Row(elem_id="chat-head"):
+        gr.HTML(PANEL_BUTTONS, js_on_load=assets.text("panels.js"), elem_id="panel-buttons", apply_default_css=False)
+        chip = models.draw_chip()
+        clear_button = gr.Button("Clear", size="sm", scale=0, min_width=60, elem_id="clear")
+    with gr.Row(elem_id="chat-tab"):
+        with gr.Column(elem_id="chats-panel", scale=0, min_width=0):
+            chats = sidebar.draw()
+        with gr.Column(elem_id="talk", scale=1, min_width=0):
+            view = gr.HTML(
+                {},
+                html_template="<div></div>",
+                js_on_load=assets.text("view.js"),
+                elem_id="conversation",
+                apply_default_css=False,
+                welcome={"title": starting.TITLE, "text": starting.TEXT, "groups": starting.GROUPS},
+            )
+            with gr.Row(elem_id="composer"):
+                message = gr.Textbox(
+                    "",
+                    label="Message",
+                    show_label=False,
+                    container=False,
+                    placeholder="Write a message (Enter sends)",
+                    lines=1,
+                    max_lines=8,
+                    autofocus=True,
+                    elem_id="message",
+                )
+                send_button = gr.Button("Send", variant="primary", scale=0, min_width=80, elem_id="send")
+                stop_button = gr.Button("Stop", variant="stop", scale=0, min_width=80, elem_id="stop")
+            gr.Markdown(WARNING, elem_id="warning", container=False)
+        with gr.Column(elem_id="settings-panel", scale=0, min_width=0):
+            pickers = models.draw_pickers(services, chip)
+            preset = gr.Dropdown(list(starting.SYSTEM_PRESETS), value=next(iter(starting.SYSTEM_PRESETS)), label="System text preset")
+            system = gr.Textbox(
+                "",
+                label="System text",
+                info="How the assistant should behave; empty takes the prompt format's own.",
+                lines=2,
+                max_lines=8,
+                elem_id="system",
+            )
+            with gr.Accordion("Sampling", open=False):
+                values = form.components(ChatSettings)
+    pickers.wire()
+    sidebar.wire(chats, library, current, view, system)
+    preset.input(starting.SYSTEM_PRESETS.get, preset, system, api_name="system_preset", **form.SILENT)
+    _wire(services, current, view, chats, message, system, [pickers.adapter, system, *values], send_button, stop_button, clear_button)
 
-    def asked(messages: tuple[Message, ...], adapter: str, system: str, values: tuple) -> tuple:
-        """What the runtime is asked: conversation, settings, adapter. Raises BadInput for anything out of bounds."""
-        conversation = Conversation(messages, checked_text(system or "", "The system text", MAX_SYSTEM_CHARS))
-        return conversation, form.read(ChatSettings, *values), services.adapter(adapter)
 
-    def answer(question: tuple, session: str | None) -> Iterator[list]:
-        """Stream an answer as updates of `outputs`; what fails reaches the person as a message, and nothing is lost.
+def _wire(services, current, view, chats, message, system, chosen, send_button, stop_button, clear_button) -> None:
+    """Connect what is said and answered. `chosen`: adapter, system text and the settings' components."""
+    answers = Answers(services.runtime)
+    turn_id = gr.Number(visible=False, label="turn", precision=0)
+    verdict = gr.Number(visible=False, label="thumb", precision=0)
+    text = gr.Textbox(visible=False, label="text")
 
-        What did not change is skipped: every component that is sent costs the page a redraw."""
-        flag = stops.begin(session)
-        view = ChatView(question[0].messages)
-        pace = Pace()
-        line = None
-        try:
-            yield [view.rows(), "", gr.Button(visible=False), gr.Button(visible=True)]
-            for event in runtime.chat(*question, flag.is_set):
-                view = render(event, view)
-                if pace.due(len(view.answer or "")):
-                    yield [
-                        gr.skip() if view.answer is None else view.rows(),
-                        gr.skip() if view.line == line else html.escape(view.line),
-                        gr.skip(),
-                        gr.skip(),
-                    ]
-                    line = view.line
-            yield [view.rows(), html.escape(view.line), gr.Button(visible=True), gr.Button(visible=False)]
-        finally:
-            stops.end(session, flag)
-        if view.failed:
-            raise form.shown(view.failed)
-
-    def send(request: gr.Request, message: str, history: list, adapter: str, system: str, *values) -> Iterator[list]:
+    def answered(
+        request: gr.Request, change: Callable[[Thread], Thread], conversation: object, rest: tuple, continues: bool = False
+    ) -> Iterator[list]:
+        """Change the conversation, then answer its end: updates of view and conversation. All that comes in is checked
+        before the first of them."""
+        adapter, system_text, *settings = rest
         with form.explained():
-            text = checked_text(message)
-            if not text.strip():
-                raise BadInput("Write a message first.")
-            question = asked((*checked_history(history or []), Message("user", text)), adapter, system, values)
-        updates = answer(question, request.session_hash)
+            checked = checked_text(system_text or "", "The system text", MAX_SYSTEM_CHARS)
+            thread = change(Thread.read(conversation)).model_copy(update={"system": checked})
+            updates = answers.stream(thread, services.adapter(adapter), form.read(ChatSettings, *settings), request.session_hash, continues)
+            first = next(updates)
+        yield list(first)
+        for seen, kept in updates:
+            yield [seen, kept or gr.skip()]
+
+    def send(request: gr.Request, message: str, conversation: object, *rest) -> Iterator[list]:
+        updates = answered(request, lambda thread: thread.asked(message), conversation, rest)
         yield [*next(updates), ""]
         for update in updates:
             yield [*update, gr.skip()]  # what was typed meanwhile stays
 
-    def retry(request: gr.Request, history: list, adapter: str, system: str, *values) -> Iterator[list]:
-        with form.explained():
-            messages = checked_history(history or [])
-            while messages and messages[-1].role == "assistant":
-                messages = messages[:-1]
-            if not messages:
-                raise BadInput("There is no message to answer again.")
-            question = asked(messages, adapter, system, values)
-        yield from answer(question, request.session_hash)
+    def example(request: gr.Request, message: str, system: str, conversation: object, adapter: str, *settings) -> Iterator[list]:
+        updates = answered(request, lambda thread: thread.asked(message), conversation, (adapter, system, *settings))
+        yield [*next(updates), system or ""]
+        for update in updates:
+            yield [*update, gr.skip()]
+
+    def edit(request: gr.Request, turn: int, message: str, conversation: object, *rest) -> Iterator[list]:
+        yield from answered(request, lambda thread: thread.edited(turn, message), conversation, rest)
+
+    def retry(request: gr.Request, turn: int | None, conversation: object, *rest) -> Iterator[list]:
+        yield from answered(request, lambda thread: thread.to_answer_again(turn), conversation, rest)
+
+    def go_on(request: gr.Request, conversation: object, *rest) -> Iterator[list]:
+        def open_ended(thread: Thread) -> Thread:
+            thread.to_continue()
+            return thread
+
+        yield from answered(request, open_ended, conversation, rest, continues=True)
 
     def stop(request: gr.Request) -> None:
-        stops.stop(request.session_hash)
+        answers.stops.stop(request.session_hash)
 
-    def load(model: str) -> str:
+    def undo(conversation: object) -> list:
         with form.explained():
-            services.load(model)
-        return running()
+            thread, said = Thread.read(conversation).undone()
+        return [shown(thread), thread.model_dump(mode="json"), said]
 
-    def clear() -> list:
-        """Empty the conversation; the answer under way is cancelled by Gradio, which closes its generator."""
-        return [[], "", gr.Button(visible=True), gr.Button(visible=False)]
+    def branch(turn: int, conversation: object) -> list:
+        with form.explained():
+            thread = Thread.read(conversation).showing(turn)
+        return [shown(thread), thread.model_dump(mode="json")]
 
-    def running() -> str:
-        return html.escape(status(services.state(), machine))
+    def judge(turn: int, thumb: int, reason: str, conversation: object) -> list:
+        with form.explained():
+            thread = Thread.read(conversation).thumbed(turn, thumb)
+            services.store.thumb(thread, turn, thumb, reason or "")
+        return [shown(thread), thread.model_dump(mode="json")]
 
-    def look(seen: str) -> tuple:
-        """What is running now, for the status line and the pickers. `seen` is the model that this page last knew: when
-        it changes, the picker turns to the adapter that came with the new one."""
-        state = services.state()
-        picked = {"value": services.chosen_adapter()} if state.phase == "ready" and state.model != seen else {}
-        return (
-            running(),
-            gr.Dropdown(choices=services.adapter_choices(), **picked),
-            gr.Timer(1 if state.phase == "loading" else 4),
-            state.model if state.phase == "ready" else seen,
-        )
+    def clear(conversation: object, system: str) -> list:
+        with form.explained():
+            return sidebar.opening(Thread.new(system or ""), drop=[Thread.read(conversation).id])
 
-    status_line = gr.HTML(running, elem_id="status", container=False)
-    with gr.Row():
-        model = gr.Dropdown(
-            services.model_choices(),
-            value=lambda: services.state().model or None,
-            interactive=not services.read_only,
-            label="Model",
-            allow_custom_value=not services.read_only,
-            scale=3,
-            info="This host's model" if services.read_only else "A known model, a Hub id (owner/name), a folder or a GGUF file",
-        )
-        load_button = gr.Button("Load", scale=0, min_width=90, visible=not services.read_only)
-        adapter = gr.Dropdown(
-            services.adapter_choices(),
-            value=services.chosen_adapter,
-            label="Adapter",
-            allow_custom_value=True,
-            scale=2,
-            info="LoRA on top of the base; none is the bare base",
-        )
-    chatbot = gr.Chatbot(
-        label="Conversation",
-        elem_id="conversation",
-        height="46vh",
-        latex_delimiters=LATEX,
-        buttons=["copy", "copy_all"],
-        placeholder="Ask anything. The model runs on this machine.",
-    )
-    facts = gr.HTML("", elem_id="facts", container=False)
-    with gr.Row():
-        message = gr.Textbox(
-            "",
-            label="Message",
-            show_label=False,
-            placeholder="Write a message. Enter sends, Shift+Enter starts a new line.",
-            lines=1,
-            max_lines=8,
-            scale=8,
-            autofocus=True,
-            elem_id="message",
-        )
-        send_button = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="send")
-        stop_button = gr.Button("Stop", variant="stop", scale=0, min_width=90, visible=False, elem_id="stop")
-    with gr.Row():
-        retry_button = gr.Button("Retry", size="sm", elem_id="retry")
-        clear_button = gr.Button("Clear", size="sm", elem_id="clear")
-    gr.Markdown(WARNING, elem_id="warning", container=False)
-    with gr.Accordion("Settings", open=False):
-        system = gr.Textbox(
-            "", label="System text", info="How the assistant should behave; empty takes the prompt format's own.", lines=2, max_lines=8
-        )
-        values = form.components(ChatSettings)
+    def restore(conversation: object) -> list:
+        """What was open in this browser when a page was last here; one that cannot be read gives way to a new one."""
+        try:
+            return sidebar.opening(Thread.read(conversation))
+        except BadInput:
+            return sidebar.opening(Thread.new())
 
-    outputs = [chatbot, facts, send_button, stop_button]
-    chosen = [adapter, system, *values]
-    # Gradio lays its error mark over whatever shows progress; over the facts line it hides nothing.
+    for answer in (send, edit, retry, go_on):
+        form.names(answer, "adapter", "system", settings=ChatSettings)
+    form.names(example, settings=ChatSettings)
     answering = {
-        "concurrency_limit": 1,
+        "concurrency_limit": MAX_AT_ONCE,
         "concurrency_id": ANSWERING,
-        "show_progress": "minimal",
-        "show_progress_on": facts,
+        "show_progress": "hidden",
         "trigger_mode": "once",
     }
-    sending = gr.on(
-        [message.submit, send_button.click], send, [message, chatbot, *chosen], [*outputs, message], api_name="chat", **answering
+    both = [view, current]
+    gr.on([message.submit, send_button.click], send, [message, current, *chosen], [*both, message], api_name="chat", **answering)
+    view.example(
+        example,
+        [text, gr.Textbox(visible=False, label="system text"), current, *(each for each in chosen if each is not system)],
+        [*both, system],
+        js=assets.taking("text", "system"),
+        api_name="example",
+        **answering,
     )
-    retrying = retry_button.click(retry, [chatbot, *chosen], outputs, api_name="retry", **answering)
-    stop_button.click(stop, None, None, api_name="stop", queue=False, show_progress="hidden")
-    clearing = gr.on(
-        [clear_button.click, chatbot.clear],
-        clear,
-        None,
-        outputs,
-        api_name="clear",
-        cancels=[sending, retrying],
-        queue=False,
-        show_progress="hidden",
+    view.edit_message(edit, [turn_id, text, current, *chosen], both, js=assets.taking("turn", "text"), api_name="edit", **answering)
+    view.answer_again(retry, [turn_id, current, *chosen], both, js=assets.taking("turn"), api_name="retry", **answering)
+    view.continue_answer(go_on, [current, *chosen], both, api_name="continue", **answering)
+    view.undo_message(undo, current, [*both, message], api_name="undo", **form.QUICK)
+    view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)
+    view.give_thumb(
+        judge, [turn_id, verdict, text, current], both, js=assets.taking("turn", "thumb", "text"), api_name="thumb", **form.QUICK
     )
-    # An update that was on its way when the answer was cancelled may land after the first clearing; after this none can.
-    clearing.then(clear, None, outputs, api_name="clear_late", api_visibility="private", queue=False, show_progress="hidden")
-    load_button.click(load, model, status_line, api_name="load_model", concurrency_limit=1, show_progress="hidden")
-    timer = gr.Timer(1)
-    seen = gr.State("")
-    timer.tick(look, seen, [status_line, adapter, timer, seen], api_name="status", show_progress="hidden", queue=False)
+    stop_button.click(stop, None, None, api_name="stop", **form.SILENT)
+    clear_button.click(clear, [current, system], [*both, system, chats], api_name="clear", **form.QUICK)
+    page = gr.context.Context.root_block
+    page.load(restore, current, [*both, system, chats], api_name="restore", **form.SILENT)

@@ -2,7 +2,8 @@
 
 import contextlib
 import html
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -16,6 +17,10 @@ from engine.errors import BadInput, EngineError
 from engine.settings import Settings
 
 S = TypeVar("S", bound=Settings)
+# How events that take no time run. Those that may fail pass through Gradio's queue, without which their messages are
+# not shown; the others skip it.
+QUICK = {"concurrency_limit": 8, "concurrency_id": "quick", "show_progress": "hidden"}
+SILENT = {"queue": False, "show_progress": "hidden"}
 
 
 def components(settings: type[Settings]) -> list[Component]:
@@ -74,9 +79,19 @@ def read(settings: type[S], *values: object) -> S:
         raise BadInput(f"{field.title}: {first['msg']}.") from error
 
 
+def names(function: Callable, *plain: str, settings: type[Settings]) -> None:
+    """Say what the trailing `*values` of an event's function are for whoever calls it through the API: some by name, then
+    the fields of a settings class with their defaults."""
+    signature = inspect.signature(function)
+    fixed = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_POSITIONAL]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    fields = [inspect.Parameter(name, kind, default=field.default) for name, field in settings.model_fields.items()]
+    function.__signature__ = signature.replace(parameters=[*fixed, *(inspect.Parameter(name, kind) for name in plain), *fields])
+
+
 def shown(text: str) -> gr.Error:
     """A message as Gradio shows it. Gradio renders it as HTML, so it is escaped."""
-    return gr.Error(html.escape(text), title="That did not work", duration=12, print_exception=False)
+    return gr.Error(html.escape(text, quote=False), title="That did not work", duration=12, print_exception=False)
 
 
 @contextlib.contextmanager

@@ -1,84 +1,109 @@
-"""Engine events as what the chat tab shows. One function an event type; an unknown type raises."""
+"""What the chat tab shows, as plain values for `static/view.js`: engine events, one function a kind; turns; the status."""
 
 import functools
+import html
 import time
 from dataclasses import dataclass, replace
 
 from engine.events import Event, Failed, Finished, Notice, Progress, Token
-from engine.messages import Message
+from engine.hardware import GIB, Machine
 from engine.runtime import State
+from engine.threads import Facts, Thread, Turn
+from ui import markdown
 
 SCREEN_UPDATES_A_SECOND = 8
 FULL_PACE_CHARS = 6_000
 _REASONS = {"stop": "ended by itself", "length": "cut at the longest answer", "cancelled": "stopped by you"}
+_HOSTS = {"computer": "this computer", "colab": "Colab", "space": "Space"}
 
 
 @dataclass(frozen=True)
-class ChatView:
-    """The conversation on the screen, the answer under way (None before its first token) and the line under it:
-    what it waits for, then what is to be said of the answer."""
+class Answer:
+    """An answer under way: its new text, what it waits for, what is to be said of it, how it ended."""
 
-    messages: tuple[Message, ...]
-    answer: str | None = None
+    text: str = ""
     waiting: str = ""
-    facts: str = ""
-    failed: str | None = None
-
-    @property
-    def line(self) -> str:
-        return self.waiting or self.facts
-
-    def rows(self) -> list[dict]:
-        """Messages for `gr.Chatbot`."""
-        rows = [{"role": message.role, "content": message.text} for message in self.messages]
-        return rows if self.answer is None else [*rows, {"role": "assistant", "content": self.answer}]
+    notice: str = ""
+    finished: Finished | None = None
+    failed: str = ""
 
 
 @functools.singledispatch
-def render(event: Event, view: ChatView) -> ChatView:
-    """The view after an event. Raises TypeError for an event this tab does not know."""
+def render(event: Event, answer: Answer) -> Answer:
+    """The answer after an event. Raises TypeError for an event this tab does not know."""
     raise TypeError(f"the chat tab cannot show a {type(event).__name__}")
 
 
 @render.register
-def _(event: Progress, view: ChatView) -> ChatView:
+def _(event: Progress, answer: Answer) -> Answer:
     percent = "" if event.fraction is None else f" ({event.fraction:.0%})"
-    return replace(view, waiting=f"{event.text}{percent} …")
+    return replace(answer, waiting=f"{event.text}{percent} …")
 
 
 @render.register
-def _(event: Notice, view: ChatView) -> ChatView:
-    return replace(view, facts=event.text)
+def _(event: Notice, answer: Answer) -> Answer:
+    return replace(answer, notice=event.text)
 
 
 @render.register
-def _(event: Token, view: ChatView) -> ChatView:
-    return replace(view, answer=(view.answer or "") + event.text, waiting="")
+def _(event: Token, answer: Answer) -> Answer:
+    return replace(answer, text=answer.text + event.text, waiting="")
 
 
 @render.register
-def _(event: Finished, view: ChatView) -> ChatView:
-    left_out = f" · the oldest {event.dropped_messages} messages no longer fitted and were left out" if event.dropped_messages else ""
-    tokens = "1 token" if event.tokens == 1 else f"{event.tokens} tokens"
-    return replace(
-        view,
-        answer=event.text or None,
-        waiting="",
-        facts=(
-            f"{tokens} · {event.tokens_per_second:.1f} tokens/s · first after {event.ttft_seconds:.1f} s · "
-            f"{_REASONS[event.finish_reason]} · seed {event.seed}{left_out}"
-        ),
-    )
+def _(event: Finished, answer: Answer) -> Answer:
+    return replace(answer, waiting="", finished=event)
 
 
 @render.register
-def _(event: Failed, view: ChatView) -> ChatView:
-    return replace(view, waiting="", failed=event.text)
+def _(event: Failed, answer: Answer) -> Answer:
+    return replace(answer, waiting="", failed=event.text)
+
+
+def shown(thread: Thread) -> dict:
+    """A conversation for the view: the turns of its path, each with what can be done with it."""
+    path = thread.path()
+    asked = max((index for index, turn in enumerate(path) if turn.role == "user"), default=-1)
+    rows = [_row(thread, turn) for turn in path]
+    if asked >= 0:
+        rows[asked]["last"] = True
+        rows[asked]["unanswered"] = asked == len(path) - 1
+        rows[-1]["last"] = True
+        rows[-1]["cut"] = bool(path[-1].facts) and path[-1].facts.finish_reason != "stop"
+    return {"thread": thread.id, "turns": rows, "busy": False}
+
+
+def _row(thread: Thread, turn: Turn) -> dict:
+    place = thread.place(turn)
+    row = {"id": turn.id, "role": turn.role, "text": turn.text, "at": place.at, "ids": place.ids}
+    if turn.role == "user":
+        return row
+    said = {"facts": facts(turn.facts), "detail": detail(turn.facts)} if turn.facts else {}
+    return {**row, **said, "blocks": _blocks(turn.text), "thumb": turn.thumb}
+
+
+@functools.lru_cache(maxsize=512)
+def _blocks(text: str) -> tuple[str, ...]:
+    return tuple(markdown.blocks(text))
+
+
+def facts(of: Facts) -> str:
+    """The line under an answer."""
+    tokens = "1 token" if of.tokens == 1 else f"{of.tokens} tokens"
+    left_out = f" · the oldest {of.dropped_messages} messages no longer fitted and were left out" if of.dropped_messages else ""
+    speed = f" · {of.tokens_per_second:.1f} tokens/s" if of.tokens_per_second else ""
+    return f"{tokens}{speed} · first after {of.ttft_seconds:.1f} s · {_REASONS[of.finish_reason]}{left_out}"
+
+
+def detail(of: Facts) -> str:
+    """How to get the same answer again."""
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in of.settings.model_dump(exclude={"seed"}).items())
+    return f"{of.model} ({of.backend}), adapter {of.adapter or 'none'}, {settings}, seed {of.seed}"
 
 
 class Pace:
     """Says when the screen may be drawn again: eight times a second however fast events come, and more seldom the
-    longer the answer is, because each redraw costs the page its whole length: so the sum stays linear."""
+    longer the answer is, because what a redraw costs may grow with the answer: so the sum stays linear."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -92,12 +117,25 @@ class Pace:
         return True
 
 
-def status(state: State, machine: str) -> str:
-    """The line that says what is running, as plain text: names in it may come from strangers, so escape it."""
+def size(number: float) -> str:
+    """Bytes for people."""
+    return f"{number / GIB:.1f} GB" if number >= GIB else f"{number / 2**20:.0f} MB"
+
+
+def status(state: State, machine: Machine, adapter: str, memory: int) -> str:
+    """The chip that says what is running, as HTML: host, device, model, quantization, adapter, memory in use. Names may
+    come from strangers and are escaped."""
+    host = f"{_HOSTS[machine.host]}: {machine.summary}"
     if state.loaded is None:
         percent = "" if state.fraction is None else f" ({state.fraction:.0%})"
-        mark = {"loading": "⏳", "failed": "⚠️", "idle": "○"}[state.phase] if state.phase != "ready" else ""
-        return f"{mark} {state.text}{percent} · {machine}"
+        bar = "" if state.fraction is None else f'<progress max="1" value="{state.fraction:.3f}"></progress>'
+        parts = [f"{state.text}{percent}", host]
+        return f'<div class="chip {state.phase}" role="status">{_spans(parts)}{bar}</div>'
     loaded = state.loaded
-    parts = [f"● {loaded.model}", loaded.quantization, loaded.device, loaded.backend, *loaded.notes, machine]
-    return " · ".join(dict.fromkeys(part for part in parts if part not in ("none",)))
+    parts = [loaded.model, *(part for part in (loaded.quantization, loaded.device) if part != "none"), loaded.backend]
+    parts += [f"adapter {adapter or 'none'}", *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host]
+    return f'<div class="chip ready">{_spans(dict.fromkeys(parts))}</div>'
+
+
+def _spans(parts) -> str:
+    return "".join(f"<span>{html.escape(part)}</span>" for part in parts)

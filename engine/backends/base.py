@@ -1,5 +1,6 @@
 """The small interface that every source of answers has."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Backend(ABC):
 
     @abstractmethod
     def encode(self, conversation: Conversation, prompt: str) -> list[int]:
-        """Token ids of a conversation in a prompt format."""
+        """Token ids that a conversation's next answer goes on from, or the rest of its last one where that is open."""
 
     @abstractmethod
     def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
@@ -71,6 +72,11 @@ class Backend(ABC):
     def alive(self) -> bool:
         """False once it can give no more answers, because the process behind it is gone."""
         return True
+
+    @property
+    def process_id(self) -> int:
+        """The process that holds the weights, for whoever asks how much memory it takes."""
+        return os.getpid()
 
     @abstractmethod
     def close(self) -> None:

@@ -71,6 +71,10 @@ class ProcessBackend(Backend):
     def alive(self) -> bool:
         return not self._gone
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     def _send(self, **request) -> None:
         # Fails where the process is gone; whoever waits for an answer is told so by _read.
         with contextlib.suppress(OSError, ValueError):

@@ -211,7 +211,7 @@ class TransformersBackend(Backend):
         return own or self.loaded.prompt
 
     def encode(self, conversation: Conversation, prompt: str) -> list[int]:
-        return list(encode(self._tokenizer, conversation, prompt_format(prompt)).ids)
+        return list(encode(self._tokenizer, conversation, prompt_format(prompt), answering=True).ids)
 
     def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
         if adapter is not None and adapter not in self._adapters:

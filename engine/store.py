@@ -1,0 +1,87 @@
+"""What the host itself keeps: SQLite under `GUANACO_HOME`. Conversations are not here, they live in visitors' browsers.
+
+Migrations are an appended list of functions, each run once and recorded by name.
+"""
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+
+from engine import paths
+from engine.errors import BadInput, EngineError
+from engine.messages import checked_text
+from engine.threads import Thread
+
+MAX_REASON_CHARS = 500
+MAX_THUMBS = 100_000
+BUSY_SECONDS = 10
+
+
+def _thumbs(database: sqlite3.Connection) -> None:
+    database.execute(
+        "CREATE TABLE thumbs (thread TEXT NOT NULL, turn INTEGER NOT NULL, time REAL NOT NULL, thumb INTEGER NOT NULL,"
+        " reason TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, system TEXT NOT NULL, facts TEXT NOT NULL,"
+        " PRIMARY KEY (thread, turn)) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_thumbs]
+
+
+class Store:
+    """One database; a connection for each call, so that any thread may call."""
+
+    def __init__(self) -> None:
+        self._migrated = False
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """A transaction. Raises EngineError that names the file where it cannot be read or written."""
+        path = paths.home() / "playground.db"
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+                if not self._migrated:
+                    database.execute("PRAGMA journal_mode=WAL")
+                    self._migrate(database)
+                    self._migrated = True
+                database.execute("BEGIN IMMEDIATE")
+                with database:
+                    yield database
+        except sqlite3.Error as error:
+            raise EngineError(f"The database {path.name} in GUANACO_HOME cannot be used ({error}). Nothing was changed.") from error
+
+    def _migrate(self, database: sqlite3.Connection) -> None:
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            database.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, time REAL NOT NULL)")
+            done = {name for (name,) in database.execute("SELECT name FROM migrations")}
+            for migration in MIGRATIONS:
+                if migration.__name__ not in done:
+                    migration(database)
+                    database.execute("INSERT INTO migrations VALUES (?, ?)", (migration.__name__, time.time()))
+
+    def thumb(self, thread: Thread, turn_id: int, thumb: int, reason: str = "") -> None:
+        """Keep a verdict on an answer with its question; a later one replaces it, 0 removes it. Raises BadInput."""
+        reason = checked_text(reason, "The reason", MAX_REASON_CHARS).strip()
+        answer = thread.thumbed(turn_id, thumb).turn(turn_id)
+        with self._opened() as database:
+            if not thumb:
+                database.execute("DELETE FROM thumbs WHERE thread = ? AND turn = ?", (thread.id, turn_id))
+                return
+            if database.execute("SELECT count(*) FROM thumbs").fetchone()[0] >= MAX_THUMBS:
+                raise BadInput("This host keeps no more verdicts: its store is full.")
+            facts = answer.facts.model_dump_json() if answer.facts else "{}"
+            question = thread.turn(answer.parent).text
+            database.execute(
+                "INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (thread.id, turn_id, time.time(), thumb, reason, question, answer.text, thread.system, facts),
+            )
+
+    def thumbs(self) -> list[dict]:
+        """All verdicts, oldest first: time (seconds since 1970), thumb (1 or -1), reason, question, answer, system, facts."""
+        with self._opened() as database:
+            database.row_factory = sqlite3.Row
+            rows = database.execute("SELECT time, thumb, reason, question, answer, system, facts FROM thumbs ORDER BY time").fetchall()
+        return [{**dict(row), "facts": json.loads(row["facts"])} for row in rows]

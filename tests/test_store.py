@@ -1,0 +1,84 @@
+"""What the host keeps: verdicts on answers, in SQLite, under migrations."""
+
+import sqlite3
+import threading
+
+import pytest
+
+from engine import store
+from engine.errors import BadInput, EngineError
+from engine.store import Store
+from engine.threads import Thread
+
+THREAD = Thread.new("Be brief.").asked("Hi").answered("Hello", None)
+
+
+def test_a_verdict_is_kept_replaced_and_taken_back(home):
+    kept = Store()
+    kept.thumb(THREAD, 1, 1)
+    kept.thumb(THREAD, 1, -1, " rude ")
+    rows = Store().thumbs()
+    assert [(row["thumb"], row["reason"], row["question"], row["answer"], row["system"]) for row in rows] == [
+        (-1, "rude", "Hi", "Hello", "Be brief.")
+    ]
+    kept.thumb(THREAD, 1, 0)
+    assert kept.thumbs() == []
+
+
+@pytest.mark.parametrize("turn, thumb, reason", [(0, 1, ""), (5, 1, ""), (1, 3, ""), (1, 1, "x" * 501)])
+def test_bad_verdicts_are_refused(home, turn, thumb, reason):
+    with pytest.raises(BadInput):
+        Store().thumb(THREAD, turn, thumb, reason)
+
+
+def test_a_full_store_refuses_and_keeps_what_it_has(home, monkeypatch):
+    monkeypatch.setattr(store, "MAX_THUMBS", 1)
+    kept = Store()
+    kept.thumb(THREAD, 1, 1)
+    with pytest.raises(BadInput, match="full"):
+        kept.thumb(THREAD.model_copy(update={"id": "f" * 16}), 1, 1)
+    assert len(kept.thumbs()) == 1
+
+
+def test_migrations_run_once_each_and_are_recorded(home, monkeypatch):
+    Store().thumb(THREAD, 1, 1)
+
+    def _more(database):
+        database.execute("ALTER TABLE thumbs ADD COLUMN more TEXT")
+
+    monkeypatch.setattr(store, "MIGRATIONS", [*store.MIGRATIONS, _more])
+    assert len(Store().thumbs()) == 1
+    Store().thumbs()
+    with sqlite3.connect(home / "playground.db") as database:
+        assert [name for (name,) in database.execute("SELECT name FROM migrations ORDER BY time")] == ["_thumbs", "_more"]
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_failed_migration_changes_nothing(home, monkeypatch):
+    def _broken(database):
+        database.execute("CREATE TABLE half (x)")
+        database.execute("nonsense")
+
+    monkeypatch.setattr(store, "MIGRATIONS", [*store.MIGRATIONS, _broken])
+    with pytest.raises(EngineError, match="cannot be used"):
+        Store().thumbs()
+    with sqlite3.connect(home / "playground.db") as database:
+        assert database.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('half', 'thumbs')").fetchone() == (0,)
+
+
+def test_a_damaged_database_is_named_and_left_alone(home):
+    home.mkdir()
+    (home / "playground.db").write_bytes(b"not a database, but long enough to be read as one" * 20)
+    with pytest.raises(EngineError, match="playground.db"):
+        Store().thumbs()
+    assert (home / "playground.db").read_bytes().startswith(b"not a database")
+
+
+def test_many_threads_at_once(home):
+    kept = Store()
+    threads = [threading.Thread(target=kept.thumb, args=(THREAD.model_copy(update={"id": f"{i:016x}"}), 1, 1)) for i in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept.thumbs()) == 20

@@ -1,0 +1,88 @@
+"""One answer on its way to one visitor: from the runtime's events to updates of the view, and the visitor's stop flag."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from engine.runtime import Runtime
+from engine.settings import ChatSettings
+from engine.threads import Facts, Thread
+from ui import form
+from ui.markdown import Growing
+from ui.render import Answer, Pace, render, shown
+
+
+@dataclass
+class Stops:
+    """A stop flag for each visitor's answer under way."""
+
+    flags: dict[str, threading.Event] = field(default_factory=dict)
+
+    def begin(self, session: str | None) -> threading.Event:
+        flag = threading.Event()
+        if session:
+            self.flags[session] = flag
+        return flag
+
+    def stop(self, session: str | None) -> None:
+        flag = self.flags.get(session or "")
+        if flag:
+            flag.set()
+
+    def end(self, session: str | None, flag: threading.Event) -> None:
+        if session and self.flags.get(session) is flag:
+            del self.flags[session]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Makes answers on the loaded model, one visitor's stop apart from another's."""
+
+    runtime: Runtime
+    stops: Stops = field(default_factory=Stops)
+
+    def stream(
+        self, thread: Thread, adapter: str | None, settings: ChatSettings, session: str | None, continues: bool = False
+    ) -> Iterator[tuple[dict, dict | None]]:
+        """Answer the last message of a conversation, or go on with its last answer: pairs of what the view shows and, at
+        the start and the end, the conversation to be kept. What fails ends as a message after all else is shown.
+
+        Updates in between hold only the answer under way: every turn that is sent costs server and page."""
+        conversation = thread.conversation(thread.system)
+        flag = self.stops.begin(session)
+        pace, answer, growing = Pace(), Answer(), Growing()
+        begun = shown(thread)
+        keep = len(begun["turns"])
+        if continues:
+            keep -= 1
+            growing.add(thread.to_continue().text)
+
+        def live() -> dict:
+            return {"id": None, "role": "assistant", "blocks": growing.blocks(), "line": answer.waiting, "live": True}
+
+        try:
+            yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True}, thread.model_dump(mode="json")
+            for event in self.runtime.chat(conversation, settings, adapter, flag.is_set):
+                before = len(answer.text)
+                answer = render(event, answer)
+                growing.add(answer.text[before:])
+                if pace.due(len(answer.text)):
+                    yield {"thread": thread.id, "turns": [live()], "keep": keep, "busy": True}, None
+            ended = self._ended(thread, answer, settings, continues)
+            view = shown(ended)
+            if answer.failed or answer.notice and not answer.text:
+                view["turns"].append(
+                    {"role": "assistant", "blocks": [], "line": answer.failed or answer.notice, "failed": bool(answer.failed)}
+                )
+            yield view, ended.model_dump(mode="json")
+        finally:
+            self.stops.end(session, flag)
+        if answer.failed:
+            raise form.shown(answer.failed)
+
+    @staticmethod
+    def _ended(thread: Thread, answer: Answer, settings: ChatSettings, continues: bool) -> Thread:
+        """The conversation with all that came of an answer, even where it failed midway."""
+        text = answer.finished.text if answer.finished else answer.text
+        facts = Facts.of(answer.finished, settings) if answer.finished else None
+        return thread.extended(text, facts) if continues else thread.answered(text, facts)

@@ -1,0 +1,17 @@
+"""The page's own scripts and styles, read from `static/`, and how scripts hand an action's details to the server."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "static"
+
+
+def text(name: str) -> str:
+    """A file of `static/`."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def taking(*names: str) -> str:
+    """Script for an event that the page's own scripts triggered: its first inputs are that action's fields, in this
+    order; an API client passes them like any other input."""
+    fields = ", ".join(f"window.guanacoAction.{name}" for name in names)
+    return f"(...values) => [{fields}, ...values.slice({len(names)})]"

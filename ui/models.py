@@ -1,0 +1,136 @@
+"""What is running, for every visitor, and the choice of model and adapter: load with progress, cancel, unload."""
+
+import html
+from dataclasses import dataclass
+
+import gradio as gr
+
+from engine import hardware
+from engine.errors import EngineError
+from engine.models import NO_ADAPTER
+from engine.services import Services
+from ui import form
+from ui.render import status
+
+BUSY_SECONDS, CALM_SECONDS = 1, 4
+
+
+@dataclass(frozen=True)
+class Models:
+    """The chip and the pickers; `wire` makes them work once all of a tab is drawn."""
+
+    services: Services
+    chip: gr.HTML
+    model: gr.Dropdown
+    adapter: gr.Dropdown
+    about: gr.HTML
+    load: gr.Button
+    cancel: gr.Button
+    unload: gr.Button
+
+    def wire(self) -> None:
+        """Connect the buttons, and a timer that keeps chip and pickers true."""
+        services = self.services
+        after = [self.chip, self.load, self.cancel, self.unload]
+
+        def now(adapter: str | None) -> list:
+            phase = services.state().phase
+            mine = not services.read_only
+            return [
+                chip(services, adapter),
+                gr.Button(visible=mine and phase != "loading"),
+                gr.Button(visible=mine and phase == "loading"),
+                gr.Button(visible=mine and phase == "ready"),
+            ]
+
+        def load(model: str, adapter: str | None) -> list:
+            with form.explained():
+                services.load(model)
+            return now(adapter)
+
+        def cancel(adapter: str | None) -> list:
+            with form.explained():
+                services.cancel_load()
+            return now(adapter)
+
+        def unload(adapter: str | None) -> list:
+            with form.explained():
+                services.unload()
+            return now(adapter)
+
+        def look(adapter: str | None, seen: str) -> list:
+            """`seen` is the model that this page last knew: when it changes, the picker turns to the adapter that came
+            with the new one."""
+            state = services.state()
+            ready = state.phase == "ready"
+            turned = ready and state.model != seen
+            picked = {"value": services.chosen_adapter()} if turned else {}
+            return [
+                *now(services.chosen_adapter() if turned else adapter),
+                gr.Dropdown(choices=services.adapter_choices(), **picked),
+                gr.Timer(BUSY_SECONDS if state.phase == "loading" else CALM_SECONDS),
+                state.model if ready else seen,
+            ]
+
+        def opened() -> list:
+            chosen = services.chosen_adapter()
+            name = services.state().model
+            return [
+                *now(chosen),
+                gr.Dropdown(choices=services.model_choices(), value=name or None),
+                _about(services, name),
+                gr.Dropdown(choices=services.adapter_choices(), value=chosen),
+            ]
+
+        gr.context.Context.root_block.load(
+            opened, None, [*after, self.model, self.about, self.adapter], api_visibility="private", **form.SILENT
+        )
+        self.load.click(load, [self.model, self.adapter], after, api_name="load_model", **form.QUICK)
+        self.cancel.click(cancel, self.adapter, after, api_name="cancel_load", **form.QUICK)
+        self.unload.click(unload, self.adapter, after, api_name="unload_model", **form.QUICK)
+        self.model.change(lambda model: _about(services, model), self.model, self.about, api_name="about_model", **form.SILENT)
+        timer = gr.Timer(BUSY_SECONDS)
+        seen = gr.State("")
+        timer.tick(look, [self.adapter, seen], [*after, self.adapter, timer, seen], api_name="status", **form.SILENT)
+
+
+def chip(services: Services, adapter: str | None) -> str:
+    """The status chip as HTML."""
+    shown = "" if adapter in (None, NO_ADAPTER) else adapter
+    return status(services.state(), hardware.machine(), shown, services.runtime.memory())
+
+
+def _about(services: Services, model: str) -> str:
+    try:
+        return html.escape(services.about_model(model))
+    except EngineError as error:
+        return f'<span class="wrong">{html.escape(str(error))}</span>'
+
+
+def draw_chip() -> gr.HTML:
+    """The chip alone, where it belongs on the page."""
+    return gr.HTML(elem_id="status", apply_default_css=False)
+
+
+def draw_pickers(services: Services, chip_: gr.HTML) -> Models:
+    """The pickers and their buttons."""
+    model = gr.Dropdown(
+        services.model_choices(),
+        interactive=not services.read_only,
+        label="Model",
+        allow_custom_value=not services.read_only,
+        info="This host's model" if services.read_only else "A known model, a Hub id (owner/name), a folder or a GGUF file",
+    )
+    about = gr.HTML(elem_id="about-model", apply_default_css=False)
+    with gr.Row(elem_id="model-buttons"):
+        load = gr.Button("Load", size="sm", variant="primary", min_width=60, visible=not services.read_only, elem_id="load")
+        cancel = gr.Button("Cancel loading", size="sm", variant="stop", min_width=60, visible=False, elem_id="cancel-load")
+        unload = gr.Button("Unload", size="sm", min_width=60, visible=False, elem_id="unload")
+    adapter = gr.Dropdown(
+        services.adapter_choices(),
+        value=NO_ADAPTER,
+        label="Adapter",
+        allow_custom_value=True,
+        info="LoRA on top of the base; none is the bare base",
+    )
+    return Models(services, chip_, model, adapter, about, load, cancel, unload)

@@ -1,0 +1,116 @@
+"""The list of a visitor's conversations: open, search, rename, delete, take out, bring in. The store is the browser's, and
+only the page's own script writes it: it gets told what to put in and what to drop, so that two answers of the server that
+cross on their way undo nothing of each other."""
+
+import secrets
+from collections.abc import Iterable
+
+import gradio as gr
+
+from engine.library import MAX_IMPORT_BYTES, MAX_LIBRARY_BYTES, MAX_THREADS, Library, to_json, to_markdown
+from engine.threads import Thread
+from ui import assets, form
+from ui.render import shown
+
+DOWNLOAD = """text => {
+  const type = text.startsWith("<!--") ? "md" : "json";
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: type === "md" ? "text/markdown" : "application/json" }));
+  link.download = `conversations-${new Date().toISOString().slice(0, 10)}.${type}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
+
+
+def draw() -> gr.HTML:
+    """The list, empty until the page has read what its browser keeps."""
+    return gr.HTML(
+        {},
+        html_template="<div></div>",
+        js_on_load=assets.text("sidebar.js"),
+        elem_id="chats",
+        apply_default_css=False,
+        limits={"file": MAX_IMPORT_BYTES, "store": MAX_LIBRARY_BYTES, "threads": MAX_THREADS},
+    )
+
+
+def told(put: Iterable[Thread] = (), drop: Iterable[str] = (), **more: object) -> dict:
+    """What the list is told: conversations to put into the store, ids to drop from it; perhaps `open` (the id of the one
+    on the screen), `found` (ids that a search found, None: all) and `note` (a line to show)."""
+    put = [thread.model_dump(mode="json") for thread in put if thread.turns]
+    return {"put": put, "drop": list(drop), "stamp": secrets.token_hex(4), **more}
+
+
+def opening(thread: Thread, **more) -> list:
+    """A conversation for view, browser, system text and list."""
+    return [shown(thread), thread.model_dump(mode="json"), thread.system, told(open=thread.id, **more)]
+
+
+def save(conversation: object) -> dict:
+    """The open conversation into the store, after whatever changed it."""
+    with form.explained():
+        thread = Thread.read(conversation)
+    return told([thread], open=thread.id)
+
+
+def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, view: gr.HTML, system: gr.Textbox) -> None:
+    """Connect the list. `current` is the conversation on the screen."""
+    text = gr.Textbox(visible=False, label="text")
+    wanted = gr.JSON(visible=False, label="conversation")
+    exported = gr.Textbox(visible=False, label="exported")
+    opened = [view, current, system, chats]
+
+    def new(system: str) -> list:
+        with form.explained():
+            return opening(Thread.read({**Thread.new().model_dump(), "system": system or ""}))
+
+    def open_(conversation: object) -> list:
+        with form.explained():
+            return opening(Thread.read(conversation))
+
+    def rename(conversation: object, title: str, current: object) -> list:
+        with form.explained():
+            renamed, now = Thread.read(conversation).renamed(title), Thread.read(current)
+        return [renamed.model_dump(mode="json") if renamed.id == now.id else gr.skip(), told([renamed])]
+
+    def delete(conversation: object, current: object, system: str) -> list:
+        with form.explained():
+            gone, now = Thread.read(conversation), Thread.read(current)
+        if gone.id == now.id:
+            return opening(Thread.new(system or ""), drop=[gone.id], note="Deleted.")
+        return [gr.skip(), gr.skip(), gr.skip(), told(drop=[gone.id], note="Deleted.")]
+
+    def search(query: str, conversations: object) -> dict:
+        with form.explained():
+            found = Library.read(conversations).found(query)
+        return told(found=[thread.id for thread in found] if query.strip() else None)
+
+    def export_json(conversations: object) -> str:
+        with form.explained():
+            return to_json(Library.read(conversations).threads)
+
+    def export_markdown(conversations: object) -> str:
+        with form.explained():
+            return to_markdown(Library.read(conversations).threads)
+
+    def import_(file: str, conversations: object) -> dict:
+        with form.explained():
+            new = Library.read(conversations).new_in(file)
+        return told(new, note="1 conversation came in." if len(new) == 1 else f"{len(new)} conversations came in.")
+
+    chats.keep(None, library, library, js="window.guanacoKeep", api_visibility="private", show_progress="hidden")
+    chats.new_chat(new, system, opened, api_name="new", **form.QUICK)
+    chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **form.QUICK)
+    chats.rename_chat(
+        rename, [wanted, text, current], [current, chats], js=assets.taking("thread", "text"), api_name="rename", **form.QUICK
+    )
+    chats.delete_chat(delete, [wanted, current, system], opened, js=assets.taking("thread"), api_name="delete", **form.QUICK)
+    chats.search_chats(search, [text, library], chats, js=assets.taking("text"), api_name="search", **form.QUICK)
+    for trigger, make, name in (
+        (chats.export_json, export_json, "export_json"),
+        (chats.export_markdown, export_markdown, "export_markdown"),
+    ):
+        made = trigger(make, library, exported, api_name=name, **form.QUICK)
+        made.success(None, exported, None, js=DOWNLOAD)
+    chats.import_chats(import_, [text, library], chats, js=assets.taking("text"), api_name="import", **form.QUICK)
+    current.change(save, current, chats, trigger_mode="always_last", api_name="save", **form.SILENT)

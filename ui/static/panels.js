@@ -1,0 +1,23 @@
+// On narrow screens the side panels come over the conversation: a button opens one, Escape or a press beside it closes it.
+
+const buttons = [...element.querySelectorAll("[data-opens]")];
+const show = (name) => {
+  if (name) document.body.dataset.panel = name;
+  else delete document.body.dataset.panel;
+  for (const button of buttons) button.setAttribute("aria-expanded", String(button.dataset.opens === name));
+};
+for (const button of buttons) {
+  button.addEventListener("click", (event) => {
+    event.stopPropagation();
+    show(document.body.dataset.panel === button.dataset.opens ? null : button.dataset.opens);
+  });
+}
+document.addEventListener("keydown", (event) => event.key === "Escape" && show(null));
+document.addEventListener("click", (event) => {
+  const open = document.body.dataset.panel;
+  if (!open) return;
+  const panel = document.querySelector(`#${open}-panel`);
+  const chosen = open === "chats" && event.target.closest(".open, .new-chat");
+  // A menu of a dropdown is drawn outside its panel.
+  if (chosen || (!panel.contains(event.target) && !event.target.closest("ul, .options"))) show(null);
+});

@@ -1,0 +1,200 @@
+// The visitor's conversations: search, open, rename, delete, take out, bring in. The store is the browser's; what the
+// server says is to be put in or dropped is applied here, one after another, and told to the visitor's other tabs.
+
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const button = (className, text, act, label) => {
+  const node = make("button", className, text);
+  node.type = "button";
+  if (label) {
+    node.setAttribute("aria-label", label);
+    node.title = label;
+  }
+  node.addEventListener("click", act);
+  return node;
+};
+
+let library = null;  // null until the browser's store was read
+let unreadable = false;
+const waiting = [];
+window.guanacoKeep = (stored) => {
+  if (library === null) {
+    unreadable = Boolean(stored) && !(stored.version === 1 && Array.isArray(stored.threads));
+    library = stored && !unreadable ? stored.threads : [];
+    if (unreadable) say("The conversations in this browser are of another version of this app. They are left as they are.");
+  }
+  for (const { put, drop } of waiting.splice(0)) {
+    const gone = new Set([...drop, ...put.map((thread) => thread.id)]);
+    const next = [...put, ...library.filter((thread) => !gone.has(thread.id))].sort((a, b) => b.updated - a.updated);
+    const size = JSON.stringify(next).length;
+    if (put.length && (next.length > props.limits.threads || size > props.limits.store)) {
+      say(`This browser's store is full (${library.length} conversations). Export and delete some; until then new ones are not kept.`);
+    } else library = next;
+  }
+  draw();
+  return unreadable ? stored : { version: 1, threads: library };
+};
+const tabs = "BroadcastChannel" in window ? new BroadcastChannel("guanaco-playground.conversations") : null;
+if (tabs) {
+  tabs.onmessage = ({ data }) => {
+    waiting.push(data);
+    trigger("keep");
+  };
+}
+
+// An answer under way belongs to the conversation on the screen: it is stopped, and kept, before another one is shown.
+const whenIdle = (then) => {
+  if (document.body.dataset.answering !== "true") return then();
+  const observer = new MutationObserver(() => {
+    if (document.body.dataset.answering === "true") return;
+    observer.disconnect();
+    setTimeout(then, 150);
+  });
+  observer.observe(document.body, { attributes: true, attributeFilter: ["data-answering"] });
+  document.querySelector("#stop").click();
+};
+const act = (name, action, atOnce) => {
+  const go = () => {
+    window.guanacoAction = action;
+    trigger(name);
+  };
+  if (atOnce) go();
+  else whenIdle(go);
+};
+
+const fresh = button("new-chat", "New chat", () => act("new_chat", {}));
+const search = make("input", "search");
+search.type = "search";
+search.placeholder = "Search conversations";
+search.setAttribute("aria-label", "Search conversations");
+search.maxLength = 200;
+let typing;
+search.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    window.guanacoAction = { text: search.value };
+    trigger("search_chats");
+  }, 250);
+});
+const list = make("nav", "list");
+list.setAttribute("aria-label", "Conversations");
+const note = make("p", "note");
+note.setAttribute("role", "status");
+function say(text) {
+  note.textContent = text;
+}
+
+const file = make("input");
+file.type = "file";
+file.accept = ".json,.md,application/json,text/markdown";
+file.hidden = true;
+file.addEventListener("change", async () => {
+  const chosen = file.files[0];
+  file.value = "";
+  if (!chosen) return;
+  if (chosen.size > props.limits.file) {
+    return say(`The file has ${(chosen.size / 1e6).toFixed(1)} MB; the limit is ${props.limits.file / 1e6} MB. Import it in parts.`);
+  }
+  const text = await chosen.text();
+  act("import_chats", { text }, true);
+});
+const foot = make("div", "foot");
+foot.append(
+  button("", "Import", () => file.click(), "Import conversations from a JSON or Markdown file"),
+  button("", "Export JSON", () => act("export_json", {}, true), "Export all conversations as JSON"),
+  button("", "Export Markdown", () => act("export_markdown", {}, true), "Export all conversations as Markdown"),
+  file,
+);
+element.replaceChildren(fresh, search, list, note, foot);
+
+const nameOf = (thread) => {
+  const words = thread.title || (thread.turns[0] ? thread.turns[0].text.trim().split(/\s+/).join(" ") : "");
+  return words.length <= 60 || thread.title ? words : `${words.slice(0, 59).trimEnd()}…`;
+};
+
+const startRename = (row, thread) => {
+  const input = make("input", "rename");
+  input.value = nameOf(thread);
+  input.maxLength = 120;
+  input.setAttribute("aria-label", "New title");
+  let ended = false;
+  const end = (save) => {
+    if (ended) return;
+    ended = true;
+    if (save && input.value !== nameOf(thread)) act("rename_chat", { thread, text: input.value }, true);
+    draw();
+  };
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") end(true);
+    if (event.key === "Escape") end(false);
+  });
+  input.addEventListener("blur", () => end(true));
+  row.replaceChildren(input);
+  input.focus();
+  input.select();
+};
+
+const startDelete = (row, thread) => {
+  const question = make("span", "sure", "Delete for good?");
+  const yes = button("danger", "Delete", () => act("delete_chat", { thread }, thread.id !== open));
+  const no = button("", "Keep", draw);
+  row.replaceChildren(question, yes, no);
+  yes.focus();
+};
+
+const day = (seconds) => {
+  const midnight = new Date().setHours(0, 0, 0, 0) / 1000;
+  if (seconds >= midnight) return "Today";
+  if (seconds >= midnight - 86400) return "Yesterday";
+  if (seconds >= midnight - 7 * 86400) return "This week";
+  return "Earlier";
+};
+
+let open = null;
+let found = null;
+function draw() {
+  const nodes = [];
+  let heading = "";
+  for (const thread of (library || []).filter((each) => !found || found.has(each.id))) {
+    if (day(thread.updated) !== heading) {
+      heading = day(thread.updated);
+      nodes.push(make("h3", "", heading));
+    }
+    const row = make("div", "chat");
+    const name = nameOf(thread);
+    const choose = button("open", name, () => act("open_chat", { thread }));
+    if (thread.id === open) {
+      row.classList.add("current");
+      choose.setAttribute("aria-current", "true");
+    }
+    row.append(
+      choose,
+      button("tool", "✎", () => startRename(row, thread), `Rename ${name}`),
+      button("tool", "✕", () => startDelete(row, thread), `Delete ${name}`),
+    );
+    nodes.push(row);
+  }
+  if (!nodes.length) nodes.push(make("p", "empty", found ? "Nothing found." : "Your conversations will be listed here. They stay in this browser."));
+  list.replaceChildren(...nodes);
+}
+
+function update() {
+  const value = props.value;
+  if (!value || !value.put) return;
+  if (value.open) open = value.open;
+  if (value.found !== undefined) found = value.found && new Set(value.found);
+  if (value.note !== undefined || value.put.length) say(value.note || "");
+  if (value.put.length || value.drop.length || library === null) {
+    const change = { put: value.put, drop: value.drop };
+    waiting.push(change);
+    if (tabs && (change.put.length || change.drop.length)) tabs.postMessage(change);
+    trigger("keep");
+  } else draw();
+}
+watch("value", update);
+update();
+draw();
