@@ -16,7 +16,7 @@ DEFAULTS = [field.default for field in ChatSettings.model_fields.values()]
 class Page:
     """An app on a free port in this process, over a scripted backend that a test can look into."""
 
-    def __init__(self, backend: ScriptedBackend, read_only: bool = False):
+    def __init__(self, backend: ScriptedBackend, read_only: bool = False, port: int | None = None):
         self.backend = backend
         self.runtime = Runtime(isolated=False)
         self.runtime.load("scripted")
@@ -25,7 +25,7 @@ class Page:
         self.runtime._backend = backend
         self.services = Services(self.runtime, read_only)
         self.blocks = ui.build(self.services)
-        ui.launch(self.blocks, "127.0.0.1", builders.free_port(), share=False, uploads=not read_only, block=False)
+        ui.launch(self.blocks, "127.0.0.1", port or builders.free_port(), share=False, uploads=not read_only, block=False)
         self.url = self.blocks.local_url.rstrip("/")
 
     def client(self):

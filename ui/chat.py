@@ -102,9 +102,9 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
 
     def send(request: gr.Request, message: str, conversation: object, *rest) -> Iterator[list]:
         updates = answered(request, lambda thread: thread.asked(message), conversation, rest)
-        yield [*next(updates), ""]
-        for update in updates:
-            yield [*update, gr.skip()]  # what was typed meanwhile stays
+        view, kept = next(updates)
+        yield [{**view, "taken": True}, kept]
+        yield from updates
 
     def example(request: gr.Request, message: str, system: str, conversation: object, adapter: str, *settings) -> Iterator[list]:
         updates = answered(request, lambda thread: thread.asked(message), conversation, (adapter, system, *settings))
@@ -165,7 +165,10 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
         "trigger_mode": "once",
     }
     both = [view, current]
-    gr.on([message.submit, send_button.click], send, [message, current, *chosen], [*both, message], api_name="chat", **answering)
+    gr.on([message.submit, send_button.click], send, [message, current, *chosen], both, api_name="chat", **answering)
+    # The box is emptied once the view has the message, so that nothing is lost where it is refused. As an output of each
+    # update it would cost the server as much as the answer does.
+    view.message_taken(None, None, message, js="() => ''", api_visibility="private", show_progress="hidden")
     view.example(
         example,
         [text, gr.Textbox(visible=False, label="system text"), current, *(each for each in chosen if each is not system)],

@@ -255,8 +255,10 @@ const update = () => {
   if (value.thread !== shownThread) {
     log.replaceChildren();
     follow = true;
-  } else if (busy && !value.keep) {
-    follow = true;  // a message was just sent
+  }
+  if (value.taken) {  // a message was just sent
+    follow = true;
+    trigger("message_taken");
   }
   shownThread = value.thread;
   value.turns.forEach((turn, index) => {
