@@ -82,9 +82,17 @@ class Runtime:
             self._state = State("idle", "", f"Loading {self._state.model} was cancelled. Choose a model and load it.")
             self._condition.notify_all()
 
+    def unload(self) -> None:
+        """Give the loaded model and its memory back, after the answer under way has ended with what it has."""
+        self.cancel_load()
+        with self._condition:
+            self._load_number += 1
+            self._state = State("idle", "", _NOTHING)
+        with self._answering:
+            self._replace_backend(None)
+
     def close(self) -> None:
-        """End everything: a load under way, the answer under way, the loaded model with its process. Memory is given
-        back; another model may be loaded afterwards."""
+        """End everything at once: a load under way, the loaded model, its process."""
         with self._condition:
             self._load_number += 1
             self._state = State("idle", "", _NOTHING)

@@ -44,7 +44,7 @@ class Services:
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""
         self._owner_only()
-        self.runtime.close()
+        self.runtime.unload()
 
     def cancel_load(self) -> None:
         """End a load under way. Raises BadInput on a public host."""

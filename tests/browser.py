@@ -25,7 +25,7 @@ def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterato
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": width, "height": height}, **context)
+        page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
         page.outside, page.errors = [], []
         page.on("request", lambda request: None if request.url.startswith((url, "data:", "blob:")) else page.outside.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))

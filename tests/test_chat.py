@@ -164,3 +164,19 @@ def test_broken_bytes_do_not_grow_the_window():
     for _ in range(200):
         pieces.add(broken)
         assert len(pieces._ids) - pieces._start <= 10
+
+
+def test_a_cut_answer_is_continued_with_its_white_space():
+    backend = scripted(" and", " more", prompt="guanaco")
+    seen = []
+    encode = backend.encode
+    backend.encode = lambda conversation, prompt: seen.append(conversation) or encode(conversation, prompt)
+    events = answer(backend, HELLO.add("assistant", "One"))
+    assert events[-1].text == " and more"
+    assert seen[-1].messages[-1].text == "One"
+
+
+def test_dropping_old_turns_keeps_the_question_of_a_continued_answer():
+    conversation = HELLO.add("assistant", "a").add("user", "b").add("assistant", "c")
+    shorter = conversation.without_oldest_turn()
+    assert [message.text for message in shorter.messages] == ["b", "c"] and shorter.without_oldest_turn() == shorter

@@ -182,3 +182,19 @@ def test_a_prompt_for_chat_is_the_beginning_of_the_row_that_trains(question, rep
             prompt, row = encode(tokenizer, asked, form), encode(tokenizer, answered, form)
             assert row.ids[: len(prompt)] == prompt.ids
             assert not any(row.learn[: len(prompt)])
+
+
+@given(texts, texts.filter(str.strip))
+def test_an_answer_is_gone_on_with_where_it_stopped(question, reply):
+    """The prompt ends in the answer's own text, without an end token, whatever the format."""
+    conversation = Conversation().add("user", question).add("assistant", reply)
+    for name in ("guanaco", "chat", "plain"):
+        form = prompt_format(name)
+        whole = encode(BYTES, conversation, form).ids
+        begun = encode(BYTES, conversation, form, answering=True).ids
+        assert whole[: len(begun)] == begun and len(begun) < len(whole)
+        end = BYTES.decode(begun[-len(reply.encode()) :])
+        assert end == BYTES.decode(BYTES(end, add_special_tokens=False, split_special_tokens=True).input_ids)
+        assert BYTES.eos_token_id not in begun[-len(reply.encode()) :]
+    asked = Conversation().add("user", question)
+    assert encode(BYTES, asked, prompt_format("chat"), answering=True) == encode(BYTES, asked, prompt_format("chat"))

@@ -4,6 +4,7 @@ import threading
 
 import psutil
 import pytest
+from pages import until
 
 from engine import models
 from engine.backends import open_backend
@@ -129,6 +130,68 @@ def test_a_load_ends_the_answer_under_way_and_keeps_its_text():
     assert finished.finish_reason == "cancelled" and finished.text
     wait(runtime, "ready")
     assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
+
+
+def test_unloading_ends_the_answer_with_its_text_and_gives_the_model_back():
+    runtime = ready()
+    backend = runtime._backend
+    events = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
+    until_token(events)
+    unloading = threading.Thread(target=runtime.unload)
+    unloading.start()
+    finished = list(events)[-1]
+    unloading.join(10)
+    assert finished.finish_reason == "cancelled" and finished.text and backend.closed
+    assert runtime.state.phase == "idle" and runtime.memory() == 0
+    assert "No model is loaded" in list(runtime.chat(HELLO, SHORT))[-1].text
+
+
+def test_a_load_is_cancelled(monkeypatch):
+    begun = threading.Event()
+
+    def endless(spec, load, report, isolated, cancelled):
+        report(Progress("Fetching", 0.3))
+        begun.set()
+        until(cancelled)
+        raise EngineError("Loading was cancelled.")
+
+    monkeypatch.setattr("engine.runtime.open_backend", endless)
+    runtime = Runtime()
+    runtime.load("scripted")
+    assert begun.wait(30)
+    waiting = runtime.chat(HELLO, SHORT)
+    next(waiting)
+    runtime.cancel_load()
+    assert "cancelled" in list(waiting)[-1].text and runtime.state.phase == "idle"
+    assert "cancelled" in runtime.state.text
+    runtime.cancel_load()
+
+
+def test_those_who_wait_are_told_their_place_and_served_in_order():
+    runtime = ready()
+    first = runtime.chat(HELLO, ChatSettings(max_new_tokens=4096))
+    until_token(first)
+    second, third = runtime.chat(HELLO, SHORT), runtime.chat(HELLO, SHORT)
+    assert "number 1 in line" in next(second).text
+    assert "number 2 in line" in next(third).text
+    second.close()
+    until(lambda: "number 1 in line" in next(third).text)
+    first.close()
+    assert isinstance(list(third)[-1], Finished) and not runtime._line
+
+
+def test_a_full_line_says_so_at_once(monkeypatch):
+    monkeypatch.setattr("engine.runtime.MAX_WAITING", 2)
+    runtime = ready()
+    answers = [runtime.chat(HELLO, ChatSettings(max_new_tokens=4096)) for _ in range(3)]
+    until_token(answers[0])
+    for waiting in answers[1:]:
+        next(waiting)
+    assert [type(event) for event in runtime.chat(HELLO, SHORT)] == [Failed]
+    assert "busy: 2 others wait" in list(runtime.chat(HELLO, SHORT))[-1].text
+    for answer in answers:
+        answer.close()
+    assert not runtime._line
 
 
 @pytest.mark.long
