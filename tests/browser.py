@@ -71,6 +71,15 @@ def send(page, text: str) -> None:
     raise AssertionError("the message was not taken")
 
 
+def clear(page) -> None:
+    """Press Clear, and again to say that it is meant; nothing where nothing was said."""
+    if not page.locator("#conversation .message").count():
+        return
+    page.click("#clear")
+    page.click("#clear[data-sure]")
+    page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
+
+
 def wait_facts(page, text: str, timeout: int = 60_000) -> str:
     """Wait until the answer has ended and the line under it holds `text`; gives the line."""
     page.wait_for_function(

@@ -78,8 +78,7 @@ def test_send_stream_stop_retry_clear(scripted):
         browser.wait_facts(page, "stopped by you")
         page.wait_for_selector("#send", state="visible")
         assert page.input_value("#message textarea") == "typed meanwhile"
-        page.click("#clear")
-        page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
+        browser.clear(page)
         assert not page.outside and not page.errors
 
 

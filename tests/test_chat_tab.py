@@ -99,6 +99,11 @@ def test_two_tabs_of_one_browser_lose_nothing_of_each_other(served):
         browser.send(second, "From the second tab")
         browser.wait_facts(second, "tokens")
         first.wait_for_selector("#chats >> text=From the second tab")
+        first.click("#chats >> text=From the second tab")
+        first.wait_for_function("document.querySelector('#conversation .user').innerText.includes('second')")
+        browser.send(second, "And more of it")
+        browser.wait_facts(second, "tokens")
+        first.wait_for_selector("#conversation >> text=And more of it")
         first.reload()
         first.wait_for_function("document.querySelectorAll('#chats .open').length === 2")
         assert sorted(browser.chats(first)) == ["From the first tab", "From the second tab"]

@@ -1,10 +1,11 @@
 """A visitor's conversations in a real browser: edited, branched, kept over reload and restart, taken out and brought in."""
 
+import contextlib
 import json
 
 import browser
 import pytest
-from pages import Page
+from pages import Page, until
 from test_browser import app
 
 from engine.backends.scripted import ScriptedBackend
@@ -73,8 +74,11 @@ def test_thumbs_with_a_reason(served):
         page.fill(".reason input", "too short")
         page.press(".reason input", "Enter")
         page.wait_for_selector("text=Thank you")
-        rows = [row for row in served.services.store.thumbs() if row["question"] == "Judge me"]
-        assert [(row["thumb"], row["reason"]) for row in rows] == [(-1, "too short")]
+
+        def rows() -> list:
+            return [(row["thumb"], row["reason"]) for row in served.services.store.thumbs() if row["question"] == "Judge me"]
+
+        until(lambda: rows() == [(-1, "too short")])
         browser.act(page, "Bad answer")
         page.wait_for_selector("button.down[aria-pressed=false]")
 
@@ -100,6 +104,7 @@ def test_several_conversations_are_listed_renamed_searched_deleted(served):
         page.get_by_role("button", name="Delete Woolly").click()
         page.get_by_role("button", name="Delete", exact=True).click()
         page.wait_for_function("document.querySelectorAll('#chats .open').length === 1")
+        page.wait_for_selector("#conversation .welcome", state="visible")
         assert browser.chats(page) == ["About guanacos"] and browser.said(page) == []
         page.click("#chats .open")
         page.wait_for_selector("#conversation >> text=About guanacos")
@@ -175,3 +180,20 @@ def test_each_visitor_sees_only_their_own(served):
         other.wait_for_selector("#conversation .welcome", state="visible")
         other.wait_for_selector("text=Your conversations will be listed here")
         assert "Mine alone" not in other.content()
+
+
+def test_an_answer_that_breaks_off_leaves_a_page_that_says_so_and_keeps_the_question(tmp_path):
+    with contextlib.ExitStack() as stack:
+        running = contextlib.ExitStack()
+        url = running.enter_context(app("--model", "scripted", GUANACO_HOME=str(tmp_path)))
+        page = stack.enter_context(browser.opened(url))
+        browser.send(page, "Are you there?")
+        page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 0")
+        running.close()
+        page.wait_for_selector("#conversation >> text=The answer broke off")
+        assert page.is_visible("#send") and "Are you there?" in browser.said(page)[0]
+        stack.enter_context(app("--model", "scripted", port=int(url.rpartition(":")[2]), GUANACO_HOME=str(tmp_path)))
+        page.reload()
+        page.wait_for_selector("#conversation >> text=Are you there?")
+        browser.act(page, "Answer this message", "article.user >> nth=0")
+        browser.wait_facts(page, "ended by itself")

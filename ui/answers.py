@@ -62,11 +62,13 @@ class Answers:
 
         try:
             yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True}, thread.model_dump(mode="json")
+            drawn = answer
             for event in self.runtime.chat(conversation, settings, adapter, flag.is_set):
                 before = len(answer.text)
                 answer = render(event, answer)
                 growing.add(answer.text[before:])
-                if pace.due(len(answer.text)):
+                if pace.due(len(answer.text), answer != drawn):
+                    drawn = answer
                     yield {"thread": thread.id, "turns": [live()], "keep": keep, "busy": True}, None
             ended = self._ended(thread, answer, settings, continues)
             view = shown(ended)

@@ -165,11 +165,11 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
         "trigger_mode": "once",
     }
     both = [view, current]
-    gr.on([message.submit, send_button.click], send, [message, current, *chosen], both, api_name="chat", **answering)
+    sent = gr.on([message.submit, send_button.click], send, [message, current, *chosen], both, api_name="chat", **answering)
     # The box is emptied once the view has the message, so that nothing is lost where it is refused. As an output of each
     # update it would cost the server as much as the answer does.
     view.message_taken(None, None, message, js="() => ''", api_visibility="private", show_progress="hidden")
-    view.example(
+    shown_example = view.example(
         example,
         [text, gr.Textbox(visible=False, label="system text"), current, *(each for each in chosen if each is not system)],
         [*both, system],
@@ -177,9 +177,13 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
         api_name="example",
         **answering,
     )
-    view.edit_message(edit, [turn_id, text, current, *chosen], both, js=assets.taking("turn", "text"), api_name="edit", **answering)
-    view.answer_again(retry, [turn_id, current, *chosen], both, js=assets.taking("turn"), api_name="retry", **answering)
-    view.continue_answer(go_on, [current, *chosen], both, api_name="continue", **answering)
+    edited = view.edit_message(
+        edit, [turn_id, text, current, *chosen], both, js=assets.taking("turn", "text"), api_name="edit", **answering
+    )
+    retried = view.answer_again(retry, [turn_id, current, *chosen], both, js=assets.taking("turn"), api_name="retry", **answering)
+    continued = view.continue_answer(go_on, [current, *chosen], both, api_name="continue", **answering)
+    for event in (sent, shown_example, edited, retried, continued):
+        event.then(None, None, None, js="() => window.guanacoEnded()", api_visibility="private", show_progress="hidden")
     view.undo_message(undo, current, [*both, message], api_name="undo", **form.QUICK)
     view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)
     view.give_thumb(

@@ -13,6 +13,7 @@ from ui import markdown
 
 SCREEN_UPDATES_A_SECOND = 8
 FULL_PACE_CHARS = 6_000
+UNCHANGED_SECONDS = 2.0
 _REASONS = {"stop": "ended by itself", "length": "cut at the longest answer", "cancelled": "stopped by you"}
 _HOSTS = {"computer": "this computer", "colab": "Colab", "space": "Space"}
 
@@ -108,10 +109,11 @@ class Pace:
     def __init__(self) -> None:
         self._next = 0.0
 
-    def due(self, length: int) -> bool:
-        """Whether to draw an answer of `length` characters now."""
+    def due(self, length: int, changed: bool = True) -> bool:
+        """Whether to draw an answer of `length` characters now. One that did not change is sent again every other second:
+        only by sending does the server learn that a visitor has gone."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next + (0 if changed else UNCHANGED_SECONDS):
             return False
         self._next = now + max(1.0, length / FULL_PACE_CHARS) / SCREEN_UPDATES_A_SECOND
         return True

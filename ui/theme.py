@@ -65,6 +65,8 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color_dark="*border_color_primary",
         button_border_width="1px",
         button_cancel_background_fill="#b3402d",
+        button_cancel_background_fill_dark="#b3402d",
         button_cancel_background_fill_hover="#973524",
+        button_cancel_background_fill_hover_dark="#c8503c",
         button_cancel_text_color="white",
     )

@@ -47,8 +47,7 @@ def cost(page, server: psutil.Process, count: int) -> tuple[float, float, float]
     def main_thread() -> float:
         return next(each["value"] for each in session.send("Performance.getMetrics")["metrics"] if each["name"] == "TaskDuration")
 
-    page.click("#clear")
-    page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
+    browser.clear(page)
     before, cpu, clock = main_thread(), sum(server.cpu_times()[:2]), time.perf_counter()
     browser.send(page, "Go")
     browser.wait_facts(page, f"{count} tokens", 120_000)
@@ -121,8 +120,7 @@ def stop_click() -> None:
                 })""")
                 )
                 assert re.search(r"\d+ tokens", page.locator("#conversation .facts").last.inner_text())
-                page.click("#clear")
-                page.wait_for_function("document.querySelectorAll('#conversation .message').length === 0")
+                browser.clear(page)
     print(
         f"stop: median {statistics.median(times):.0f} ms, worst {max(times):.0f} ms from the click to the end on the screen (target 300), {STOPS} runs on the starter"
     )

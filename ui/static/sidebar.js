@@ -21,10 +21,11 @@ const button = (className, text, act, label) => {
 let library = null;  // null until the browser's store was read
 let unreadable = false;
 const waiting = [];
-window.guanacoKeep = (stored) => {
+const stored = (id) => (library || []).find((thread) => thread.id === id);
+window.guanacoKeep = (browser) => {
   if (library === null) {
-    unreadable = Boolean(stored) && !(stored.version === 1 && Array.isArray(stored.threads));
-    library = stored && !unreadable ? stored.threads : [];
+    unreadable = Boolean(browser) && !(browser.version === 1 && Array.isArray(browser.threads));
+    library = browser && !unreadable ? browser.threads : [];
     if (unreadable) say("The conversations in this browser are of another version of this app. They are left as they are.");
   }
   for (const { put, drop } of waiting.splice(0)) {
@@ -36,13 +37,15 @@ window.guanacoKeep = (stored) => {
     } else library = next;
   }
   draw();
-  return unreadable ? stored : { version: 1, threads: library };
+  return unreadable ? browser : { version: 1, threads: library };
 };
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("guanaco-playground.conversations") : null;
 if (tabs) {
   tabs.onmessage = ({ data }) => {
+    const newer = data.put.find((thread) => thread.id === open && thread.updated > (stored(open)?.updated ?? 0));
     waiting.push(data);
     trigger("keep");
+    if (newer && document.body.dataset.answering !== "true") act("open_chat", { thread: newer }, true);
   };
 }
 
@@ -188,8 +191,10 @@ function update() {
   if (value.open) open = value.open;
   if (value.found !== undefined) found = value.found && new Set(value.found);
   if (value.note !== undefined || value.put.length) say(value.note || "");
-  if (value.put.length || value.drop.length || library === null) {
-    const change = { put: value.put, drop: value.drop };
+  // What is stored as it is already makes no noise: two tabs would tell each other for ever.
+  const put = value.put.filter((thread) => JSON.stringify(thread) !== JSON.stringify(stored(thread.id)));
+  if (put.length || value.drop.length || library === null) {
+    const change = { put, drop: value.drop };
     waiting.push(change);
     if (tabs && (change.put.length || change.drop.length)) tabs.postMessage(change);
     trigger("keep");

@@ -281,3 +281,43 @@ const update = () => {
 };
 watch("value", update);
 update();
+
+// After every answer, also one that broke off because the host is gone: what stands there stays, and can be answered again.
+window.guanacoEnded = () => {
+  if (document.body.dataset.answering !== "true") return;
+  document.body.dataset.answering = "false";
+  const article = log.querySelector(".live");
+  if (!article) return;
+  article.classList.remove("live");
+  article.querySelector(".line")?.remove();
+  const line = make("div", "line failed", "The answer broke off: the host does not answer. Your messages are kept in this browser; reload the page when it is back.");
+  line.setAttribute("role", "alert");
+  article.append(line);
+};
+
+// Gradio does not end an event whose host is gone, so the page asks.
+setInterval(() => {
+  if (document.body.dataset.answering === "true") fetch("./", { method: "HEAD", cache: "no-store" }).catch(window.guanacoEnded);
+}, 3000);
+
+// One answer at a time: Enter waits while one is on its way, and what was typed stays.
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && document.body.dataset.answering === "true" && event.target.closest?.("#message")) {
+    event.preventDefault();
+    event.stopPropagation();
+  }
+}, true);
+
+// Clearing deletes, so it asks once more.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("#clear");
+  if (!button || button.dataset.sure || !log.children.length) return;
+  event.preventDefault();
+  event.stopPropagation();
+  button.dataset.sure = "yes";
+  button.setAttribute("aria-label", "Press again to delete this conversation");
+  setTimeout(() => {
+    delete button.dataset.sure;
+    button.removeAttribute("aria-label");
+  }, 4000);
+}, true);

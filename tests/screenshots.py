@@ -1,0 +1,50 @@
+"""`python tests/screenshots.py`: the pictures of the README, taken of the real starter in a real browser."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+import browser
+from test_browser import app
+
+FOLDER = Path(__file__).parent / "screenshots"
+QUESTION = "What is a llama? Answer with two short sentences."
+CODE = "Write a Python function that returns the larger of two numbers."
+
+
+def chat(page, text: str) -> None:
+    """Ask and wait for the whole answer."""
+    browser.send(page, text)
+    page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 0", timeout=120_000)
+    browser.wait_facts(page, "tokens", 240_000)
+    page.wait_for_selector("#chats .current", state="attached")
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with app(GUANACO_HOME=os.environ["GUANACO_HOME"]) as url:
+        with browser.opened(url, 1280, 860) as page:
+            page.wait_for_selector("#status .chip.ready", timeout=240_000)
+            page.wait_for_timeout(4_500)  # the chip's memory is told every four seconds
+            page.screenshot(path=FOLDER / "welcome.png")
+            chat(page, QUESTION)
+            page.click("#chats .new-chat")
+            chat(page, CODE)
+            page.mouse.move(0, 0)
+            page.screenshot(path=FOLDER / "light.png")
+            state = page.context.storage_state()
+        with browser.opened(url, 1280, 860, color_scheme="dark", storage_state=state) as page:
+            page.wait_for_selector("#chats .current")
+            browser.send(page, "Now explain it, line by line.")
+            page.wait_for_function("document.querySelector('#conversation .live .body')?.innerText.length > 150", timeout=120_000)
+            page.screenshot(path=FOLDER / "dark.png")
+            page.click("#stop")
+        with browser.opened(url, 390, 844) as page:
+            chat(page, QUESTION)
+            page.screenshot(path=FOLDER / "phone.png")
+
+
+if __name__ == "__main__":
+    main()
