@@ -20,8 +20,9 @@ from engine.settings import Settings
 from engine.threads import Thread, Turn, explained
 
 MAX_THREADS = 1_000
-# Browsers keep about 5 million characters for a site; Gradio's encryption makes four of three.
-MAX_LIBRARY_BYTES = 3_000_000
+# Browsers keep some 5.2 million characters for a site, and Gradio's encryption makes four of three bytes: so much leaves
+# room for the open conversation beside the store.
+MAX_LIBRARY_BYTES = 2_600_000
 MAX_IMPORT_BYTES = 3_000_000
 MAX_QUERY_CHARS = 200
 FORMAT = "guanaco-playground conversations"

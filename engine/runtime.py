@@ -3,6 +3,7 @@
 Thread-safe. A request made while a model loads waits for it; a failed load keeps its reason for whoever asks.
 """
 
+import contextlib
 import sys
 import threading
 from collections.abc import Generator, Iterator
@@ -21,6 +22,7 @@ from engine.settings import ChatSettings, LoadSettings
 
 WAIT_SECONDS = 0.2
 MAX_WAITING = 24
+READY = "Ready"
 _NOTHING = "No model is loaded. Choose one and load it."
 
 
@@ -48,6 +50,7 @@ class Runtime:
         self._backend: Backend | None = None
         self._state = State("idle", "", _NOTHING)
         self._load_number = 0
+        self._before: tuple[str, str | None] | None = None  # model and adapter to go back to where a load fails
         self.wanted_adapter: str | None = None
 
     @property
@@ -57,21 +60,33 @@ class Runtime:
 
     def load(self, model: str, adapter: str | None = None, log: bool = False) -> None:
         """Begin to load a model by id or path, in the background; a load under way is cancelled, and the model that was
-        loaded is given back first, because two may not fit. Raises BadInput at once for what is no model or too large.
+        loaded is given back first, because two may not fit. Where the load fails or is cancelled, that one is loaded
+        again. Raises BadInput at once for what is no model or too large.
 
         `adapter` None takes the one that is part of the model, if any. `log` also prints progress on stderr."""
+        self._begin(model, adapter, log)
+
+    def _begin(self, model: str, adapter: str | None, log: bool, because: str = "", failed: int | None = None) -> None:
+        """As `load`. `because` is why a former model comes back; `failed` the load whose place it takes, if that one is
+        still the newest."""
         spec = models.resolve(model)
         machine = hardware.machine()
         with self._condition:
+            if failed is not None and failed != self._load_number:
+                return
             if self._backend:  # what the loaded model holds is given back before the next one is loaded
                 machine = replace(machine, memory_free=machine.memory)
             models.check_fit(spec, machine, self._load_settings)
+            if self._state.phase == "ready":
+                self._before = (self._state.model, self.wanted_adapter or models.NO_ADAPTER)
+            if because:
+                self._before = None
             self._load_number += 1
             number = self._load_number
-            self._state = State("loading", spec.id, f"Loading {spec.id}")
+            self._state = State("loading", spec.id, f"{because} Back to {spec.id}" if because else f"Loading {spec.id}")
             wanted = spec.adapter if adapter is None else adapter
             self.wanted_adapter = None if wanted == models.NO_ADAPTER else wanted
-        threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log), daemon=True).start()
+        threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log, because), daemon=True).start()
 
     def cancel_load(self) -> None:
         """End a load under way; what it has downloaded so far stays on disk, so the next try goes on from there."""
@@ -79,15 +94,18 @@ class Runtime:
             if self._state.phase != "loading":
                 return
             self._load_number += 1
-            self._state = State("idle", "", f"Loading {self._state.model} was cancelled. Choose a model and load it.")
+            number, because = self._load_number, f"Loading {self._state.model} was cancelled."
+            self._state = State("idle", "", f"{because} Choose a model and load it.")
             self._condition.notify_all()
+        self._go_back(number, because)
 
     def unload(self) -> None:
         """Give the loaded model and its memory back, after the answer under way has ended with what it has."""
-        self.cancel_load()
         with self._condition:
             self._load_number += 1
+            self._before = None
             self._state = State("idle", "", _NOTHING)
+            self._condition.notify_all()
         with self._answering:
             self._replace_backend(None)
 
@@ -111,7 +129,7 @@ class Runtime:
         if old:
             old.close()
 
-    def _load(self, number: int, spec: ModelSpec, adapter: str | None, log: bool) -> None:
+    def _load(self, number: int, spec: ModelSpec, adapter: str | None, log: bool, because: str) -> None:
         with self._answering:  # an answer under way ends by itself: its stop flag is up since the load began
             self._replace_backend(None)
         backend: Backend | None = None
@@ -119,12 +137,12 @@ class Runtime:
             backend = open_backend(
                 spec,
                 self._load_settings,
-                lambda progress: self._progress(number, progress, log),
+                lambda progress: self._progress(number, progress, log, because),
                 self._isolated,
                 lambda: number != self._load_number,
             )
             if adapter:
-                self._progress(number, Progress(f"Loading the adapter {adapter}"), log)
+                self._progress(number, Progress(f"Loading the adapter {adapter}"), log, because)
                 backend.attach(adapter)
         except Exception as error:
             if backend:
@@ -134,6 +152,7 @@ class Runtime:
             if log:
                 print(text, file=sys.stderr, flush=True)
             self._settle(number, State("failed", spec.id, text))
+            self._go_back(number, text)
             if expected:
                 return
             raise
@@ -142,18 +161,27 @@ class Runtime:
                 backend.close()
                 return
             self._backend = backend
-        self._settle(number, self._ready(backend))
+        self._settle(number, self._ready(backend, because or READY))
 
-    def _ready(self, backend: Backend) -> State:
-        return State("ready", backend.loaded.model, "Ready", loaded=backend.loaded, adapters=tuple(backend.adapters()))
+    def _go_back(self, number: int, because: str) -> None:
+        """Load the model again that was there before a load that came to nothing."""
+        with self._condition:
+            before = self._before
+        if before:
+            with contextlib.suppress(EngineError):
+                self._begin(*before, log=False, because=because, failed=number)
 
-    def _progress(self, number: int, progress: Progress, log: bool) -> None:
+    def _ready(self, backend: Backend, text: str = READY) -> State:
+        return State("ready", backend.loaded.model, text, loaded=backend.loaded, adapters=tuple(backend.adapters()))
+
+    def _progress(self, number: int, progress: Progress, log: bool, because: str) -> None:
         with self._condition:
             if number != self._load_number:
                 return
             if log and progress.text != self._state.text:
                 print(progress.text, file=sys.stderr, flush=True)
-            self._state = replace(self._state, text=progress.text, fraction=progress.fraction)
+            text = f"{because} {progress.text}" if because else progress.text
+            self._state = replace(self._state, text=text, fraction=progress.fraction)
 
     def _settle(self, number: int, state: State) -> None:
         with self._condition:

@@ -15,7 +15,7 @@ from engine.messages import checked_text
 from engine.threads import Thread
 
 MAX_REASON_CHARS = 500
-MAX_THUMBS = 100_000
+MAX_BYTES = 500 * 2**20
 BUSY_SECONDS = 10
 
 
@@ -70,7 +70,8 @@ class Store:
             if not thumb:
                 database.execute("DELETE FROM thumbs WHERE thread = ? AND turn = ?", (thread.id, turn_id))
                 return
-            if database.execute("SELECT count(*) FROM thumbs").fetchone()[0] >= MAX_THUMBS:
+            pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            if pages * size >= MAX_BYTES:
                 raise BadInput("This host keeps no more verdicts: its store is full.")
             facts = answer.facts.model_dump_json() if answer.facts else "{}"
             question = thread.turn(answer.parent).text

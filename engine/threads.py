@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import BadInput
 from engine.events import Finished, FinishReason
@@ -74,6 +74,9 @@ class Facts(Settings):
 
 class Turn(Settings):
     """One message. `parent` is the id of the turn before it, ROOT for the first; `thumb` is the visitor's verdict."""
+
+    # A changed copy is checked again where it becomes part of a thread.
+    model_config = ConfigDict(revalidate_instances="always")
 
     id: int = Field(ge=0)
     parent: int = Field(ge=ROOT)
@@ -179,9 +182,17 @@ class Thread(Settings):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return self.read({**fields, "updated": time.time(), **changes})
 
+    def _with_room(self, text: str = "") -> Self:
+        """Itself, where a message and the answer to it will find room; else BadInput, before anything is generated."""
+        chars = sum(len(turn.text) for turn in self.turns) + len(text) + MAX_MESSAGE_CHARS
+        if len(self.turns) + 2 > MAX_TURNS or chars > MAX_THREAD_CHARS:
+            raise BadInput(
+                f"The conversation is full: with all its versions it may have {MAX_TURNS:,} messages and {MAX_THREAD_CHARS:,} "
+                "characters. Please start a new one."
+            )
+        return self
+
     def _grown(self, parent: int, role: str, text: str, facts: Facts | None = None) -> Self:
-        if len(self.turns) >= MAX_TURNS:
-            raise BadInput(f"The conversation has {MAX_TURNS:,} messages with all its branches. Please start a new one.")
         turn = Turn(id=self.turns[-1].id + 1 if self.turns else 0, parent=parent, role=role, text=text, facts=facts)
         return self._with(turns=(*self.turns, turn), leaf=turn.id)
 
@@ -190,7 +201,7 @@ class Thread(Settings):
         text = checked_text(text)
         if not text.strip():
             raise BadInput("Write a message first.")
-        return self._grown(self.leaf, "user", text)
+        return self._with_room(text)._grown(self.leaf, "user", text)
 
     def edited(self, turn_id: int, text: str) -> Self:
         """With a user's message put differently: a branch beside the message as it was sent."""
@@ -204,37 +215,45 @@ class Thread(Settings):
         path = self.path() if turn_id is None else self._with(leaf=self.turn(turn_id).id).path()
         for turn in reversed(path):
             if turn.role == "user":
-                return self._with(leaf=turn.id)
+                return self._with_room()._with(leaf=turn.id)
         raise BadInput("There is no message to answer again.")
 
     def to_continue(self) -> Turn:
         """The cut-off answer at the end of the screen. Raises BadInput where there is none."""
         if self.leaf != ROOT and (turn := self.turn(self.leaf)).role == "assistant" and turn.text:
+            if len(turn.text) >= MAX_MESSAGE_CHARS:
+                raise BadInput(f"The answer has {MAX_MESSAGE_CHARS:,} characters, the most a message may have. Ask for the rest instead.")
             return turn
         raise BadInput("There is no answer to continue.")
 
     def answered(self, text: str, facts: Facts | None) -> Self:
         """With an answer to the message at the end of the screen; an answer of no text leaves it unanswered."""
-        return self._grown(self.leaf, "assistant", text, facts) if text else self
+        return self._grown(self.leaf, "assistant", text[:MAX_MESSAGE_CHARS], facts) if text else self
 
     def extended(self, text: str, facts: Facts | None) -> Self:
         """With more text at the end of the answer at the end of the screen."""
         turn = self.to_continue()
         joined = turn.facts.and_then(facts) if turn.facts and facts else facts or turn.facts
-        return self._replaced(turn, text=turn.text + text, facts=joined, thumb=0)
+        return self._replaced(turn, text=(turn.text + text)[:MAX_MESSAGE_CHARS], facts=joined, thumb=0)
 
     def _replaced(self, turn: Turn, **changes: object) -> Self:
         new = turn.model_copy(update=changes)
         return self._with(turns=tuple(new if each.id == turn.id else each for each in self.turns))
 
     def undone(self) -> tuple[Self, str]:
-        """Without the last question on the screen and all that hangs on it, and that question's text."""
-        last = self.to_answer_again().turn(self.to_answer_again().leaf)
+        """Without the last question on the screen and all that hangs on it, and that question's text. An earlier version
+        of the question comes back on the screen."""
+        asked = [turn for turn in self.path() if turn.role == "user"]
+        if not asked:
+            raise BadInput("There is no message to take back.")
+        last = asked[-1]
         gone = {last.id}
         for turn in self.turns:
             if turn.parent in gone:
                 gone.add(turn.id)
-        return self._with(turns=tuple(turn for turn in self.turns if turn.id not in gone), leaf=last.parent), last.text
+        left = self._with(turns=tuple(turn for turn in self.turns if turn.id not in gone), leaf=last.parent)
+        others = [turn.id for turn in left.turns if turn.parent == last.parent and turn.role == "user"]
+        return left.showing(others[-1]) if others else left, last.text
 
     def showing(self, turn_id: int) -> Self:
         """With the branch of that turn on the screen, down to its newest end."""

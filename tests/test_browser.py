@@ -75,7 +75,7 @@ def test_send_stream_stop_retry_clear(scripted):
         page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 1")
         page.fill("#message textarea", "typed meanwhile")
         page.click("#stop")
-        browser.wait_facts(page, "stopped by you")
+        browser.wait_facts(page, "stopped")
         page.wait_for_selector("#send", state="visible")
         assert page.input_value("#message textarea") == "typed meanwhile"
         browser.clear(page)

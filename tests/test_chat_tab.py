@@ -78,7 +78,7 @@ def test_an_example_sets_its_system_text_and_a_preset_another(served):
         assert "lantern" in page.input_value("#system textarea")
         page.click("#chats .new-chat")
         page.wait_for_selector("#conversation .welcome", state="visible")
-        page.click("input[aria-label='System text preset']")
+        page.click("input[aria-label='Take a system text']")
         page.click("li >> text=Pirate")
         page.wait_for_function("document.querySelector('#system textarea').value.includes('pirate')")
         browser.send(page, "Hello")

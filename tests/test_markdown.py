@@ -110,6 +110,15 @@ def test_wrong_or_huge_maths_is_shown_as_its_source():
     assert "<math" not in blocks("$$" + "x" * 3_000 + "$$")[0]
 
 
+@pytest.mark.parametrize("text", ["$5 and $6", "US$5, A$7", "$HOME and $PATH", "$a,$b", "$ x $", "5$"])
+def test_prices_and_variables_are_no_maths(text):
+    assert blocks(text) == [f"<p>{text}</p>\n"]
+
+
+def test_single_dollars_are_maths():
+    assert "<math" in blocks("So $E = mc^2$.")[0]
+
+
 def test_settled_blocks_stay_as_they_are():
     growing = Growing()
     seen = []

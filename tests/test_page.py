@@ -21,7 +21,8 @@ def page():
 
 
 def test_a_stranger_can_chat_through_the_api(page):
-    view, conversation, *_ = ask(page.client()).result(timeout=30)
+    view = ask(page.client()).result(timeout=30)
+    conversation = view["conversation"]
     assert [turn["role"] for turn in view["turns"]] == ["user", "assistant"]
     assert texts(view) == ["Hello", "one two three"]
     assert view["turns"][-1]["facts"].startswith("3 tokens · ") and "ended by itself" in view["turns"][-1]["facts"]
@@ -30,7 +31,7 @@ def test_a_stranger_can_chat_through_the_api(page):
 
 def test_parameters_have_names(page):
     client = page.client()
-    view = client.predict(message="Hello", conversation=None, max_new_tokens=2, seed=1, api_name="/chat")[0]
+    view = client.predict(message="Hello", conversation=None, max_new_tokens=2, seed=1, api_name="/chat")
     assert texts(view)[-1] == "one two"
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert not [name for each in endpoints.values() for name in (p["parameter_name"] for p in each["parameters"]) if "param_" in name]
@@ -38,12 +39,12 @@ def test_parameters_have_names(page):
 
 def test_retry_edit_and_branches_keep_what_was_said(page):
     client = page.client()
-    conversation = ask(client).result(timeout=30)[1]
+    conversation = ask(client).result(timeout=30)["conversation"]
     again = client.submit(None, conversation, "none", "", *DEFAULTS, api_name="/retry").result(timeout=30)
-    assert again[0]["turns"][1]["ids"] == [1, 2] and again[0]["turns"][1]["at"] == 1
-    edited = client.submit(0, "Goodbye", again[1], "none", "", *DEFAULTS, api_name="/edit").result(timeout=30)
-    assert texts(edited[0]) == ["Goodbye", "one two three"]
-    back = client.predict(0, edited[1], api_name="/branch")
+    assert again["turns"][1]["ids"] == [1, 2] and again["turns"][1]["at"] == 1
+    edited = client.submit(0, "Goodbye", again["conversation"], "none", "", *DEFAULTS, api_name="/edit").result(timeout=30)
+    assert texts(edited) == ["Goodbye", "one two three"]
+    back = client.predict(0, edited["conversation"], api_name="/branch")
     assert texts(back[0]) == ["Hello", "one two three"] and len(back[1]["turns"]) == 5
     first = client.predict(1, back[1], api_name="/branch")[0]
     assert first["turns"][1]["at"] == 0
@@ -52,14 +53,29 @@ def test_retry_edit_and_branches_keep_what_was_said(page):
 def test_a_cut_answer_is_continued(page):
     client = page.client()
     cut = ask(client, settings=[*DEFAULTS[:4], 2, None]).result(timeout=30)
-    assert texts(cut[0])[-1] == "one two" and cut[0]["turns"][-1]["cut"]
-    whole = client.submit(cut[1], "none", "", *DEFAULTS, api_name="/continue").result(timeout=30)[0]
+    assert texts(cut)[-1] == "one two" and cut["turns"][-1]["cut"]
+    whole = client.submit(cut["conversation"], "none", "", *DEFAULTS, api_name="/continue").result(timeout=30)
     assert texts(whole)[-1] == "one twoone two three" and whole["turns"][-1]["facts"].startswith("5 tokens")
 
 
 def test_undo_gives_the_message_back(page):
-    view, conversation, message = page.client().predict(thread("Hello", "Hi", "More", "Yes"), api_name="/undo")
-    assert texts(view) == ["Hello", "Hi"] and message == "More" and len(conversation["turns"]) == 2
+    view, conversation, message = page.client().predict(thread("Hello", "Hi", "More", "Yes"), "a draft", api_name="/undo")
+    assert texts(view) == ["Hello", "Hi"] and message == "More\n\na draft" and len(conversation["turns"]) == 2
+
+
+def test_what_is_not_open_comes_back_as_it_was_sent(page):
+    """An empty update of a browser's store would reach it as a value."""
+    open_, other = (page.client().predict(each, api_name="/save")["put"][0] for each in (thread("A"), {**thread("B"), "id": "f" * 16}))
+    assert page.client().predict(other, "New", open_, api_name="/rename")[0] == open_
+    assert page.client().predict(other, open_, "", api_name="/delete")[1] == open_
+    assert page.client().predict(thread("A"), "", api_name="/undo")[1]["turns"] == []
+
+
+def test_an_example_brings_its_system_text_or_takes_the_one_in_the_box(page):
+    client = page.client()
+    own = client.predict("Hi", "Be a pirate.", None, "none", "Be brief.", api_name="/example")
+    boxed = client.predict("Hi", "", None, "none", "Be brief.", api_name="/example")
+    assert [each["conversation"]["system"] for each in (own, boxed)] == ["Be a pirate.", "Be brief."]
 
 
 def test_a_library_through_the_api(page):
@@ -90,7 +106,7 @@ def test_a_file_that_is_no_export_is_refused_in_one_line(page, file, words):
 
 def test_thumbs_reach_the_store(page):
     client = page.client()
-    conversation = ask(client).result(timeout=30)[1]
+    conversation = ask(client).result(timeout=30)["conversation"]
     view, conversation = client.predict(1, -1, "wrong", conversation, api_name="/thumb")
     assert view["turns"][1]["thumb"] == -1
     kept = [row for row in page.services.store.thumbs() if row["reason"] == "wrong"]
@@ -201,7 +217,7 @@ def test_stop_ends_the_answer_and_shows_its_figures(endless):
     until(lambda: endless.backend.produced > 5)
     client.predict(api_name="/stop")
     at_stop = endless.backend.produced
-    assert "stopped by you" in job.result(timeout=10)[0]["turns"][-1]["facts"]
+    assert "stopped" in job.result(timeout=10)["turns"][-1]["facts"]
     assert endless.backend.produced <= at_stop + 3
 
 
@@ -210,7 +226,7 @@ def test_one_visitors_stop_leaves_anothers_answer_alone(endless):
     job = ask(mine, settings=[*DEFAULTS[:4], 200, None])
     until(lambda: endless.backend.produced > 2)
     other.predict(api_name="/stop")
-    assert "cut at the longest answer" in job.result(timeout=30)[0]["turns"][-1]["facts"]
+    assert "cut at the longest answer" in job.result(timeout=30)["turns"][-1]["facts"]
 
 
 def test_a_client_that_goes_away_ends_generation(endless):
@@ -240,7 +256,7 @@ def public():
 
 def test_a_read_only_host_chats_and_refuses_the_rest(public):
     client = public.client()
-    assert texts(ask(client).result(timeout=30)[0])[-1] == "ok"
+    assert texts(ask(client).result(timeout=30))[-1] == "ok"
     for name in ("someone/model", "/etc", "guanaco-7b"):
         with pytest.raises(Exception, match="public host|not in the list"):
             client.predict(name, api_name="/load_model")

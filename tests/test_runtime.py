@@ -194,6 +194,28 @@ def test_a_full_line_says_so_at_once(monkeypatch):
     assert not runtime._line
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_load_that_comes_to_nothing_brings_the_former_model_back(monkeypatch, cancelled):
+    begun = threading.Event()
+
+    def broken(spec, load, report, isolated, stopped):
+        if spec.id != "scripted":
+            begun.set()
+            until(lambda: stopped() or not cancelled)
+            raise EngineError("No luck.")
+        return ScriptedBackend(seconds_per_token=0)
+
+    runtime = ready()
+    monkeypatch.setattr("engine.runtime.open_backend", broken)
+    runtime.load("starter")
+    assert begun.wait(30)
+    if cancelled:
+        runtime.cancel_load()
+    until(lambda: runtime.state.phase == "ready")
+    assert runtime.state.model == "scripted" and ("was cancelled" if cancelled else "No luck.") in runtime.state.text
+    assert isinstance(list(runtime.chat(HELLO, SHORT))[-1], Finished)
+
+
 @pytest.mark.long
 def test_an_adapter_that_fails_to_load_gives_the_model_back(tiny):
     runtime = Runtime()

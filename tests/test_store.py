@@ -32,9 +32,9 @@ def test_bad_verdicts_are_refused(home, turn, thumb, reason):
 
 
 def test_a_full_store_refuses_and_keeps_what_it_has(home, monkeypatch):
-    monkeypatch.setattr(store, "MAX_THUMBS", 1)
     kept = Store()
     kept.thumb(THREAD, 1, 1)
+    monkeypatch.setattr(store, "MAX_BYTES", 1)
     with pytest.raises(BadInput, match="full"):
         kept.thumb(THREAD.model_copy(update={"id": "f" * 16}), 1, 1)
     assert len(kept.thumbs()) == 1

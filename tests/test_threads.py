@@ -67,7 +67,12 @@ def test_nothing_said_is_lost_by_an_edit_or_another_answer(thread, text):
 def test_undo_takes_the_last_question_with_all_that_hangs_on_it(thread):
     asked = [turn for turn in thread.path() if turn.role == "user"][-1]
     undone, text = thread.undone()
-    assert text == asked.text and undone.path() == thread.path()[: thread.path().index(asked)]
+    others = [turn for turn in thread.turns if turn.parent == asked.parent and turn.role == "user" and turn != asked]
+    assert text == asked.text and asked not in undone.turns
+    if others:
+        assert others[-1] in undone.path(), "an earlier version comes back"
+    else:
+        assert undone.path() == thread.path()[: thread.path().index(asked)]
     Thread.read(undone.model_dump())
 
 
@@ -145,15 +150,27 @@ def test_a_stopped_answer_leaves_the_question_to_be_answered():
     assert [turn.role for turn in thread.asked("Again").path()] == ["user", "user"]
 
 
-def test_conversations_grow_only_to_their_limits(monkeypatch):
-    monkeypatch.setattr("engine.threads.MAX_TURNS", 3)
+def test_a_full_conversation_refuses_before_anything_is_generated(monkeypatch):
+    monkeypatch.setattr("engine.threads.MAX_TURNS", 4)
     thread = Thread.new().asked("Hi").asked("Hi").asked("Hi")
-    with pytest.raises(BadInput, match="start a new one"):
-        thread.asked("Hi")
+    for grow in (lambda: thread.asked("Hi"), lambda: thread.edited(0, "Hi"), thread.to_answer_again):
+        with pytest.raises(BadInput, match="start a new one"):
+            grow()
     long = Thread.new().asked("x" * 32_000)
     monkeypatch.setattr("engine.threads.MAX_HISTORY_CHARS", 30_000)
     with pytest.raises(BadInput, match="30,000 characters"):
         long.conversation("")
+
+
+def test_an_answer_never_grows_over_what_can_be_kept():
+    thread = Thread.new().asked("Hi").answered("x" * 40_000, FACTS)
+    assert len(thread.path()[-1].text) == 32_000
+    with pytest.raises(BadInput, match="32,000"):
+        thread.to_continue()
+    grown = Thread.new().asked("Hi").answered("x" * 31_999, FACTS).extended("yyy", FACTS)
+    assert Thread.read(grown.model_dump()) == grown and len(grown.path()[-1].text) == 32_000
+    with pytest.raises(BadInput):
+        thread._replaced(thread.turn(1), text="x" * 32_001)
 
 
 def test_a_search_finds_every_word_in_names_and_messages():

@@ -11,6 +11,8 @@ from ui import form
 from ui.markdown import Growing
 from ui.render import Answer, Pace, render, shown
 
+KEPT_A_SECOND = 0.33  # how often an answer under way is kept, for those who close the page
+
 
 @dataclass
 class Stops:
@@ -43,14 +45,15 @@ class Answers:
 
     def stream(
         self, thread: Thread, adapter: str | None, settings: ChatSettings, session: str | None, continues: bool = False
-    ) -> Iterator[tuple[dict, dict | None]]:
-        """Answer the last message of a conversation, or go on with its last answer: pairs of what the view shows and, at
-        the start and the end, the conversation to be kept. What fails ends as a message after all else is shown.
+    ) -> Iterator[dict]:
+        """Answer the last message of a conversation, or go on with its last answer: updates of the view. At the start,
+        every few seconds and at the end they hold the `conversation` that is to be kept. What fails ends as a message
+        after all else is shown.
 
         Updates in between hold only the answer under way: every turn that is sent costs server and page."""
         conversation = thread.conversation(thread.system)
         flag = self.stops.begin(session)
-        pace, answer, growing = Pace(), Answer(), Growing()
+        pace, keeping, answer, growing = Pace(), Pace(KEPT_A_SECOND), Answer(), Growing()
         begun = shown(thread)
         keep = len(begun["turns"])
         if continues:
@@ -61,7 +64,7 @@ class Answers:
             return {"id": None, "role": "assistant", "blocks": growing.blocks(), "line": answer.waiting, "live": True}
 
         try:
-            yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True}, thread.model_dump(mode="json")
+            yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True, "conversation": thread.model_dump(mode="json")}
             drawn = answer
             for event in self.runtime.chat(conversation, settings, adapter, flag.is_set):
                 before = len(answer.text)
@@ -69,14 +72,16 @@ class Answers:
                 growing.add(answer.text[before:])
                 if pace.due(len(answer.text), answer != drawn):
                     drawn = answer
-                    yield {"thread": thread.id, "turns": [live()], "keep": keep, "busy": True}, None
+                    update = {"thread": thread.id, "turns": [live()], "keep": keep, "busy": True}
+                    if answer.text and keeping.due(len(answer.text)):
+                        update["conversation"] = self._ended(thread, answer, settings, continues).model_dump(mode="json")
+                    yield update
             ended = self._ended(thread, answer, settings, continues)
             view = shown(ended)
-            if answer.failed or answer.notice and not answer.text:
-                view["turns"].append(
-                    {"role": "assistant", "blocks": [], "line": answer.failed or answer.notice, "failed": bool(answer.failed)}
-                )
-            yield view, ended.model_dump(mode="json")
+            if answer.failed or (answer.notice and not answer.text):
+                line = answer.failed or answer.notice
+                view["turns"].append({"role": "assistant", "blocks": [], "line": line, "failed": bool(answer.failed)})
+            yield {**view, "conversation": ended.model_dump(mode="json")}
         finally:
             self.stops.end(session, flag)
         if answer.failed:

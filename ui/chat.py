@@ -61,7 +61,7 @@ def tab(services: Services) -> None:
             gr.Markdown(WARNING, elem_id="warning", container=False)
         with gr.Column(elem_id="settings-panel", scale=0, min_width=0):
             pickers = models.draw_pickers(services, chip)
-            preset = gr.Dropdown(list(starting.SYSTEM_PRESETS), value=next(iter(starting.SYSTEM_PRESETS)), label="System text preset")
+            preset = gr.Dropdown(list(starting.SYSTEM_PRESETS), value=None, label="Take a system text", info="It goes into the box below.")
             system = gr.Textbox(
                 "",
                 label="System text",
@@ -74,7 +74,9 @@ def tab(services: Services) -> None:
                 values = form.components(ChatSettings)
     pickers.wire()
     sidebar.wire(chats, library, current, view, system)
-    preset.input(starting.SYSTEM_PRESETS.get, preset, system, api_name="system_preset", **form.SILENT)
+    preset.input(
+        lambda name: [starting.SYSTEM_PRESETS.get(name, ""), None], preset, [system, preset], api_name="system_preset", **form.SILENT
+    )
     _wire(services, current, view, chats, message, system, [pickers.adapter, system, *values], send_button, stop_button, clear_button)
 
 
@@ -87,38 +89,37 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
 
     def answered(
         request: gr.Request, change: Callable[[Thread], Thread], conversation: object, rest: tuple, continues: bool = False
-    ) -> Iterator[list]:
-        """Change the conversation, then answer its end: updates of view and conversation. All that comes in is checked
-        before the first of them."""
+    ) -> Iterator[dict]:
+        """Change the conversation, then answer its end: updates of the view. All that comes in is checked before the
+        first of them."""
         adapter, system_text, *settings = rest
         with form.explained():
             checked = checked_text(system_text or "", "The system text", MAX_SYSTEM_CHARS)
             thread = change(Thread.read(conversation)).model_copy(update={"system": checked})
             updates = answers.stream(thread, services.adapter(adapter), form.read(ChatSettings, *settings), request.session_hash, continues)
             first = next(updates)
-        yield list(first)
-        for seen, kept in updates:
-            yield [seen, kept or gr.skip()]
-
-    def send(request: gr.Request, message: str, conversation: object, *rest) -> Iterator[list]:
-        updates = answered(request, lambda thread: thread.asked(message), conversation, rest)
-        view, kept = next(updates)
-        yield [{**view, "taken": True}, kept]
+        yield first
         yield from updates
 
-    def example(request: gr.Request, message: str, system: str, conversation: object, adapter: str, *settings) -> Iterator[list]:
-        updates = answered(request, lambda thread: thread.asked(message), conversation, (adapter, system, *settings))
-        yield [*next(updates), system or ""]
-        for update in updates:
-            yield [*update, gr.skip()]
+    def send(request: gr.Request, message: str, conversation: object, *rest) -> Iterator[dict]:
+        updates = answered(request, lambda thread: thread.asked(message), conversation, rest)
+        yield {**next(updates), "taken": True}
+        yield from updates
 
-    def edit(request: gr.Request, turn: int, message: str, conversation: object, *rest) -> Iterator[list]:
+    def example(request: gr.Request, message: str, system: str, conversation: object, *rest) -> Iterator[dict]:
+        """`system` is the example's own, or empty for the one in the box."""
+        adapter, in_box, *settings = rest
+        updates = answered(request, lambda thread: thread.asked(message), conversation, (adapter, system or in_box, *settings))
+        yield {**next(updates), **({"system": system} if system else {})}
+        yield from updates
+
+    def edit(request: gr.Request, turn: int, message: str, conversation: object, *rest) -> Iterator[dict]:
         yield from answered(request, lambda thread: thread.edited(turn, message), conversation, rest)
 
-    def retry(request: gr.Request, turn: int | None, conversation: object, *rest) -> Iterator[list]:
+    def retry(request: gr.Request, turn: int | None, conversation: object, *rest) -> Iterator[dict]:
         yield from answered(request, lambda thread: thread.to_answer_again(turn), conversation, rest)
 
-    def go_on(request: gr.Request, conversation: object, *rest) -> Iterator[list]:
+    def go_on(request: gr.Request, conversation: object, *rest) -> Iterator[dict]:
         def open_ended(thread: Thread) -> Thread:
             thread.to_continue()
             return thread
@@ -128,10 +129,10 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
     def stop(request: gr.Request) -> None:
         answers.stops.stop(request.session_hash)
 
-    def undo(conversation: object) -> list:
+    def undo(conversation: object, draft: str) -> list:
         with form.explained():
             thread, said = Thread.read(conversation).undone()
-        return [shown(thread), thread.model_dump(mode="json"), said]
+        return [shown(thread), thread.model_dump(mode="json"), f"{said}\n\n{draft}" if (draft or "").strip() else said]
 
     def branch(turn: int, conversation: object) -> list:
         with form.explained():
@@ -157,38 +158,40 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
 
     for answer in (send, edit, retry, go_on):
         form.names(answer, "adapter", "system", settings=ChatSettings)
-    form.names(example, settings=ChatSettings)
+    form.names(example, "adapter", "system_in_box", settings=ChatSettings)
     answering = {
         "concurrency_limit": MAX_AT_ONCE,
         "concurrency_id": ANSWERING,
         "show_progress": "hidden",
         "trigger_mode": "once",
     }
-    both = [view, current]
-    sent = gr.on([message.submit, send_button.click], send, [message, current, *chosen], both, api_name="chat", **answering)
-    # The box is emptied once the view has the message, so that nothing is lost where it is refused. As an output of each
-    # update it would cost the server as much as the answer does.
-    view.message_taken(None, None, message, js="() => ''", api_visibility="private", show_progress="hidden")
-    shown_example = view.example(
-        example,
-        [text, gr.Textbox(visible=False, label="system text"), current, *(each for each in chosen if each is not system)],
-        [*both, system],
-        js=assets.taking("text", "system"),
-        api_name="example",
-        **answering,
+    # The view is the one output of an answer's updates, as each more would cost the server as much as the answer does. What
+    # it brings for others (the conversation to keep, the box to empty, a system text) the page's own script passes on.
+    own = {"fn": None, "inputs": None, "api_visibility": "private", "show_progress": "hidden"}
+    view.keep_conversation(**own, outputs=current, js="() => window.guanacoConversation")
+    view.message_taken(**own, outputs=message, js="() => ''")
+    view.system_set(**own, outputs=system, js="() => window.guanacoSystem")
+    events = (
+        gr.on([message.submit, send_button.click], send, [message, current, *chosen], view, api_name="chat", **answering),
+        view.example(
+            example,
+            [text, gr.Textbox(visible=False, label="system text"), current, *chosen],
+            view,
+            js=assets.taking("text", "system"),
+            api_name="example",
+            **answering,
+        ),
+        view.edit_message(edit, [turn_id, text, current, *chosen], view, js=assets.taking("turn", "text"), api_name="edit", **answering),
+        view.answer_again(retry, [turn_id, current, *chosen], view, js=assets.taking("turn"), api_name="retry", **answering),
+        view.continue_answer(go_on, [current, *chosen], view, api_name="continue", **answering),
     )
-    edited = view.edit_message(
-        edit, [turn_id, text, current, *chosen], both, js=assets.taking("turn", "text"), api_name="edit", **answering
-    )
-    retried = view.answer_again(retry, [turn_id, current, *chosen], both, js=assets.taking("turn"), api_name="retry", **answering)
-    continued = view.continue_answer(go_on, [current, *chosen], both, api_name="continue", **answering)
-    for event in (sent, shown_example, edited, retried, continued):
+    for event in events:
         event.then(None, None, None, js="() => window.guanacoEnded()", api_visibility="private", show_progress="hidden")
-    view.undo_message(undo, current, [*both, message], api_name="undo", **form.QUICK)
+    both = [view, current]
+    view.undo_message(undo, [current, message], [*both, message], api_name="undo", **form.QUICK)
     view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)
-    view.give_thumb(
-        judge, [turn_id, verdict, text, current], both, js=assets.taking("turn", "thumb", "text"), api_name="thumb", **form.QUICK
-    )
+    judged = [turn_id, verdict, text, current]
+    view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), api_name="thumb", **form.QUICK)
     stop_button.click(stop, None, None, api_name="stop", **form.SILENT)
     clear_button.click(clear, [current, system], [*both, system, chats], api_name="clear", **form.QUICK)
     page = gr.context.Context.root_block

@@ -18,6 +18,8 @@ MAX_MATHS_CHARS = 2_000
 # Blocks at the end of a growing text that more text may still change: a line just begun can join the block before it.
 OPEN_BLOCKS = 2
 _MATHS = (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False))
+# As pandoc reads them: no space inside, and no letter or digit after, so that prices and variables stay text.
+_SINGLE_DOLLARS = re.compile(r"\$(?![\s$])([^$\n]*[^$\s\\])\$(?![\w$])")
 # What MathML attributes may do: spacing and shape, no links, classes or styles.
 _MATHS_ATTRIBUTES = set(
     "accent accentunder columnalign columnlines columnspacing depth display displaystyle fence form frame height largeop"
@@ -88,7 +90,13 @@ def _inline_maths(state: StateInline, silent: bool) -> bool:
                     token.content, token.meta = state.src[start:end], {"display": display}
                 state.pos = end + len(closing)
                 return True
-    return False
+    single = _SINGLE_DOLLARS.match(state.src, state.pos, state.posMax)
+    if single and not silent:
+        token = state.push("maths", "math", 0)
+        token.content, token.meta = single[1], {"display": False}
+    if single:
+        state.pos = single.end()
+    return bool(single)
 
 
 def _block_maths(state: StateBlock, first: int, last: int, silent: bool) -> bool:

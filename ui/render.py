@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from engine.events import Event, Failed, Finished, Notice, Progress, Token
 from engine.hardware import GIB, Machine
-from engine.runtime import State
+from engine.runtime import READY, State
 from engine.threads import Facts, Thread, Turn
 from ui import markdown
 
 SCREEN_UPDATES_A_SECOND = 8
 FULL_PACE_CHARS = 6_000
 UNCHANGED_SECONDS = 2.0
-_REASONS = {"stop": "ended by itself", "length": "cut at the longest answer", "cancelled": "stopped by you"}
+_REASONS = {"stop": "ended by itself", "length": "cut at the longest answer", "cancelled": "stopped"}
 _HOSTS = {"computer": "this computer", "colab": "Colab", "space": "Space"}
 
 
@@ -106,7 +106,8 @@ class Pace:
     """Says when the screen may be drawn again: eight times a second however fast events come, and more seldom the
     longer the answer is, because what a redraw costs may grow with the answer: so the sum stays linear."""
 
-    def __init__(self) -> None:
+    def __init__(self, a_second: float = SCREEN_UPDATES_A_SECOND) -> None:
+        self._a_second = a_second
         self._next = 0.0
 
     def due(self, length: int, changed: bool = True) -> bool:
@@ -115,7 +116,7 @@ class Pace:
         now = time.monotonic()
         if now < self._next + (0 if changed else UNCHANGED_SECONDS):
             return False
-        self._next = now + max(1.0, length / FULL_PACE_CHARS) / SCREEN_UPDATES_A_SECOND
+        self._next = now + max(1.0, length / FULL_PACE_CHARS) / self._a_second
         return True
 
 
@@ -135,7 +136,8 @@ def status(state: State, machine: Machine, adapter: str, memory: int) -> str:
         return f'<div class="chip {state.phase}" role="status">{_spans(parts)}{bar}</div>'
     loaded = state.loaded
     parts = [loaded.model, *(part for part in (loaded.quantization, loaded.device) if part != "none"), loaded.backend]
-    parts += [f"adapter {adapter or 'none'}", *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host]
+    told = () if state.text == READY else (state.text,)
+    parts += [f"adapter {adapter or 'none'}", *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host, *told]
     return f'<div class="chip ready">{_spans(dict.fromkeys(parts))}</div>'
 
 

@@ -37,8 +37,13 @@ def draw() -> gr.HTML:
 def told(put: Iterable[Thread] = (), drop: Iterable[str] = (), **more: object) -> dict:
     """What the list is told: conversations to put into the store, ids to drop from it; perhaps `open` (the id of the one
     on the screen), `found` (ids that a search found, None: all) and `note` (a line to show)."""
-    put = [thread.model_dump(mode="json") for thread in put if thread.turns]
-    return {"put": put, "drop": list(drop), "stamp": secrets.token_hex(4), **more}
+    threads = list(put)
+    return {
+        "put": [thread.model_dump(mode="json") for thread in threads if thread.turns],
+        "drop": [*drop, *(thread.id for thread in threads if not thread.turns)],
+        "stamp": secrets.token_hex(4),
+        **more,
+    }
 
 
 def opening(thread: Thread, **more) -> list:
@@ -51,6 +56,12 @@ def save(conversation: object) -> dict:
     with form.explained():
         thread = Thread.read(conversation)
     return told([thread], open=thread.id)
+
+
+def _came(count: int) -> str:
+    if not count:
+        return "All of them are here already."
+    return "1 conversation came in." if count == 1 else f"{count} conversations came in."
 
 
 def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, view: gr.HTML, system: gr.Textbox) -> None:
@@ -71,14 +82,14 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     def rename(conversation: object, title: str, current: object) -> list:
         with form.explained():
             renamed, now = Thread.read(conversation).renamed(title), Thread.read(current)
-        return [renamed.model_dump(mode="json") if renamed.id == now.id else gr.skip(), told([renamed])]
+        return [(renamed if renamed.id == now.id else now).model_dump(mode="json"), told([renamed])]
 
     def delete(conversation: object, current: object, system: str) -> list:
         with form.explained():
             gone, now = Thread.read(conversation), Thread.read(current)
         if gone.id == now.id:
             return opening(Thread.new(system or ""), drop=[gone.id], note="Deleted.")
-        return [gr.skip(), gr.skip(), gr.skip(), told(drop=[gone.id], note="Deleted.")]
+        return [gr.skip(), now.model_dump(mode="json"), gr.skip(), told(drop=[gone.id], note="Deleted.")]
 
     def search(query: str, conversations: object) -> dict:
         with form.explained():
@@ -96,7 +107,7 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     def import_(file: str, conversations: object) -> dict:
         with form.explained():
             new = Library.read(conversations).new_in(file)
-        return told(new, note="1 conversation came in." if len(new) == 1 else f"{len(new)} conversations came in.")
+        return told(new, note=_came(len(new)))
 
     chats.keep(None, library, library, js="window.guanacoKeep", api_visibility="private", show_progress="hidden")
     chats.new_chat(new, system, opened, api_name="new", **form.QUICK)

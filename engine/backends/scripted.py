@@ -14,7 +14,7 @@ _SENTENCES = (
     "This is the scripted backend: no weights are loaded, and every answer is made up of a few fixed sentences. ",
     "It streams like a real model, so you can try stop, retry and the settings. ",
     "Unicode passes through whole: año, 数据, 🦙. ",
-    "Choose another model above to talk to a real one. ",
+    "Choose another model to talk to a real one. ",
 )
 END_OF_TEXT = 0
 

@@ -113,7 +113,7 @@ def stop_click() -> None:
                 times.append(
                     page.evaluate("""() => new Promise(done => {
                     const started = performance.now(), view = document.querySelector('#conversation');
-                    const stopped = () => [...view.querySelectorAll('.facts')].pop()?.innerText.includes('stopped by you');
+                    const stopped = () => [...view.querySelectorAll('.facts')].pop()?.innerText.includes('stopped');
                     new MutationObserver((_, watch) => stopped() && (watch.disconnect(), done(performance.now() - started)))
                         .observe(view, {subtree: true, childList: true, characterData: true});
                     document.querySelector('#stop').click();

@@ -4,6 +4,7 @@ const buttons = [...element.querySelectorAll("[data-opens]")];
 const show = (name) => {
   if (name) document.body.dataset.panel = name;
   else delete document.body.dataset.panel;
+  if (name) setTimeout(() => document.querySelector(`#${name}-panel`).querySelector("button, input")?.focus({ preventScroll: true }), 200);
   for (const button of buttons) button.setAttribute("aria-expanded", String(button.dataset.opens === name));
 };
 for (const button of buttons) {
@@ -16,8 +17,9 @@ document.addEventListener("keydown", (event) => event.key === "Escape" && show(n
 document.addEventListener("click", (event) => {
   const open = document.body.dataset.panel;
   if (!open) return;
+  const path = event.composedPath();  // what was pressed may be gone already
   const panel = document.querySelector(`#${open}-panel`);
   const chosen = open === "chats" && event.target.closest(".open, .new-chat");
   // A menu of a dropdown is drawn outside its panel.
-  if (chosen || (!panel.contains(event.target) && !event.target.closest("ul, .options"))) show(null);
+  if (chosen || (!path.includes(panel) && !path.some((node) => node.matches?.("ul, .options")))) show(null);
 });

@@ -31,7 +31,7 @@ window.guanacoKeep = (browser) => {
   for (const { put, drop } of waiting.splice(0)) {
     const gone = new Set([...drop, ...put.map((thread) => thread.id)]);
     const next = [...put, ...library.filter((thread) => !gone.has(thread.id))].sort((a, b) => b.updated - a.updated);
-    const size = JSON.stringify(next).length;
+    const size = new TextEncoder().encode(JSON.stringify(next)).length;
     if (put.length && (next.length > props.limits.threads || size > props.limits.store)) {
       say(`This browser's store is full (${library.length} conversations). Export and delete some; until then new ones are not kept.`);
     } else library = next;
@@ -62,6 +62,7 @@ const whenIdle = (then) => {
 };
 const act = (name, action, atOnce) => {
   const go = () => {
+    say("");
     window.guanacoAction = action;
     trigger(name);
   };
@@ -69,7 +70,11 @@ const act = (name, action, atOnce) => {
   else whenIdle(go);
 };
 
-const fresh = button("new-chat", "New chat", () => act("new_chat", {}));
+const fresh = button("new-chat", "New chat", () => {
+  search.value = "";
+  found = null;
+  act("new_chat", {});
+});
 const search = make("input", "search");
 search.type = "search";
 search.placeholder = "Search conversations";
@@ -105,11 +110,15 @@ file.addEventListener("change", async () => {
   const text = await chosen.text();
   act("import_chats", { text }, true);
 });
+const exportAs = (name) => {
+  if (library?.length) act(name, {}, true);
+  else say("There is nothing to export yet.");
+};
 const foot = make("div", "foot");
 foot.append(
   button("", "Import", () => file.click(), "Import conversations from a JSON or Markdown file"),
-  button("", "Export JSON", () => act("export_json", {}, true), "Export all conversations as JSON"),
-  button("", "Export Markdown", () => act("export_markdown", {}, true), "Export all conversations as Markdown"),
+  button("", "Export JSON", () => exportAs("export_json"), "Export all conversations as JSON"),
+  button("", "Export Markdown", () => exportAs("export_markdown"), "Export all conversations as Markdown"),
   file,
 );
 element.replaceChildren(fresh, search, list, note, foot);
@@ -129,6 +138,7 @@ const startRename = (row, thread) => {
     if (ended) return;
     ended = true;
     if (save && input.value !== nameOf(thread)) act("rename_chat", { thread, text: input.value }, true);
+    input.remove();
     draw();
   };
   input.addEventListener("keydown", (event) => {
@@ -143,8 +153,13 @@ const startRename = (row, thread) => {
 
 const startDelete = (row, thread) => {
   const question = make("span", "sure", "Delete for good?");
-  const yes = button("danger", "Delete", () => act("delete_chat", { thread }, thread.id !== open));
-  const no = button("", "Keep", draw);
+  const yes = button("danger", "Delete", () => question.remove() || act("delete_chat", { thread }, thread.id !== open));
+  const done = () => {
+    question.remove();
+    draw();
+  };
+  const no = button("", "Keep", done);
+  row.onkeydown = (event) => event.key === "Escape" && done();
   row.replaceChildren(question, yes, no);
   yes.focus();
 };
@@ -160,6 +175,8 @@ const day = (seconds) => {
 let open = null;
 let found = null;
 function draw() {
+  if (list.querySelector(".rename, .sure")) return;  // drawn when that is answered
+  const focused = list.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") || document.activeElement.innerText : null;
   const nodes = [];
   let heading = "";
   for (const thread of (library || []).filter((each) => !found || found.has(each.id))) {
@@ -183,6 +200,7 @@ function draw() {
   }
   if (!nodes.length) nodes.push(make("p", "empty", found ? "Nothing found." : "Your conversations will be listed here. They stay in this browser."));
   list.replaceChildren(...nodes);
+  if (focused) [...list.querySelectorAll("button")].find((each) => [each.getAttribute("aria-label"), each.innerText].includes(focused))?.focus();
 }
 
 function update() {

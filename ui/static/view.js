@@ -74,9 +74,10 @@ scroller.append(welcome, log);
 element.replaceChildren(scroller, toEnd);
 
 const act = (name, action) => {
-  if (document.body.dataset.answering === "true") return;
+  if (document.body.dataset.answering === "true") return false;
   window.guanacoAction = action;
   trigger(name);
+  return true;
 };
 
 const atEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
@@ -108,7 +109,7 @@ const drawWelcome = () => {
       card.type = "button";
       card.append(make("span", "label", item.label), make("span", "prompt", item.text));
       if (item.system) card.append(make("span", "system", `System text: ${item.system}`));
-      card.addEventListener("click", () => act("example", { text: item.text, system: item.system }));
+      card.addEventListener("click", () => act("example", { text: item.text, system: item.system || "" }));
       list.append(card);
     }
     section.append(list);
@@ -159,12 +160,14 @@ const askReason = (article, turn, thumb) => {
   form.append(input, send);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (input.value.trim()) act("give_thumb", { turn: turn.id, thumb, text: input.value });
-    form.replaceChildren(make("span", "", "Thank you. It is kept on this host."));
+    if (!input.value.trim()) return form.remove();
+    if (!act("give_thumb", { turn: turn.id, thumb, text: input.value })) return;
+    form.replaceChildren(make("span", "", "Thank you. It goes to this host's owner."));
     setTimeout(() => form.remove(), 2500);
   });
   article.querySelectorAll("form.reason").forEach((each) => each.remove());
   article.append(form);
+  input.focus();
 };
 
 const branches = (turn) => {
@@ -212,6 +215,7 @@ const patchBlocks = (body, blocks) => {
 };
 
 const draw = (article, turn) => {
+  const focused = article.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const user = turn.role === "user";
   const name = user ? "You" : "Assistant";
   article.className = `turn message ${user ? "user" : "bot"}${turn.live ? " live" : ""}`;
@@ -243,22 +247,36 @@ const draw = (article, turn) => {
   parts.forEach((part, index) => {
     if (article.children[index] !== part) article.insertBefore(part, article.children[index] || null);
   });
+  if (focused && !article.contains(document.activeElement)) {
+    const again = [...article.querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === focused);
+    (again || article.querySelector(".actions button"))?.focus();
+  }
 };
+const box = () => document.querySelector("#message textarea");
 
 let shownThread = null;
 const update = () => {
   const value = props.value;
   if (!value || !value.turns) return;
   const busy = Boolean(value.busy);
+  const ended = document.body.dataset.answering === "true" && !busy;
   document.body.dataset.answering = String(busy);
   const kept = value.keep || 0;
   if (value.thread !== shownThread) {
     log.replaceChildren();
     follow = true;
   }
+  if (value.conversation && value.conversation !== window.guanacoConversation) {
+    window.guanacoConversation = value.conversation;
+    trigger("keep_conversation");
+  }
   if (value.taken) {  // a message was just sent
     follow = true;
     trigger("message_taken");
+  }
+  if (value.system) {
+    window.guanacoSystem = value.system;
+    trigger("system_set");
   }
   shownThread = value.thread;
   value.turns.forEach((turn, index) => {
@@ -278,6 +296,9 @@ const update = () => {
   while (log.children.length > kept + value.turns.length) log.lastChild.remove();
   welcome.hidden = log.children.length > 0;
   if (follow && log.children.length) scroller.scrollTop = scroller.scrollHeight;
+  // Where focus was lost with the Stop button it goes on to the box; not on phones, whose keyboard would cover the answer.
+  const lost = document.activeElement === document.body || document.activeElement?.closest("#stop");
+  if (ended && lost && matchMedia("(hover: hover)").matches) box()?.focus();
 };
 watch("value", update);
 update();
