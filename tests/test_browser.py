@@ -125,18 +125,27 @@ def test_the_warning_and_the_title_are_there_and_nothing_comes_from_outside(scri
         assert not page.outside
 
 
-def test_a_first_visitor_sees_the_fetch_announced_and_then_a_real_answer(starter_home):
+def test_a_first_visitor_sees_a_real_answer_cut_and_continued(starter_home):
     """The real starter, loaded behind a page that is already there; the message waits its turn."""
     with app(GUANACO_HOME=str(starter_home)) as url, browser.opened(url) as page:
-        browser.send(page, "What is the capital of France? Answer in one sentence.")
+        page.click("text=Sampling")
+        for label, value in (("Temperature", "0"), ("Longest answer", "12")):
+            page.get_by_label(f"number input for {label}").fill(value)
+            page.keyboard.press("Tab")
+        browser.send(page, "Name the capital of France, and then tell a story about it.")
         page.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 0", timeout=120_000)
         lengths = set()
         while page.is_visible("#stop"):
             lengths.add(len(browser.answers(page, 1)[0]))
-        browser.wait_facts(page, "tokens", 120_000)
-        assert "Paris" in browser.answers(page, 1)[0]
-        assert len(lengths) > 3, "the answer came in pieces"
+            page.wait_for_timeout(50)
+        browser.wait_facts(page, "12 tokens", 120_000)
+        begun = browser.answers(page, 1)[0].rstrip()
+        assert "Paris" in begun and len(lengths) > 3, "the answer came in pieces"
         assert "NF4" in page.inner_text("#status") and " in use" in page.inner_text("#status")
+        browser.act(page, "Continue this answer")
+        browser.wait_facts(page, "24 tokens", 120_000)
+        whole = browser.answers(page, 1)[0]
+        assert whole.startswith(begun) and len(whole) > len(begun) + 5
 
 
 def test_an_app_that_cannot_start_says_why_in_one_line():

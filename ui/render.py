@@ -70,7 +70,7 @@ def shown(thread: Thread) -> dict:
         rows[asked]["last"] = True
         rows[asked]["unanswered"] = asked == len(path) - 1
         rows[-1]["last"] = True
-        rows[-1]["cut"] = bool(path[-1].facts) and path[-1].facts.finish_reason != "stop"
+        rows[-1]["cut"] = path[-1].facts is None or path[-1].facts.finish_reason != "stop"
     return {"thread": thread.id, "turns": rows, "busy": False}
 
 
