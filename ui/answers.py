@@ -11,7 +11,7 @@ from ui import form
 from ui.markdown import Growing
 from ui.render import Answer, Pace, render, shown
 
-KEPT_A_SECOND = 0.33  # how often an answer under way is kept, for those who close the page
+KEPT_A_SECOND = 0.2  # how often an answer under way is kept, for those who close the page
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Answers:
 
         try:
             yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True, "conversation": thread.model_dump(mode="json")}
-            drawn = answer
+            drawn, _ = answer, keeping.due(0)
             for event in self.runtime.chat(conversation, settings, adapter, flag.is_set):
                 before = len(answer.text)
                 answer = render(event, answer)

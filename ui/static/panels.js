@@ -4,7 +4,12 @@ const buttons = [...element.querySelectorAll("[data-opens]")];
 const show = (name) => {
   if (name) document.body.dataset.panel = name;
   else delete document.body.dataset.panel;
-  if (name) setTimeout(() => document.querySelector(`#${name}-panel`).querySelector("button, input")?.focus({ preventScroll: true }), 200);
+  if (name) {
+    // The panel itself takes the focus: a dropdown would open at once.
+    const panel = document.querySelector(`#${name}-panel`);
+    panel.tabIndex = -1;
+    setTimeout(() => panel.focus({ preventScroll: true }), 200);
+  }
   for (const button of buttons) button.setAttribute("aria-expanded", String(button.dataset.opens === name));
 };
 for (const button of buttons) {
