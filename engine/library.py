@@ -3,7 +3,6 @@
 The host keeps none of it; it only keeps the key with which a browser finds its store again after a restart.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -150,9 +149,13 @@ def storage_secret() -> str:
         made = path.with_name(f"{path.name}.{os.getpid()}")
         made.write_text(secrets.token_urlsafe(SECRET_BYTES), encoding="ascii")
         made.chmod(0o600)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(made, path)  # whole or not at all, and the first of two apps that start at once wins
-        made.unlink()
+            made.unlink()
+        except FileExistsError:
+            made.unlink()
+        except OSError:  # a file system without links
+            os.replace(made, path)
     try:
         key = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

@@ -133,6 +133,26 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(served):
         assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Rename ")
 
 
+def test_a_full_store_says_so_and_keeps_what_it_has(monkeypatch):
+    monkeypatch.setattr("ui.sidebar.MAX_LIBRARY_BYTES", 1_500)
+    made = Page(ScriptedBackend(["ok"], seconds_per_token=0))
+    try:
+        with browser.opened(made.url) as page:
+            browser.send(page, "Fits")
+            browser.wait_facts(page, "token")
+            page.wait_for_selector("#chats .current")
+            page.click("#chats .new-chat")
+            page.wait_for_selector("#conversation .welcome", state="visible")
+            browser.send(page, "Does not fit: " + "数据" * 300)
+            browser.wait_facts(page, "token")
+            page.wait_for_selector("#chats >> text=store is full (conversations: 1)")
+            page.reload()
+            page.wait_for_selector("#conversation >> text=Does not fit")
+            assert browser.chats(page) == ["Fits"]
+    finally:
+        made.close()
+
+
 def test_on_a_phone_the_panels_come_and_go_and_nothing_is_wider_than_the_screen():
     wide = (
         "word " * 20

@@ -205,5 +205,13 @@ def test_the_storage_secret_outlives_a_restart(home):
     assert [path.name for path in home.iterdir()] == ["browser-store-key"]
 
 
+def test_the_storage_secret_where_files_cannot_be_linked(home, monkeypatch):
+    def no_links(*paths):
+        raise OSError("not here")
+
+    monkeypatch.setattr("os.link", no_links)
+    assert storage_secret() == storage_secret() and [path.name for path in home.iterdir()] == ["browser-store-key"]
+
+
 def test_a_turn_of_the_thread_is_found_by_its_id():
     assert Thread.new().asked("Hi").turn(0) == Turn(id=0, parent=-1, role="user", text="Hi")

@@ -10,6 +10,11 @@ def text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
+def script(name: str) -> str:
+    """A script of `static/` with what all of them share before it."""
+    return text("dom.js") + text(name)
+
+
 def taking(*names: str) -> str:
     """Script for an event that the page's own scripts triggered: its first inputs are that action's fields, in this
     order; an API client passes them like any other input."""

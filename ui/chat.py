@@ -39,7 +39,7 @@ def tab(services: Services) -> None:
             view = gr.HTML(
                 {},
                 html_template="<div></div>",
-                js_on_load=assets.text("view.js"),
+                js_on_load=assets.script("view.js"),
                 elem_id="conversation",
                 apply_default_css=False,
                 welcome={"title": starting.TITLE, "text": starting.TEXT, "groups": starting.GROUPS},

@@ -136,9 +136,9 @@ def status(state: State, machine: Machine, adapter: str, memory: int) -> str:
         return f'<div class="chip {state.phase}" role="status">{_spans(parts)}{bar}</div>'
     loaded = state.loaded
     parts = [loaded.model, *(part for part in (loaded.quantization, loaded.device) if part != "none"), loaded.backend]
-    told = () if state.text == READY else (state.text,)
-    parts += [f"adapter {adapter or 'none'}", *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host, *told]
-    return f'<div class="chip ready">{_spans(dict.fromkeys(parts))}</div>'
+    told = "" if state.text == READY else f'<span class="told">{html.escape(state.text)}</span>'
+    parts += [f"adapter {adapter or 'none'}", *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host]
+    return f'<div class="chip ready">{_spans(dict.fromkeys(parts))}{told}</div>'
 
 
 def _spans(parts) -> str:

@@ -27,7 +27,7 @@ def draw() -> gr.HTML:
     return gr.HTML(
         {},
         html_template="<div></div>",
-        js_on_load=assets.text("sidebar.js"),
+        js_on_load=assets.script("sidebar.js"),
         elem_id="chats",
         apply_default_css=False,
         limits={"file": MAX_IMPORT_BYTES, "store": MAX_LIBRARY_BYTES, "threads": MAX_THREADS},

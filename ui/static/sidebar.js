@@ -1,12 +1,6 @@
 // The visitor's conversations: search, open, rename, delete, take out, bring in. The store is the browser's; what the
 // server says is to be put in or dropped is applied here, one after another, and told to the visitor's other tabs.
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 const button = (className, text, act, label) => {
   const node = make("button", className, text);
   node.type = "button";
@@ -33,7 +27,7 @@ window.guanacoKeep = (browser) => {
     const next = [...put, ...library.filter((thread) => !gone.has(thread.id))].sort((a, b) => b.updated - a.updated);
     const size = new TextEncoder().encode(JSON.stringify(next)).length;
     if (put.length && (next.length > props.limits.threads || size > props.limits.store)) {
-      say(`This browser's store is full (${library.length} conversations). Export and delete some; until then new ones are not kept.`);
+      say(`This browser's store is full (conversations: ${library.length}). Export and delete some; until then new ones are not kept.`);
     } else library = next;
   }
   draw();

@@ -13,13 +13,6 @@ const ICONS = {
   later: "M9 5l7 7-7 7",
 };
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-
 const iconButton = (icon, label, act, pressed) => {
   const button = make("button", `icon ${icon}`);
   button.type = "button";
@@ -199,7 +192,7 @@ const actions = (article, turn) => {
   bar.append(iconButton("retry", "Answer again with the settings as they are now", () => act("answer_again", { turn: turn.id })));
   if (turn.last && turn.cut) bar.append(iconButton("on", "Continue this answer", () => act("continue_answer", {})));
   const thumb = (value) => () => askReason(article, turn, turn.thumb === value ? 0 : value);
-  bar.append(iconButton("up", "Good answer", thumb(1), turn.thumb === 1), iconButton("down", "Bad answer", thumb(-1), turn.thumb === -1));
+  bar.append(iconButton("up", "Good answer (goes to this host's owner)", thumb(1), turn.thumb === 1), iconButton("down", "Bad answer (goes to this host's owner)", thumb(-1), turn.thumb === -1));
   return bar;
 };
 
