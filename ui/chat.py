@@ -3,8 +3,10 @@
 The conversation itself comes from the visitor's browser with each action and goes back to it; the host keeps none."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import gradio as gr
+from gradio.components import Component
 
 from engine.errors import BadInput
 from engine.library import storage_secret
@@ -77,11 +79,30 @@ def tab(services: Services) -> None:
     preset.input(
         lambda name: [starting.SYSTEM_PRESETS.get(name, ""), None], preset, [system, preset], api_name="system_preset", **form.SILENT
     )
-    _wire(services, current, view, chats, message, system, [pickers.adapter, system, *values], send_button, stop_button, clear_button)
+    _wire(services, Talk(current, view, chats, message, system, pickers.adapter, values, send_button, stop_button, clear_button))
 
 
-def _wire(services, current, view, chats, message, system, chosen, send_button, stop_button, clear_button) -> None:
-    """Connect what is said and answered. `chosen`: adapter, system text and the settings' components."""
+@dataclass(frozen=True)
+class Talk:
+    """The components of what is said and answered. `current` is the conversation on the screen, `settings` those of
+    ChatSettings."""
+
+    current: gr.BrowserState
+    view: gr.HTML
+    chats: gr.HTML
+    message: gr.Textbox
+    system: gr.Textbox
+    adapter: gr.Dropdown
+    settings: list[Component]
+    send: gr.Button
+    stop: gr.Button
+    clear: gr.Button
+
+
+def _wire(services: Services, talk: Talk) -> None:
+    """Connect what is said and answered."""
+    view, current, message, system = talk.view, talk.current, talk.message, talk.system
+    chosen = [talk.adapter, system, *talk.settings]
     answers = Answers(services.runtime)
     turn_id = gr.Number(visible=False, label="turn", precision=0)
     verdict = gr.Number(visible=False, label="thumb", precision=0)
@@ -172,7 +193,7 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
     view.message_taken(**own, outputs=message, js="() => ''")
     view.system_set(**own, outputs=system, js="() => window.guanacoSystem")
     events = (
-        gr.on([message.submit, send_button.click], send, [message, current, *chosen], view, api_name="chat", **answering),
+        gr.on([message.submit, talk.send.click], send, [message, current, *chosen], view, api_name="chat", **answering),
         view.example(
             example,
             [text, gr.Textbox(visible=False, label="system text"), current, *chosen],
@@ -192,7 +213,7 @@ def _wire(services, current, view, chats, message, system, chosen, send_button, 
     view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)
     judged = [turn_id, verdict, text, current]
     view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), api_name="thumb", **form.QUICK)
-    stop_button.click(stop, None, None, api_name="stop", **form.SILENT)
-    clear_button.click(clear, [current, system], [*both, system, chats], api_name="clear", **form.QUICK)
+    talk.stop.click(stop, None, None, api_name="stop", **form.SILENT)
+    talk.clear.click(clear, [current, system], [*both, system, talk.chats], api_name="clear", **form.QUICK)
     page = gr.context.Context.root_block
-    page.load(restore, current, [*both, system, chats], api_name="restore", **form.SILENT)
+    page.load(restore, current, [*both, system, talk.chats], api_name="restore", **form.SILENT)
