@@ -63,7 +63,8 @@ class Store:
                     database.execute("INSERT INTO migrations VALUES (?, ?)", (migration.__name__, time.time()))
 
     def thumb(self, thread: Thread, turn_id: int, thumb: int, reason: str = "") -> None:
-        """Keep a verdict on an answer with its question; a later one replaces it, 0 removes it. Raises BadInput."""
+        """Keep a verdict on an answer with its question; a later one replaces it, 0 removes it. The reason may come after
+        or before the thumb itself: the same thumb without one leaves the reason that is there. Raises BadInput."""
         reason = checked_text(reason, "The reason", MAX_REASON_CHARS).strip()
         answer = thread.thumbed(turn_id, thumb).turn(turn_id)
         with self._opened() as database:
@@ -76,7 +77,10 @@ class Store:
             facts = answer.facts.model_dump_json() if answer.facts else "{}"
             question = thread.turn(answer.parent).text
             database.execute(
-                "INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO thumbs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET time = excluded.time,"
+                " reason = CASE WHEN excluded.reason = '' AND thumb = excluded.thumb THEN reason ELSE excluded.reason END,"
+                " thumb = excluded.thumb, question = excluded.question, answer = excluded.answer, system = excluded.system,"
+                " facts = excluded.facts",
                 (thread.id, turn_id, time.time(), thumb, reason, question, answer.text, thread.system, facts),
             )
 

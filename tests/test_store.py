@@ -21,6 +21,10 @@ def test_a_verdict_is_kept_replaced_and_taken_back(home):
     assert [(row["thumb"], row["reason"], row["question"], row["answer"], row["system"]) for row in rows] == [
         (-1, "rude", "Hi", "Hello", "Be brief.")
     ]
+    kept.thumb(THREAD, 1, -1)
+    assert kept.thumbs()[0]["reason"] == "rude", "the thumb itself may arrive after its reason"
+    kept.thumb(THREAD, 1, 1)
+    assert kept.thumbs()[0]["reason"] == ""
     kept.thumb(THREAD, 1, 0)
     assert kept.thumbs() == []
 

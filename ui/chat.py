@@ -212,7 +212,7 @@ def _wire(services: Services, talk: Talk) -> None:
     view.undo_message(undo, [current, message], [*both, message], api_name="undo", **form.QUICK)
     view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)
     judged = [turn_id, verdict, text, current]
-    view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), api_name="thumb", **form.QUICK)
+    view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), trigger_mode="multiple", api_name="thumb", **form.QUICK)
     talk.stop.click(stop, None, None, api_name="stop", **form.SILENT)
     talk.clear.click(clear, [current, system], [*both, system, talk.chats], api_name="clear", **form.QUICK)
     page = gr.context.Context.root_block
