@@ -17,14 +17,15 @@ pytestmark = [pytest.mark.long, browser.needs_chromium]
 
 
 class Address(str):
-    """Where an app is, with the lines that it has printed."""
+    """Where an app is, with its process and the lines that it has printed."""
 
     log: list[str]
+    process: subprocess.Popen
 
 
 @contextlib.contextmanager
 def app(*arguments: str, port: int | None = None, **env: str):
-    """`python app.py ARGUMENTS` on a port (None: a free one); gives its address, which has its `log`, once a page answers."""
+    """`python app.py ARGUMENTS` on a port (None: a free one); gives its address, see `Address`, once a page answers."""
     port = port or builders.free_port()
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port), *arguments],
@@ -37,7 +38,7 @@ def app(*arguments: str, port: int | None = None, **env: str):
     log: list[str] = []
     threading.Thread(target=lambda: log.extend(process.stdout), daemon=True).start()
     url = Address(f"http://127.0.0.1:{port}")
-    url.log = log
+    url.log, url.process = log, process
     try:
         for _ in range(600):
             with contextlib.suppress(OSError):
