@@ -39,6 +39,9 @@ def test_every_projection_is_linear4bit(backend):
     }
     assert len(layers) == 30 * 7
     assert all(isinstance(layer, bitsandbytes.nn.Linear4bit) and layer.weight.dtype == torch.uint8 for layer in layers.values())
+    logits(backend)
+    packed = [name for name, layer in layers.items() if getattr(layer.weight.quant_state, "packing_format_for_cpu", False)]
+    assert not packed, "weights stay as they are, whatever this CPU could do with others"
 
 
 def test_it_knows_the_capital_of_france(backend):

@@ -131,6 +131,7 @@ class TransformersBackend(Backend):
             raise BadInput(f"The model {self._spec.id} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
         if fresh and not on_gpu:
             quantized.keep(model, self._spec, load)
+        _keep_exact(model)
         return model.eval()
 
     def _own_prompt(self) -> str:
@@ -309,6 +310,14 @@ def _linear_shapes(model) -> Iterator[tuple[str, tuple[int, int]]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):  # bitsandbytes' Linear4bit is one too
             yield name, (module.out_features, module.in_features)
+
+
+def _keep_exact(model) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for CPUs with AVX512-BF16. It would compute in bfloat16, whatever was
+    asked for, and unpack with loss as soon as an adapter is attached: the base would no longer be the base."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _peft_name(adapter: str) -> str:
