@@ -92,15 +92,22 @@ def _container_limit() -> int | None:
 @functools.cache
 def _gpus() -> tuple[Gpu, ...]:
     """The NVIDIA GPUs, asked of the driver's own tool: importing torch for it would cost seconds."""
-    tool = shutil.which("nvidia-smi")
-    if not tool or _torch_is_for_cpu():
+    if _torch_is_for_cpu():
         return ()
-    command = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return ()
+    lines = _driver_says("--query-gpu=name,memory.total,compute_cap")
     return tuple(gpu for gpu in map(_parsed_gpu, _visible(lines)) if gpu)
+
+
+def _driver_says(query: str) -> list[str]:
+    """Rows of the driver's own tool, numbers without units; none where there is no driver or it fails."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return []
+    command = [tool, query, "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
 
 
 def process_memory(process_id: int) -> int:
@@ -115,12 +122,7 @@ def process_memory(process_id: int) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _gpu_memory(process_id: int, moment: int) -> int:
-    command = [shutil.which("nvidia-smi"), "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    rows = [line.split(",") for line in lines]
+    rows = [line.split(",") for line in _driver_says("--query-compute-apps=pid,used_memory")]
     return sum(int(used) * 2**20 for owner, used in rows if owner.strip() == str(process_id) and used.strip().isdigit())
 
 

@@ -3,7 +3,6 @@
 Thread-safe. A request made while a model loads waits for it; a failed load keeps its reason for whoever asks.
 """
 
-import contextlib
 import sys
 import threading
 from collections.abc import Generator, Iterator
@@ -95,9 +94,8 @@ class Runtime:
                 return
             self._load_number += 1
             number, because = self._load_number, f"Loading {self._state.model} was cancelled."
-            self._state = State("idle", "", f"{because} Choose a model and load it.")
-            self._condition.notify_all()
-        self._go_back(number, because)
+        if not self._go_back(number, because):
+            self._settle(number, State("idle", "", f"{because} Choose a model and load it."))
 
     def unload(self) -> None:
         """Give the loaded model and its memory back, after the answer under way has ended with what it has."""
@@ -151,8 +149,8 @@ class Runtime:
             text = str(error) if expected else f"Loading {spec.title} failed unexpectedly ({type(error).__name__}: {error})."
             if log:
                 print(text, file=sys.stderr, flush=True)
-            self._settle(number, State("failed", spec.id, text))
-            self._go_back(number, text)
+            if not self._go_back(number, text):
+                self._settle(number, State("failed", spec.id, text))
             if expected:
                 return
             raise
@@ -163,13 +161,18 @@ class Runtime:
             self._backend = backend
         self._settle(number, self._ready(backend, because or READY))
 
-    def _go_back(self, number: int, because: str) -> None:
-        """Load the model again that was there before a load that came to nothing."""
+    def _go_back(self, number: int, because: str) -> bool:
+        """Load the model again that was there before a load that came to nothing, True where there was one: whoever waits
+        goes on waiting for it."""
         with self._condition:
             before = self._before
-        if before:
-            with contextlib.suppress(EngineError):
-                self._begin(*before, log=False, because=because, failed=number)
+        if not before:
+            return False
+        try:
+            self._begin(*before, log=False, because=because, failed=number)
+        except EngineError:
+            return False
+        return True
 
     def _ready(self, backend: Backend, text: str = READY) -> State:
         return State("ready", backend.loaded.model, text, loaded=backend.loaded, adapters=tuple(backend.adapters()))

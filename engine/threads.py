@@ -167,7 +167,7 @@ class Thread(Settings):
         ids = tuple(each.id for each in self.turns if each.parent == turn.parent and each.role == turn.role)
         return Place(ids.index(turn.id), ids)
 
-    def conversation(self, system: str) -> Conversation:
+    def conversation(self) -> Conversation:
         """What a model sees of it. Raises BadInput where the path is too long to be sent."""
         path = self.path()
         if len(path) > MAX_HISTORY_MESSAGES or sum(len(turn.text) for turn in path) > MAX_HISTORY_CHARS:
@@ -175,7 +175,7 @@ class Thread(Settings):
                 f"The conversation has {len(path)} messages; the limit is {MAX_HISTORY_MESSAGES} messages and "
                 f"{MAX_HISTORY_CHARS:,} characters. Please start a new one."
             )
-        return Conversation(tuple(Message(turn.role, turn.text) for turn in path), system)
+        return Conversation(tuple(Message(turn.role, turn.text) for turn in path), self.system)
 
     def _with(self, **changes: object) -> Self:
         """A checked copy, as of now. Raises BadInput where it would grow out of bounds."""
@@ -258,10 +258,9 @@ class Thread(Settings):
     def showing(self, turn_id: int) -> Self:
         """With the branch of that turn on the screen, down to its newest end."""
         leaf = self.turn(turn_id).id
-        for turn in self.turns:
-            if turn.parent == leaf:
-                newest = max(each.id for each in self.turns if each.parent == leaf)
-                leaf = newest if turn.id == newest else leaf
+        newest = {turn.parent: turn.id for turn in self.turns}
+        while leaf in newest:
+            leaf = newest[leaf]
         return self._with(leaf=leaf)
 
     def thumbed(self, turn_id: int, thumb: Thumb) -> Self:

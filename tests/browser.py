@@ -71,6 +71,13 @@ def send(page, text: str) -> None:
     raise AssertionError("the message was not taken")
 
 
+def ask(page, text: str) -> None:
+    """Send a message and wait for its whole answer and for the list to hold the conversation."""
+    send(page, text)
+    wait_facts(page, "tokens")
+    page.wait_for_selector("#chats .current", state="attached")
+
+
 def clear(page) -> None:
     """Press Clear, and again to say that it is meant; nothing where nothing was said."""
     if not page.locator("#conversation .message").count():

@@ -28,7 +28,6 @@ def main() -> None:
         with browser.opened(url, 1280, 860) as page:
             page.wait_for_selector("#status .chip.ready", timeout=240_000)
             page.wait_for_timeout(4_500)  # the chip's memory is told every four seconds
-            page.screenshot(path=FOLDER / "welcome.png")
             chat(page, QUESTION)
             page.click("#chats .new-chat")
             chat(page, CODE)

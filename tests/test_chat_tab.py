@@ -35,8 +35,7 @@ def test_a_model_is_loaded_with_progress_cancelled_and_unloaded_and_the_conversa
         return ScriptedBackend(["new ", "model"], seconds_per_token=0)
 
     with browser.opened(served.url) as page:
-        browser.send(page, "Before")
-        browser.wait_facts(page, "tokens")
+        browser.ask(page, "Before")
         page.wait_for_selector("#about-model >> text=needs no weights")
         page.click("#unload")
         page.wait_for_selector("#status >> text=No model is loaded")
@@ -81,8 +80,7 @@ def test_an_example_sets_its_system_text_and_a_preset_another(served):
         page.click("input[aria-label='Take a system text']")
         page.click("li >> text=Pirate")
         page.wait_for_function("document.querySelector('#system textarea').value.includes('pirate')")
-        browser.send(page, "Hello")
-        browser.wait_facts(page, "tokens")
+        browser.ask(page, "Hello")
         page.click("#chats .open >> nth=1")
         page.wait_for_function("document.querySelector('#system textarea').value.includes('lantern')")
 
@@ -92,17 +90,14 @@ def test_two_tabs_of_one_browser_lose_nothing_of_each_other(served):
         second = first.context.new_page()
         second.goto(served.url)
         second.wait_for_selector("#conversation .welcome", state="visible")
-        browser.send(first, "From the first tab")
-        browser.wait_facts(first, "tokens")
+        browser.ask(first, "From the first tab")
         second.wait_for_selector("#chats >> text=From the first tab")
         second.click("#chats .new-chat")
-        browser.send(second, "From the second tab")
-        browser.wait_facts(second, "tokens")
+        browser.ask(second, "From the second tab")
         first.wait_for_selector("#chats >> text=From the second tab")
         first.click("#chats >> text=From the second tab")
         first.wait_for_function("document.querySelector('#conversation .user').innerText.includes('second')")
-        browser.send(second, "And more of it")
-        browser.wait_facts(second, "tokens")
+        browser.ask(second, "And more of it")
         first.wait_for_selector("#conversation >> text=And more of it")
         first.reload()
         first.wait_for_function("document.querySelectorAll('#chats .open').length === 2")
@@ -167,8 +162,7 @@ def test_on_a_phone_the_panels_come_and_go_and_nothing_is_wider_than_the_screen(
     made = Page(ScriptedBackend([word + " " for word in wide.split(" ")], seconds_per_token=0))
     try:
         with browser.opened(made.url, 390, 844) as page:
-            browser.send(page, "Wide " + "w" * 300)
-            browser.wait_facts(page, "tokens")
+            browser.ask(page, "Wide " + "w" * 300)
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             assert page.evaluate(
                 "document.querySelector('#conversation .turns').scrollWidth <= document.querySelector('#conversation .scroller').clientWidth"
@@ -191,16 +185,14 @@ def test_nothing_jumps_while_an_answer_streams():
     made = Page(ScriptedBackend([word + " " for word in text.split(" ")], seconds_per_token=0.01))
     try:
         with browser.opened(made.url) as page:
-            browser.send(page, "First")
-            browser.wait_facts(page, "tokens")
+            browser.ask(page, "First")
             page.evaluate("""() => {
                 window.jumps = 0;
                 new PerformanceObserver(list => list.getEntries().forEach(entry => { if (!entry.hadRecentInput) window.jumps += entry.value; }))
                     .observe({ type: 'layout-shift' });
             }""")
             top = page.locator("#composer").bounding_box()
-            browser.send(page, "Second")
-            browser.wait_facts(page, "tokens")
+            browser.ask(page, "Second")
             assert page.evaluate("window.jumps") < 0.02
             assert page.locator("#composer").bounding_box() == top
             assert page.evaluate("(s => s.scrollHeight - s.scrollTop - s.clientHeight < 60)(document.querySelector('.scroller'))")

@@ -21,17 +21,10 @@ def served():
     made.close()
 
 
-def ask(page, text: str) -> None:
-    """Send a message and wait for its answer and for the list to hold the conversation."""
-    browser.send(page, text)
-    browser.wait_facts(page, "tokens")
-    page.wait_for_selector("#chats .current")
-
-
 def test_edit_branch_undo_and_copy(served):
     with browser.opened(served.url) as page:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        ask(page, "First <b>try</b>")
+        browser.ask(page, "First <b>try</b>")
         browser.act(page, "Edit and send again", "article.user >> nth=0")
         page.fill(".editing textarea", "Second try")
         page.press(".editing textarea", "Enter")
@@ -43,7 +36,7 @@ def test_edit_branch_undo_and_copy(served):
         browser.act(page, "Copy message", "article.bot >> nth=0")
         page.wait_for_selector(".icon.done")
         assert page.evaluate("navigator.clipboard.readText()") == "one two three"
-        ask(page, "More")
+        browser.ask(page, "More")
         browser.act(page, "Take this message back", "article.user >> nth=-1")
         page.wait_for_function("document.querySelectorAll('#conversation article').length === 2")
         assert page.input_value("#message textarea") == "More"
@@ -55,7 +48,7 @@ def test_a_cut_answer_is_continued_with_the_settings_as_they_are_now(served):
         page.click("text=Sampling")
         page.get_by_label("number input for Longest answer").fill("2")
         page.keyboard.press("Tab")
-        ask(page, "Count")
+        browser.ask(page, "Count")
         browser.wait_facts(page, "cut at the longest answer")
         assert browser.said(page) == ["Count", "one two"]
         page.get_by_label("number input for Longest answer").fill("100")
@@ -68,7 +61,7 @@ def test_a_cut_answer_is_continued_with_the_settings_as_they_are_now(served):
 
 def test_thumbs_with_a_reason(served):
     with browser.opened(served.url) as page:
-        ask(page, "Judge me")
+        browser.ask(page, "Judge me")
         browser.act(page, "Bad answer")
         page.wait_for_selector("button.down[aria-pressed=true]")
         page.fill(".reason input", "too short")
@@ -85,10 +78,10 @@ def test_thumbs_with_a_reason(served):
 
 def test_several_conversations_are_listed_renamed_searched_deleted(served):
     with browser.opened(served.url) as page:
-        ask(page, "About llamas")
+        browser.ask(page, "About llamas")
         page.click("text=New chat")
         page.wait_for_selector("#conversation .welcome", state="visible")
-        ask(page, "About guanacos")
+        browser.ask(page, "About guanacos")
         page.wait_for_function("document.querySelectorAll('#chats .open').length === 2")
         assert browser.chats(page) == ["About guanacos", "About llamas"]
         page.get_by_role("button", name="Rename About llamas").click()
@@ -112,7 +105,7 @@ def test_several_conversations_are_listed_renamed_searched_deleted(served):
 
 def test_export_and_import(served, tmp_path):
     with browser.opened(served.url) as page:
-        ask(page, "Keep me")
+        browser.ask(page, "Keep me")
         with page.expect_download() as download:
             page.click("text=Export JSON")
         download.value.save_as(tmp_path / "all.json")
@@ -141,10 +134,10 @@ def test_conversations_outlive_a_reload_and_a_restart(tmp_path):
     with app("--model", "scripted", GUANACO_HOME=home) as url:
         port = int(url.rpartition(":")[2])
         with browser.opened(url) as page:
-            ask(page, "Remember the first")
+            browser.ask(page, "Remember the first")
             page.click("text=New chat")
             page.wait_for_selector("#conversation .welcome", state="visible")
-            ask(page, "Remember the second")
+            browser.ask(page, "Remember the second")
             page.wait_for_function("document.querySelectorAll('#chats .open').length === 2")
             page.reload()
             page.wait_for_selector("#conversation >> text=Remember the second")
@@ -174,7 +167,7 @@ def test_a_question_is_kept_though_the_tab_is_closed_midway(served):
 
 def test_each_visitor_sees_only_their_own(served):
     with browser.opened(served.url) as page:
-        ask(page, "Mine alone")
+        browser.ask(page, "Mine alone")
         other = page.context.browser.new_context().new_page()
         other.goto(served.url)
         other.wait_for_selector("#conversation .welcome", state="visible")

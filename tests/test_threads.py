@@ -159,7 +159,7 @@ def test_a_full_conversation_refuses_before_anything_is_generated(monkeypatch):
     long = Thread.new().asked("x" * 32_000)
     monkeypatch.setattr("engine.threads.MAX_HISTORY_CHARS", 30_000)
     with pytest.raises(BadInput, match="30,000 characters"):
-        long.conversation("")
+        long.conversation()
 
 
 def test_an_answer_never_grows_over_what_can_be_kept():

@@ -51,7 +51,7 @@ class Answers:
         after all else is shown.
 
         Updates in between hold only the answer under way: every turn that is sent costs server and page."""
-        conversation = thread.conversation(thread.system)
+        conversation = thread.conversation()
         flag = self.stops.begin(session)
         pace, keeping, answer, growing = Pace(), Pace(KEPT_A_SECOND), Answer(), Growing()
         begun = shown(thread)
@@ -65,7 +65,8 @@ class Answers:
 
         try:
             yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True, "conversation": thread.model_dump(mode="json")}
-            drawn, _ = answer, keeping.due(0)
+            drawn = answer
+            keeping.due(0)  # it is kept as it is now
             for event in self.runtime.chat(conversation, settings, adapter, flag.is_set):
                 before = len(answer.text)
                 answer = render(event, answer)

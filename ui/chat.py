@@ -11,6 +11,7 @@ from gradio.components import Component
 from engine.errors import BadInput
 from engine.library import storage_secret
 from engine.messages import checked_text
+from engine.runtime import MAX_WAITING
 from engine.services import Services
 from engine.settings import MAX_SYSTEM_CHARS, ChatSettings
 from engine.threads import Thread
@@ -23,13 +24,14 @@ PANEL_BUTTONS = """<button type="button" data-opens="chats" aria-expanded="false
 <button type="button" data-opens="settings" aria-expanded="false">Settings</button>"""
 STORAGE_KEY = "guanaco-playground"
 ANSWERING = "answer"  # one limit for every way to make the model answer
-MAX_AT_ONCE = 30  # visitors whose turn the runtime keeps in order, above its own limit, which it explains better
+MAX_AT_ONCE = MAX_WAITING + 6  # more than the runtime lets wait: it explains its limit better than Gradio
 
 
 def tab(services: Services) -> None:
     """Draw the tab inside the Blocks that are open."""
-    library = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.conversations", secret=storage_secret())
-    current = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.open", secret=storage_secret())
+    secret = storage_secret()
+    library = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.conversations", secret=secret)
+    current = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.open", secret=secret)
     with gr.Row(elem_id="chat-head"):
         gr.HTML(PANEL_BUTTONS, js_on_load=assets.text("panels.js"), elem_id="panel-buttons", apply_default_css=False)
         chip = models.draw_chip()

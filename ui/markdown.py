@@ -158,20 +158,20 @@ class _Renderer(RendererHTML):
         return _maths(tokens[index].content, tokens[index].meta["display"])
 
 
-@functools.lru_cache(maxsize=256)
 def _coloured(code: str, language: str) -> str:
     """Code as HTML with Pygments' classes; in one colour where the language is unknown or the code long."""
-    if language and len(code) <= MAX_HIGHLIGHTED_CHARS:
-        from pygments import highlight
-        from pygments.formatters import HtmlFormatter
-        from pygments.lexers import get_lexer_by_name
-        from pygments.util import ClassNotFound
+    if not language or len(code) > MAX_HIGHLIGHTED_CHARS:
+        return html.escape(code)
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
 
-        try:
-            return highlight(code, get_lexer_by_name(language, stripnl=False), HtmlFormatter(nowrap=True))
-        except ClassNotFound:
-            pass
-    return html.escape(code)
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False)
+    except ClassNotFound:
+        return html.escape(code)
+    return highlight(code, lexer, HtmlFormatter(nowrap=True))
 
 
 @functools.lru_cache(maxsize=256)

@@ -83,7 +83,7 @@ def _row(thread: Thread, turn: Turn) -> dict:
     return {**row, **said, "blocks": _blocks(turn.text), "thumb": turn.thumb}
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=128)
 def _blocks(text: str) -> tuple[str, ...]:
     return tuple(markdown.blocks(text))
 

@@ -3,7 +3,7 @@ only the page's own script writes it: it gets told what to put in and what to dr
 cross on their way undo nothing of each other."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import gradio as gr
 
@@ -96,13 +96,12 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
             found = Library.read(conversations).found(query)
         return told(found=[thread.id for thread in found] if query.strip() else None)
 
-    def export_json(conversations: object) -> str:
-        with form.explained():
-            return to_json(Library.read(conversations).threads)
+    def exporting(text_of: Callable[[Iterable[Thread]], str]) -> Callable[[object], str]:
+        def export(conversations: object) -> str:
+            with form.explained():
+                return text_of(Library.read(conversations).threads)
 
-    def export_markdown(conversations: object) -> str:
-        with form.explained():
-            return to_markdown(Library.read(conversations).threads)
+        return export
 
     def import_(file: str, conversations: object) -> dict:
         with form.explained():
@@ -117,11 +116,8 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     )
     chats.delete_chat(delete, [wanted, current, system], opened, js=assets.taking("thread"), api_name="delete", **form.QUICK)
     chats.search_chats(search, [text, library], chats, js=assets.taking("text"), api_name="search", **form.QUICK)
-    for trigger, make, name in (
-        (chats.export_json, export_json, "export_json"),
-        (chats.export_markdown, export_markdown, "export_markdown"),
-    ):
-        made = trigger(make, library, exported, api_name=name, **form.QUICK)
+    for name, text_of in (("export_json", to_json), ("export_markdown", to_markdown)):
+        made = getattr(chats, name)(exporting(text_of), library, exported, api_name=name, **form.QUICK)
         made.success(None, exported, None, js=DOWNLOAD)
     chats.import_chats(import_, [text, library], chats, js=assets.taking("text"), api_name="import", **form.QUICK)
     current.change(save, current, chats, trigger_mode="always_last", api_name="save", **form.SILENT)

@@ -2,9 +2,9 @@
 
 const buttons = [...element.querySelectorAll("[data-opens]")];
 const show = (name) => {
-  if (name) document.body.dataset.panel = name;
-  else delete document.body.dataset.panel;
-  if (name) {
+  if (!name) delete document.body.dataset.panel;
+  else {
+    document.body.dataset.panel = name;
     // The panel itself takes the focus: a dropdown would open at once.
     const panel = document.querySelector(`#${name}-panel`);
     panel.tabIndex = -1;
