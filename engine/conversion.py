@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from engine import hardware, hub, paths
+from engine import gguf_file, hardware, hub, paths
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
-from engine.model_files import check_gguf, gguf_shape
 from engine.models import smaller_models
 
 
@@ -15,7 +14,6 @@ def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object
     transformers reads GGUF but will not save what it read; its state dict in a plain model of the same config saves.
     Raises BadInput for a file that is damaged or of an architecture that transformers cannot read from GGUF.
     """
-    check_gguf(gguf)
     _check_room(gguf, target)
     report(Progress(f"Converting {gguf.name} once (under a minute for a small model)", None))
     import torch
@@ -49,7 +47,7 @@ def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object
 
 def _check_room(gguf: Path, target: Path) -> None:
     """Refuse before the first byte is read what does not fit unquantized, in memory or on disk (faults, row 35)."""
-    shape = gguf_shape(gguf)
+    shape = gguf_file.architecture(gguf_file.read(gguf))
     need = int(4 * (shape.parameters if shape else 8 * gguf.stat().st_size))
     machine = hardware.machine()
     if need * 1.2 > machine.memory_free:

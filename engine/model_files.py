@@ -1,11 +1,9 @@
-"""What a model's files are, read without opening any weights: configs, GGUF headers, and what is refused by them."""
+"""What a model's files are, read without opening any weights: paths, configs, and what is refused by them."""
 
-import struct
 from pathlib import Path
 
 from engine import paths
 from engine.errors import BadInput
-from engine.memory import Architecture
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -40,50 +38,3 @@ def check_architecture(config: dict, name: str) -> None:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         code = " It wants to run code of its own, which is never allowed." if config.get("auto_map") else ""
         raise BadInput(f"{name} has the architecture {kind!r}, which the installed transformers cannot run as a language model.{code}")
-
-
-def check_gguf(path: Path) -> None:
-    """Refuse a file that does not begin as GGUF version 2 or 3, naming what it is instead."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if len(head) < 8 or head[:4] != b"GGUF":
-        old = {b"lmgg": "GGML", b"tjgg": "GGJT", b"fmgg": "GGMF"}.get(head[:4])
-        raise BadInput(
-            f"{path.name} is not a model file this can read: "
-            + (f"it is {old}, a format of 2023 that came before GGUF." if old else "it is no GGUF file.")
-        )
-    version = struct.unpack("<I", head[4:])[0]
-    if version not in (2, 3):
-        raise BadInput(f"{path.name} is not a model file this can read: GGUF version {version}, known are 2 and 3.")
-
-
-def gguf_shape(path: Path) -> Architecture | None:
-    """The model's shape from a GGUF file's own metadata; None where it does not state it. Raises BadInput for a cut file."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-        fields = {
-            name.partition(".")[2]: field.contents()
-            for name, field in reader.fields.items()
-            if "tokenizer" not in name and not name.startswith("GGUF.")
-        }
-        tokens = reader.get_field("tokenizer.ggml.tokens")
-        tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
-    except Exception as error:
-        raise BadInput(
-            f"{path.name} is damaged: it cannot be read as GGUF ({type(error).__name__}: {str(error)[:120]}). Fetch it again."
-        ) from error
-    return Architecture.from_config(
-        {
-            "num_hidden_layers": fields.get("block_count"),
-            "hidden_size": fields.get("embedding_length"),
-            "intermediate_size": fields.get("feed_forward_length"),
-            "num_attention_heads": fields.get("attention.head_count"),
-            "num_key_value_heads": fields.get("attention.head_count_kv"),
-            "head_dim": fields.get("attention.key_length"),
-            "vocab_size": len(tokens.data) if tokens else None,
-            "tie_word_embeddings": tied,
-            "max_position_embeddings": fields.get("context_length"),
-        }
-    )

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from engine import paths
+from engine import gguf_file, paths
 from engine.errors import BadInput
 from engine.hardware import Machine
 from engine.memory import Architecture, Fit, chat_fit
-from engine.model_files import PICKLES, check_architecture, check_gguf, gguf_shape, local_path, read_config
+from engine.model_files import PICKLES, check_architecture, local_path, read_config
 from engine.settings import LoadSettings
 
 Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "scripted"]
@@ -284,8 +284,7 @@ def _local(path: Path) -> ModelSpec:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise BadInput(f"{path.name} is not a model this can read. Give a folder with config.json and safetensors, or a .gguf file.")
-        check_gguf(path)
-        return ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown", gguf_shape(path))
+        return ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown", gguf_file.architecture(gguf_file.read(path)))
     config = read_config(path)
     check_architecture(config, str(path))
     if not any(path.glob("*.safetensors")):

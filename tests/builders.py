@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -106,3 +107,129 @@ def change_config(folder: Path, **fields) -> None:
     """Overwrite fields of an adapter's config."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+class Llama:
+    """A random LLaMA with a vocabulary of its own, to be written as GGUF and as the GGJT file that it would have been in 2023.
+
+    `weights` has a matrix by its name in GGJT, quantized to `kind` where it is one; the rows of the vectors are the dimension.
+    `vocabulary` has every token as GGUF spells it, with its score and type: 1 normal, 2 unknown, 3 control, 4 user's, 6 byte.
+    """
+
+    NAMES = {
+        "attention.wq": "attn_q",
+        "attention.wk": "attn_k",
+        "attention.wv": "attn_v",
+        "attention.wo": "attn_output",
+        "attention_norm": "attn_norm",
+        "feed_forward.w1": "ffn_gate",
+        "feed_forward.w2": "ffn_down",
+        "feed_forward.w3": "ffn_up",
+        "ffn_norm": "ffn_norm",
+    }
+
+    def __init__(
+        self, kind: str = "F16", hidden: int = 64, heads: int = 4, kv_heads: int = 4, layers: int = 2, added: tuple[str, ...] = ()
+    ):
+        import numpy
+        from gguf import GGMLQuantizationType, quants
+
+        words = (
+            "\u2581H",
+            "\u2581t",
+            "he",
+            "ll",
+            "llo",
+            "\u2581He",
+            "\u2581Hello",
+            "\u2581th",
+            "\u2581the",
+            "er",
+            "in",
+            "\u2581a",
+            "\u2581\u2581",
+        )
+        plain = (*words, "\u2581", *map(chr, range(33, 127)), "\u00e9", "\u4e2d")
+        self.vocabulary = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256))]
+        self.vocabulary += [(text, -float(rank), 1) for rank, text in enumerate(plain)]
+        self.vocabulary += [(text, -1000.0, 3 if text[:1] in ("<", "[") else 4) for text in added]
+        self.kind, self.hidden, self.heads, self.kv_heads, self.layers, self.intermediate = (
+            kind,
+            hidden,
+            heads,
+            kv_heads,
+            layers,
+            2 * hidden,
+        )
+        kv, mlp, tokens = hidden * kv_heads // heads, self.intermediate, len(self.vocabulary)
+        shapes = [
+            (hidden, hidden),
+            (kv, hidden),
+            (kv, hidden),
+            (hidden, hidden),
+            hidden,
+            (mlp, hidden),
+            (hidden, mlp),
+            (mlp, hidden),
+            hidden,
+        ]
+        every = {"tok_embeddings": (tokens, hidden), "norm": hidden, "output": (tokens, hidden)}
+        for layer in range(layers):
+            every |= {f"layers.{layer}.{name}": shape for name, shape in zip(self.NAMES, shapes, strict=True)}
+        random = numpy.random.default_rng(0)
+        self.weights = {}
+        for name, shape in every.items():
+            form = GGMLQuantizationType["F32" if isinstance(shape, int) else kind]
+            self.weights[f"{name}.weight"] = (form, shape, quants.quantize(random.normal(0, 0.3, shape).astype(numpy.float32), form))
+
+    def gguf(self, path: Path) -> Path:
+        """Write it as a GGUF file, field by field."""
+        from gguf import GGUFWriter
+
+        names = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}
+        names |= {f"layers.{layer}.{old}": f"blk.{layer}.{new}" for layer in range(self.layers) for old, new in self.NAMES.items()}
+        writer = GGUFWriter(path, "llama")
+        for key, value in {
+            "context_length": 2048,
+            "embedding_length": self.hidden,
+            "block_count": self.layers,
+            "feed_forward_length": self.intermediate,
+            "attention.head_count": self.heads,
+            "attention.head_count_kv": self.kv_heads,
+            "rope.dimension_count": self.hidden // self.heads,
+        }.items():
+            writer.add_uint32(f"llama.{key}", value)
+        writer.add_layer_norm_rms_eps(1e-5 if self.kv_heads < self.heads else 1e-6)
+        writer.add_rope_freq_base(10_000.0)
+        writer.add_tokenizer_model("llama")
+        texts, scores, types = zip(*self.vocabulary, strict=True)
+        writer.add_token_list(texts)
+        writer.add_token_scores(scores)
+        writer.add_token_types(types)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        writer.add_add_bos_token(True)
+        writer.add_add_space_prefix(True)
+        for name, (form, _, data) in self.weights.items():
+            writer.add_tensor(f"{names[name.removesuffix('.weight')]}.weight", data, raw_dtype=form)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    def ggjt(self, path: Path, version: int = 3, file_type: int = 1) -> Path:
+        """Write it as a GGJT file: spaces plain, bytes raw, no text for control tokens, tensors at multiples of 32."""
+        numbers = (len(self.vocabulary), self.hidden, 256, self.heads, self.layers, self.hidden // self.heads, file_type)
+        with open(path, "wb") as file:
+            file.write(b"tjgg" + struct.pack("<8I", version, *numbers))
+            for token, (text, score, kind) in enumerate(self.vocabulary):
+                raw = {2: " \u2047 ".encode(), 3: text.encode() if token > 2 else b"", 6: bytes([(token - 3) % 256])}
+                piece = raw.get(kind, text.replace("\u2581", " ").encode())
+                file.write(struct.pack("<I", len(piece)) + piece + struct.pack("<f", score))
+            for name, (form, shape, data) in self.weights.items():
+                lengths = [shape] if isinstance(shape, int) else [*reversed(shape)]
+                file.write(struct.pack(f"<3I{len(lengths)}I", len(lengths), len(name), form, *lengths) + name.encode())
+                file.write(bytes(-file.tell() % 32) + data.tobytes())
+        return path

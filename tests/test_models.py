@@ -225,8 +225,8 @@ def test_a_gguf_file_too_large_to_convert_is_refused_before_reading(tmp_path, mo
     from engine import conversion
 
     path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF" + struct.pack("<I", 3))
-    monkeypatch.setattr(conversion, "gguf_shape", lambda path: models.MODELS["guanaco-7b"].shape)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    monkeypatch.setattr(conversion.gguf_file, "architecture", lambda header: models.MODELS["guanaco-7b"].shape)
     monkeypatch.setattr(hardware, "machine", lambda: LAPTOP)
     with pytest.raises(BadInput, match=r"needs 30\.\d GB of memory; 6\.0 GB are free"):
         conversion.gguf_to_folder(path, tmp_path / "out", lambda progress: None)
