@@ -4,12 +4,15 @@ Files of strangers are never handed to PEFT: fields are read one by one, weights
 the pinned official repositories, whose pickles are read with `weights_only=True` and turned into safetensors once.
 """
 
+import json
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +26,12 @@ WEIGHTS = "adapter_model.safetensors"
 PLAYGROUND = "playground.json"
 _MODULE = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
+
+# What LoRA matrices are stored as. safetensors reads all but BF16 into numpy, which has no such type.
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+_Rank = Annotated[int, Field(ge=1, le=1024)]
+# No smaller: as a float32 zero, llama.cpp would read "no alpha".
+_Alpha = Annotated[float, Field(ge=1e-6, le=65536)]
 
 
 class AdapterConfig(BaseModel):
@@ -38,14 +47,29 @@ class AdapterConfig(BaseModel):
     task_type: str | None = Field("CAUSAL_LM", pattern="^CAUSAL_LM$")
     base_model_name_or_path: str | None = None
     revision: str | None = None
-    r: int = Field(ge=1, le=1024)
-    lora_alpha: float = Field(gt=0, le=65536)
+    r: _Rank
+    lora_alpha: _Alpha
     lora_dropout: float = Field(0.0, ge=0, le=1)
     target_modules: list[str] | str = Field(max_length=500)
     bias: str = Field("none", pattern="^none$")
     use_rslora: bool = False
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
+    rank_pattern: dict[str, _Rank] = {}
+    alpha_pattern: dict[str, _Alpha] = {}
+
+    def rank(self, module: str) -> int:
+        """The rank of a module's matrices."""
+        return _of(self.rank_pattern, module, self.r)
+
+    def scale(self, module: str) -> float:
+        """What a module's product BA is multiplied by: alpha / r, or alpha / sqrt(r) where the ranks are stabilised (rsLoRA)."""
+        rank = self.rank(module)
+        return _of(self.alpha_pattern, module, self.lora_alpha) / (rank**0.5 if self.use_rslora else rank)
+
+
+def _of(pattern: Mapping, module: str, default: float) -> float:
+    """A pattern's value for a module: PEFT takes the first key that is the name or its dotted end, as a regular expression.
+    `parse_config` lets no key through that holds more than letters, digits, dots and underscores."""
+    return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", module)), default)
 
 
 _INFORMATIVE = {"peft_version", "init_lora_weights", "inference_mode", "qalora_group_size"}
@@ -193,12 +217,52 @@ def convert_pickle(source: Path, target: Path, name: str) -> None:
 
 
 def load_tensors(adapter: Adapter) -> dict:
-    """The LoRA matrices, name -> tensor. Raises BadInput for a damaged file or tensors that are not LoRA's."""
-    from safetensors import SafetensorError
+    """The LoRA matrices, name -> torch tensor. Raises BadInput for a damaged file or tensors that are not LoRA's."""
+    import torch
     from safetensors.torch import load_file
 
+    return _checked(adapter, load_file, torch.isfinite)
+
+
+def load_arrays(adapter: Adapter) -> dict:
+    """As `load_tensors`, name -> numpy array, without torch. Types are those stored; bfloat16 is widened to float32."""
+    import numpy
+
+    return _checked(adapter, _read_arrays, numpy.isfinite)
+
+
+def _read_arrays(path: Path) -> dict:
+    from safetensors import safe_open
+
+    arrays = {}
+    with safe_open(path, "numpy") as file:
+        for key in file.keys():
+            kind = file.get_slice(key).get_dtype()
+            if kind not in _FLOATS:
+                raise ValueError(f"{key} is stored as {kind}, not as numbers of 16 bits or more")
+            arrays[key] = _read_bfloat16(path, key) if kind == "BF16" else file.get_tensor(key)
+    return arrays
+
+
+def _read_bfloat16(path: Path, key: str):
+    """A bfloat16 tensor as float32: its 16 bits are the upper half of a float32's. The header was checked by safetensors:
+    8 bytes that hold its length, then JSON, with offsets counted from its end."""
+    import numpy
+
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(length))[key]
+    start, end = entry["data_offsets"]
+    upper = numpy.fromfile(path, "<u2", (end - start) // 2, offset=8 + length + start)
+    return (upper.astype(numpy.uint32) << 16).view(numpy.float32).reshape(entry["shape"])
+
+
+def _checked(adapter: Adapter, read: Callable[[Path], dict], isfinite: Callable) -> dict:
+    """What `read` finds in the weights file, each a finite LoRA matrix; `isfinite` is that of the library it reads for."""
+    from safetensors import SafetensorError
+
     try:
-        tensors = load_file(adapter.weights)
+        tensors = read(adapter.weights)
     except (SafetensorError, ValueError, OSError) as error:
         raise BadInput(f"The adapter {adapter.id} is damaged: {WEIGHTS} cannot be read ({str(error)[:120]}).") from error
     if not tensors:
@@ -206,7 +270,7 @@ def load_tensors(adapter: Adapter) -> dict:
     for key, tensor in tensors.items():
         if not _TENSOR.fullmatch(key) or tensor.ndim != 2:
             raise BadInput(f"{WEIGHTS} of {adapter.id} holds {key!r}, which is no LoRA matrix. Only plain LoRA adapters are read.")
-        if not tensor.isfinite().all():
+        if not isfinite(tensor).all():
             raise BadInput(f"The adapter {adapter.id} is damaged: {key} holds NaN or infinite numbers.")
     return tensors
 
@@ -220,29 +284,31 @@ def lora_modules(tensors: Mapping) -> dict[str, dict[str, tuple[int, int]]]:
     return modules
 
 
-def check_base(adapter: Adapter, base: ModelSpec, base_shapes: Mapping[str, tuple[int, int]], tensors: Mapping) -> None:
-    """Refuse an adapter of another base, naming both (faults, row 8): by name where it states one, and by shape.
-
-    `base_shapes`: module name -> (out, in) of the loaded base's linear layers.
-    """
+def check_stated_base(adapter: Adapter, base: ModelSpec) -> None:
+    """Refuse an adapter that names another base, naming both (faults, row 8)."""
     stated = adapter.base
     known = {base.id, base.source, base.source.rstrip("/").rpartition("/")[2]}
     if stated and not {stated, stated.rstrip("/").rpartition("/")[2]} & known:
         raise BadInput(f"The adapter {adapter.id} belongs to the base {stated}; the loaded base is {base.source}. Load that base first.")
+
+
+def check_base(adapter: Adapter, base: ModelSpec, base_shapes: Mapping[str, tuple[int, int]], tensors: Mapping) -> None:
+    """Refuse an adapter of another base, naming both (faults, row 8): by name where it states one, and by shape.
+
+    `base_shapes`: module name -> (out, in) of the loaded base's linear layers. `tensors`: those of `load_tensors` or
+    `load_arrays`.
+    """
+    check_stated_base(adapter, base)
     for module, sides in lora_modules(tensors).items():
         if set(sides) != {"A", "B"}:
             raise BadInput(f"The adapter {adapter.id} is damaged: {module} has only one of its two matrices.")
         shape = base_shapes.get(module)
         (rank, width), (height, rank_b) = sides["A"], sides["B"]
-        stated_rank = next(
-            (each for pattern, each in adapter.config.rank_pattern.items() if module == pattern or module.endswith(f".{pattern}")),
-            adapter.config.r,
-        )
-        if rank != stated_rank:
-            raise BadInput(f"The adapter {adapter.id} is damaged: {module} has rank {rank}, its config says {stated_rank}.")
+        if rank != adapter.config.rank(module):
+            raise BadInput(f"The adapter {adapter.id} is damaged: {module} has rank {rank}, its config says {adapter.config.rank(module)}.")
         if shape is None or (height, width) != shape or rank != rank_b:
             found = "has no such layer" if shape is None else f"has a layer of {shape[0]} x {shape[1]} there"
             raise BadInput(
-                f"The adapter {adapter.id} (for {stated or 'an unnamed base'}) does not fit the loaded base {base.source}: "
+                f"The adapter {adapter.id} (for {adapter.base or 'an unnamed base'}) does not fit the loaded base {base.source}: "
                 f"it changes {module} as {height} x {width}, and the base {found}."
             )

@@ -62,11 +62,15 @@ def test_what_peft_writes_is_read():
         ("r", "8; rm"),
         ("lora_alpha", float("inf")),
         ("lora_alpha", -1),
+        ("lora_alpha", 1e-50),
         ("target_modules", "(a+)+$"),
         ("target_modules", ["(a+)+$"]),
         ("target_modules", [5]),
         ("rank_pattern", {"^(a+)+$": 4}),
         ("rank_pattern", {"q_proj": "x"}),
+        ("rank_pattern", {"q_proj": 0}),
+        ("alpha_pattern", {"q_proj": float("nan")}),
+        ("alpha_pattern", {"q_proj": 0}),
     ],
 )
 def test_a_hostile_field_is_refused_by_name(field, value):
@@ -85,6 +89,26 @@ def test_any_json_is_read_or_refused_clearly(data):
         adapters.parse_config(data, "any")
     except BadInput as error:
         assert "any" in str(error)
+
+
+def test_ranks_and_scales_are_those_of_peft():
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    fields = {"r": 4, "lora_alpha": 6, "rank_pattern": {"b.up": 2, "down": 3}, "alpha_pattern": {"up": 5, "b.down": 7, "d.wn": 1}}
+    names = ("a.up", "a.down", "b.up", "b.down", "b.bup")
+    for stabilised in (False, True):
+        model = torch.nn.ModuleDict()
+        for name in names:
+            part, leaf = name.split(".")
+            if part not in model:
+                model[part] = torch.nn.ModuleDict()
+            model[part][leaf] = torch.nn.Linear(8, 8)
+        tuned = get_peft_model(model, LoraConfig(target_modules=["up", "down", "bup"], use_rslora=stabilised, **fields))
+        config = adapters.parse_config({**GOOD, **fields, "use_rslora": stabilised}, "good")
+        for name in names:
+            layer = tuned.get_submodule(f"base_model.model.{name}")
+            assert (config.rank(name), config.scale(name)) == (layer.r["default"], layer.scaling["default"])
 
 
 class Canary:
