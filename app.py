@@ -1,5 +1,6 @@
 """Start the app: reads flags, builds the services, builds the page, serves it."""
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -9,7 +10,11 @@ from engine.errors import EngineError
 from engine.models import STARTER
 from engine.runtime import Runtime
 from engine.services import Services
-from engine.settings import LoadSettings, Quantization
+from engine.settings import BackendName, LoadSettings, Quantization, load_settings
+
+
+def _help(name: str) -> str:
+    return LoadSettings.model_fields[name].description
 
 
 def main(
@@ -20,24 +25,25 @@ def main(
         str, typer.Option(help="A model id (see `python -m engine models`), a Hub id, a folder, a GGUF file, or scripted.")
     ] = STARTER,
     adapter: Annotated[str | None, typer.Option(help="none, an adapter id, a Hub id or a folder.")] = None,
-    quantization: Annotated[Quantization, typer.Option(help=LoadSettings.model_fields["quantization"].description)] = Quantization.nf4,
+    backend: Annotated[BackendName, typer.Option(help=_help("backend"))] = BackendName.auto,
+    base_url: Annotated[str, typer.Option(help=_help("base_url"))] = "",
+    api_key_env: Annotated[str, typer.Option(help=_help("api_key_env"))] = "",
+    quantization: Annotated[Quantization | None, typer.Option(help=_help("quantization"))] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")
     ] = False,
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
-    runtime = Runtime(LoadSettings(quantization=quantization.value))
     try:
-        # The model loads in a process of its own while this one imports gradio.
-        runtime.load(model, adapter, log=True)
-        import ui
+        with contextlib.closing(Runtime(load_settings(backend, base_url, api_key_env, quantization))) as runtime:
+            # The model loads in a process of its own while this one imports gradio.
+            runtime.load(model, adapter, log=True)
+            import ui
 
-        ui.launch(ui.build(Services(runtime, read_only)), host, port, share, uploads=not read_only)
+            ui.launch(ui.build(Services(runtime, read_only)), host, port, share, uploads=not read_only)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
-    finally:
-        runtime.close()
 
 
 if __name__ == "__main__":

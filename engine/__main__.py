@@ -8,7 +8,6 @@ import json
 import sys
 import traceback
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,20 +15,16 @@ from pydantic import ValidationError
 
 from engine import hardware, models
 from engine.backends import open_backend
+from engine.blend import Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation, checked_text
-from engine.settings import ChatSettings, LoadSettings, Quantization
+from engine.settings import BackendName, ChatSettings, LoadSettings, Quantization, load_settings
 from engine.store import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
 _DEFAULTS = ChatSettings()
-
-
-class BackendName(StrEnum):
-    auto = "auto"
-    transformers = "transformers"
 
 
 def _help(name: str, of: type = ChatSettings) -> str:
@@ -61,13 +56,18 @@ def chat(
     text: Annotated[str, typer.Argument(metavar="PROMPT", help="The message to answer.")],
     model: Annotated[str, typer.Option(help="A model id (see `models`), a Hub id, a folder or a GGUF file.")] = models.STARTER,
     adapter: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="An adapter id, Hub id or folder; none for the bare base. Without it: none, or the adapter that is part of the model."
+            help="An adapter id, Hub id or folder; none for the bare base. Several are mixed. Without it: none, or the adapter that is part of the model."
         ),
     ] = None,
-    backend: Annotated[BackendName, typer.Option(help="What runs the model.")] = BackendName.auto,
-    quantization: Annotated[Quantization, typer.Option(help=_help("quantization", LoadSettings))] = Quantization.nf4,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="How strongly an adapter counts, 0 to 1.5; as often as --adapter, in the same order.")
+    ] = None,
+    backend: Annotated[BackendName, typer.Option(help=_help("backend", LoadSettings))] = BackendName.auto,
+    base_url: Annotated[str, typer.Option(help=_help("base_url", LoadSettings))] = "",
+    api_key_env: Annotated[str, typer.Option(help=_help("api_key_env", LoadSettings))] = "",
+    quantization: Annotated[Quantization | None, typer.Option(help=_help("quantization", LoadSettings))] = None,
     system: Annotated[str, typer.Option(help="System text.")] = "",
     prompt_format: Annotated[str | None, typer.Option(help="guanaco, openorca, alpaca, chat or plain; without it the model's own.")] = None,
     temperature: Annotated[float, typer.Option(help=_help("temperature"))] = _DEFAULTS.temperature,
@@ -82,15 +82,15 @@ def chat(
     settings = _settings(
         temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed
     )
-    spec = models.resolve(model)
+    load = load_settings(backend, base_url, api_key_env, quantization)
+    spec = models.resolve(model, load)
+    blend = Blend.of(adapter or [spec.adapter], scale or [])
     conversation = Conversation(system=checked_text(system, "The system text")).add("user", checked_text(text))
-    opened = open_backend(spec, LoadSettings(quantization=quantization.value), _report)
+    opened = open_backend(spec, load, _report)
     try:
-        wanted = spec.adapter if adapter is None else adapter
-        used = None if wanted in (None, models.NO_ADAPTER) else wanted
-        if used:
-            opened.attach(used)
-        for event in stream(opened, conversation, settings, adapter=used, prompt=prompt_format):
+        for name in blend.adapters:
+            opened.attach(name)
+        for event in stream(opened, conversation, settings, blend=blend, form=prompt_format, cold=True):
             match event:
                 case Token():
                     if not as_json:

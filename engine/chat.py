@@ -7,9 +7,10 @@ import bisect
 import secrets
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
-from engine.backends.base import Backend, Stop
+from engine.backends.base import Backend, Delta, Prompt, Stop
+from engine.blend import BASE, Blend
 from engine.errors import BadInput, EngineError
 from engine.events import Event, Failed, Finished, FinishReason, Notice, Token
 from engine.messages import Conversation
@@ -54,8 +55,8 @@ class StopStrings:
         return self._held.rstrip()
 
 
-def fitted(backend: Backend, conversation: Conversation, prompt: str, settings: ChatSettings) -> tuple[list[int], int, Conversation]:
-    """Token ids that leave room for an answer, that answer's limit, and the conversation after dropping its oldest turns.
+def fitted(backend: Backend, conversation: Conversation, form: str, settings: ChatSettings) -> tuple[Prompt, int, Conversation]:
+    """A prompt that leaves room for an answer, that answer's limit, and the conversation after dropping its oldest turns.
 
     Raises BadInput where even the last message alone is too long.
     """
@@ -64,21 +65,21 @@ def fitted(backend: Backend, conversation: Conversation, prompt: str, settings: 
     suffixes = [conversation]
     while (shorter := suffixes[-1].without_oldest_turn()) != suffixes[-1]:
         suffixes.append(shorter)
-    encoded: dict[int, list[int]] = {}
+    encoded: dict[int, Prompt] = {}
 
     def fits(index: int) -> bool:
-        encoded[index] = backend.encode(suffixes[index], prompt)
-        return len(encoded[index]) + room <= context
+        encoded[index] = backend.encode(suffixes[index], form)
+        return encoded[index].tokens + room <= context
 
     # By bisection: a stranger's long history must not cost an encoding for each of its turns.
     first = 0 if fits(0) else bisect.bisect_left(range(len(suffixes)), True, lo=1, key=fits)
     if first == len(suffixes):
-        tokens = len(encoded.get(first - 1) or encoded[0])
+        tokens = (encoded.get(first - 1) or encoded[0]).tokens
         raise BadInput(
             f"The message with its system text has {tokens:,} tokens; this model holds {context:,}, of which {room:,} are kept for the answer. Please shorten it."
         )
-    ids = encoded.get(first) or backend.encode(suffixes[first], prompt)
-    return ids, min(settings.max_new_tokens, context - len(ids)), suffixes[first]
+    prompt = encoded.get(first) or backend.encode(suffixes[first], form)
+    return prompt, min(settings.max_new_tokens, context - prompt.tokens), suffixes[first]
 
 
 def stream(
@@ -86,28 +87,42 @@ def stream(
     conversation: Conversation,
     settings: ChatSettings,
     stop: Stop = lambda: False,
-    adapter: str | None = None,
-    prompt: str | None = None,
+    blend: Blend = BASE,
+    form: str | None = None,
+    cold: bool = False,
 ) -> Iterator[Event]:
     """Answer the last message, or go on with it where it is the assistant's: Notice and Token events, then one Finished
     (of the new text alone) or Failed.
 
-    `prompt` names a prompt format; None takes the adapter's or the model's own. Closing the iterator ends generation.
+    `form` names a prompt format; None takes the strongest adapter's or the model's own. `cold` as in `Backend.generate`; an
+    explicit seed asks for it too. Closing the iterator ends generation.
     """
     started = time.perf_counter()
     try:
         if not any(message.role == "user" for message in conversation.messages) or not conversation.messages[-1].text.strip():
             raise BadInput("There is no message to answer. Write one first.")
         conversation = conversation.alternating()
-        name = prompt or backend.prompt(adapter)
-        ids, limit, kept = fitted(backend, conversation, name, settings)
+        name = form or backend.prompt_format(blend.strongest)
+        prompt, limit, kept = fitted(backend, conversation, name, settings)
         dropped = len(conversation.messages) - len(kept.messages)
         if dropped:
             yield Notice(
                 f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the oldest {dropped} messages were left out."
             )
         guard = StopStrings(prompt_format(name).stop, kept.continues)
-        yield from _answer(backend, ids, settings.model_copy(update={"max_new_tokens": limit}), stop, adapter, guard, started, dropped)
+        settings = settings.model_copy(update={"max_new_tokens": limit})
+        seed = secrets.randbelow(MAX_SEED) if settings.seed is None else settings.seed
+        deltas = backend.generate(prompt, settings, seed, blend, stop, cold or settings.seed is not None)
+        figures = yield from _answer(deltas, guard, started)
+        yield Finished(
+            **figures,
+            prompt_tokens=prompt.tokens,
+            seed=seed,
+            backend=backend.loaded.backend,
+            model=backend.loaded.model,
+            adapter=blend.label,
+            dropped_messages=dropped,
+        )
     except EngineError as error:
         yield Failed(str(error), error.exit_code)
     except Exception as error:
@@ -115,22 +130,12 @@ def stream(
         yield Failed(f"Unexpected failure ({type(error).__name__}: {error}). The log has the details.")
 
 
-def _answer(
-    backend: Backend,
-    ids: list[int],
-    settings: ChatSettings,
-    stop: Stop,
-    adapter: str | None,
-    guard: StopStrings,
-    started: float,
-    dropped: int,
-) -> Iterator[Event]:
-    seed = secrets.randbelow(MAX_SEED) if settings.seed is None else settings.seed
+def _answer(deltas: Generator[Delta], guard: StopStrings, started: float) -> Generator[Token, None, dict]:
+    """The tokens of an answer; returns what a Finished says of text, counts, times and how it ended."""
     parts: list[str] = []
     tokens = 0
     first: float | None = None
     reason: FinishReason = "cancelled"
-    deltas = backend.generate(ids, settings, seed, adapter, stop)
     try:
         for delta in deltas:
             tokens += delta.tokens
@@ -152,17 +157,11 @@ def _answer(
         yield Token(text)
     ended = time.perf_counter()
     first = first or ended
-    yield Finished(
-        text="".join(parts),
-        tokens=tokens,
-        prompt_tokens=len(ids),
-        seconds=round(ended - started, 4),
-        ttft_seconds=round(first - started, 4),
-        tokens_per_second=round((tokens - 1) / (ended - first), 2) if tokens > 1 and ended > first else 0.0,
-        finish_reason=reason,
-        seed=seed,
-        backend=backend.loaded.backend,
-        model=backend.loaded.model,
-        adapter=adapter,
-        dropped_messages=dropped,
-    )
+    return {
+        "text": "".join(parts),
+        "tokens": tokens,
+        "seconds": round(ended - started, 4),
+        "ttft_seconds": round(first - started, 4),
+        "tokens_per_second": round((tokens - 1) / (ended - first), 2) if tokens > 1 and ended > first else 0.0,
+        "finish_reason": reason,
+    }

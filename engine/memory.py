@@ -11,6 +11,8 @@ from engine.settings import LoadSettings
 CONSTANT_BITS = {False: 0.5, True: 8 / 64 + 32 / (64 * 256)}
 # The interpreter with torch and the CUDA context or the CPU's work buffers: 0.6-0.9 GiB seen, rounded up.
 RUNTIME_BYTES = GIB
+# llama.cpp's process with its work buffers: 0.1 GiB seen for a small model, 0.3 for one of 7B.
+LLAMA_CPP_BYTES = GIB // 2
 CHAT_TOKENS = 2048
 
 
@@ -90,6 +92,16 @@ class Fit:
     text: str
 
 
+def gguf_fit(shape: Architecture | None, file_bytes: int | None, machine: Machine) -> Fit:
+    """Whether chatting with a GGUF file of `file_bytes` through llama.cpp fits this machine's memory (its GPUs are not used).
+    None stands for a file that is yet to be fetched: one of 4.85 bits a weight, as Q4_K_M has."""
+    have = int(machine.memory_free * 0.9)
+    if shape is None and file_bytes is None:
+        return Fit(None, None, have, "its memory need is known once it is loaded")
+    need = (file_bytes or int(shape.parameters * 4.85 / 8)) + (shape.cache_bytes(CHAT_TOKENS) if shape else 0) + LLAMA_CPP_BYTES
+    return _verdict(need, have, "memory")
+
+
 def chat_fit(shape: Architecture | None, load: LoadSettings, machine: Machine) -> Fit:
     """Whether chatting with a model of this shape fits this machine: weights, 2,048 tokens of cache, overhead."""
     have = machine.model_memory
@@ -97,5 +109,9 @@ def chat_fit(shape: Architecture | None, load: LoadSettings, machine: Machine) -
         return Fit(None, None, have, "its memory need is known once it is loaded")
     need = weight_bytes(shape, load, machine.has_gpu) + shape.cache_bytes(CHAT_TOKENS, 2 if machine.has_gpu else 4) + RUNTIME_BYTES
     where = "GPU memory" if machine.has_gpu else "memory"
+    return _verdict(need, have, where)
+
+
+def _verdict(need: int, have: int, where: str) -> Fit:
     verdict = "fits" if need <= have else "does not fit"
     return Fit(need <= have, need, have, f"{verdict}: needs {need / GIB:.1f} GB of {where}, {have / GIB:.1f} GB can be used")

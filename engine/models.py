@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from engine import gguf_file, paths
+from engine import ggml, gguf_file, hardware, paths
 from engine.errors import BadInput
 from engine.hardware import Machine
-from engine.memory import Architecture, Fit, chat_fit
+from engine.memory import Architecture, Fit, chat_fit, gguf_fit
 from engine.model_files import PICKLES, check_architecture, local_path, read_config
-from engine.settings import LoadSettings
+from engine.settings import BackendName, LoadSettings
 
-Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "scripted"]
+Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "remote", "scripted"]
+Format = Literal["safetensors", "gguf", "ggml"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 STARTER = "starter"
 SCRIPTED = "scripted"
+REMOTE = "remote"
 MAX_NAME_CHARS = 1_000
-NO_ADAPTER = "none"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class AdapterSpec:
 class ModelSpec:
     """A model to chat with: a base (Hub repository, folder or GGUF file) and, for some, the adapter that makes it.
 
-    `download_bytes` is what has to be fetched, None where it is not known before asking the Hub.
+    `format` is that of `source`; `gguf_source` is a Hub repository that has a safetensors model as GGUF too, for processors
+    without a GPU. `download_bytes` is what has to be fetched, None where it is not known before asking the Hub.
     """
 
     id: str
@@ -57,6 +59,15 @@ class ModelSpec:
     gated: bool = False
     adapter: str | None = None
     download_bytes: int | None = None
+    format: Format = "safetensors"
+    gguf_source: str | None = None
+
+    def runs_with(self, load: LoadSettings) -> BackendName:
+        """What runs it: as asked for, else llama.cpp for whatever is there as GGUF where there is no GPU."""
+        if load.backend != "auto":
+            return load.backend
+        as_gguf = self.format != "safetensors" or self.gguf_source
+        return "llama.cpp" if as_gguf and not hardware.machine().has_gpu else "transformers"
 
     @property
     def local(self) -> Path | None:
@@ -73,26 +84,39 @@ class ModelSpec:
         return paths.models() / folder_name(self.source)
 
     @property
-    def on_disk(self) -> bool:
-        """Whether its weights are in `folder`; a converted GGUF file only as long as that file is the same."""
-        if self.kind == "scripted":
-            return True
-        there = (self.folder / "config.json").is_file()
-        if there and self.local and self.local.is_file():
-            return paths.read_manifest(self.folder).get("origin") == self.origin
-        return there
+    def gguf_path(self) -> Path | None:
+        """Its GGUF or GGML file, where it is on disk."""
+        if self.kind == "starter":
+            return next((paths.models() / STARTER / "gguf").glob("*.gguf"), None)
+        return self.local if self.local and self.format != "safetensors" else None
 
     @property
-    def origin(self) -> list[int]:
-        """What tells one version of a local GGUF file from another: size and time of change."""
+    def in_safetensors(self) -> bool:
+        """Whether its weights are in `folder`; those converted from a local file only as long as that file is the same."""
+        there = (self.folder / "config.json").is_file()
+        return there and paths.read_manifest(self.folder).get("origin") == self.origin
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether nothing has to be fetched."""
+        return self.kind in ("scripted", "remote") or self.gguf_path is not None or self.in_safetensors
+
+    @property
+    def origin(self) -> list[int] | None:
+        """What tells one version of a local file from another: size and time of change. None for all else."""
+        if not (self.local and self.local.is_file()):
+            return None
         state = self.local.stat()
         return [state.st_size, state.st_mtime_ns]
 
     def fit(self, machine: Machine, load: LoadSettings | None = None) -> Fit:
-        """Whether chatting with it fits `machine`, decided from the registry or a local config alone."""
-        if self.kind == "scripted":
-            return Fit(True, 0, machine.model_memory, "needs no weights")
-        return chat_fit(self.shape, load or LoadSettings(), machine)
+        """Whether chatting with it fits `machine`, decided from the registry, a local config or a file's header alone."""
+        if self.kind in ("scripted", "remote"):
+            return Fit(True, 0, machine.model_memory, "needs no weights" if self.kind == "scripted" else "runs on another machine")
+        load = load or LoadSettings()
+        if self.runs_with(load) == "llama.cpp":
+            return gguf_fit(self.shape, self.gguf_path.stat().st_size if self.gguf_path else None, machine)
+        return chat_fit(self.shape, load, machine)
 
 
 def folder_name(source: str) -> str:
@@ -161,6 +185,7 @@ MODELS: dict[str, ModelSpec] = {
             "Apache-2.0",
             Architecture(30, 576, 1536, 9, 3, 49152, tied=True, context=8192),
             download_bytes=92_871_040,
+            format="gguf",
         ),
         *map(_guanaco, ("7b", "13b", "33b", "65b")),
         *map(_openorca, ("7b", "13b", "70b")),
@@ -256,12 +281,22 @@ ADAPTERS: dict[str, AdapterSpec] = {
 _SCRIPTED = ModelSpec(SCRIPTED, "scripted", "Scripted answers (no weights)", SCRIPTED, "plain", "Apache-2.0")
 
 
-def resolve(name: str) -> ModelSpec:
-    """The model that `name` means: a registry id, a local folder or GGUF file, or a Hub id `owner/name`.
+def remote(name: str, base_url: str) -> ModelSpec:
+    """A model that another server runs, by the name it has there; the starter, which every start names by default, stands
+    for that server's first."""
+    name = "" if name == STARTER else name
+    return ModelSpec(name or REMOTE, "remote", name or "the server's model", base_url, "chat", "see its server")
+
+
+def resolve(name: str, load: LoadSettings | None = None) -> ModelSpec:
+    """The model that `name` means: a registry id, a local folder or GGUF file, or a Hub id `owner/name`; where `load` asks
+    another server, whatever that knows by the name.
 
     Raises BadInput, with near misses, where it is none of them, and for files that are not safe to read.
     """
     name = name.strip() if isinstance(name, str) else ""
+    if load and load.backend == "remote" and len(name) <= MAX_NAME_CHARS:
+        return remote(name, load.base_url)
     if not name or len(name) > MAX_NAME_CHARS:
         raise BadInput(f"Name a model: one of {', '.join(MODELS)}, a Hub id owner/name, a folder or a GGUF file.")
     if name == SCRIPTED:
@@ -269,10 +304,9 @@ def resolve(name: str) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
     path = local_path(name)
-    if path.suffix.lower() in PICKLES:
-        raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. This app reads safetensors only (or GGUF).")
     if path.exists():
         return _local(path.resolve())
+    _refuse_pickle(path)
     if HUB_ID.fullmatch(name):
         return ModelSpec(name, "hub", name, name, "chat", "see its page")
     near = difflib.get_close_matches(name.lower(), MODELS, n=3)
@@ -282,9 +316,7 @@ def resolve(name: str) -> ModelSpec:
 
 def _local(path: Path) -> ModelSpec:
     if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise BadInput(f"{path.name} is not a model this can read. Give a folder with config.json and safetensors, or a .gguf file.")
-        return ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown", gguf_file.architecture(gguf_file.read(path)))
+        return _local_file(path)
     config = read_config(path)
     check_architecture(config, str(path))
     if not any(path.glob("*.safetensors")):
@@ -294,6 +326,24 @@ def _local(path: Path) -> ModelSpec:
         )
     prompt = "chat" if (path / "chat_template.jinja").is_file() or '"chat_template"' in _text(path / "tokenizer_config.json") else "plain"
     return ModelSpec(str(path), "local", path.name, str(path), prompt, "unknown", Architecture.from_config(config))
+
+
+def _local_file(path: Path) -> ModelSpec:
+    with gguf_file.opened(path) as file:
+        start = file.read(4)
+    if start in gguf_file.OLD_FORMATS:
+        header = ggml.read_header(path)
+        return ModelSpec(str(path), "local", path.name, str(path), "guanaco", "unknown", header.shape, format="ggml")
+    _refuse_pickle(path)
+    if path.suffix.lower() != ".gguf":
+        raise BadInput(f"{path.name} is not a model this can read. Give a folder with config.json and safetensors, or a .gguf file.")
+    shape = gguf_file.architecture(gguf_file.read(path))
+    return ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown", shape, format="gguf")
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix.lower() in PICKLES:
+        raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. This app reads safetensors only (or GGUF).")
 
 
 def _text(path: Path) -> str:

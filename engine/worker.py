@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from engine.backends import open_backend
+from engine.backends.base import Prompt
+from engine.blend import Blend
 from engine.errors import EngineError
 from engine.messages import Conversation, Message
 from engine.models import resolve
@@ -65,18 +67,19 @@ class Worker:
 
     def do_attach(self, adapter: str, request: int) -> Iterator[dict]:
         self._backend.attach(adapter)
-        yield {"prompt": self._backend.prompt(adapter)}
+        yield {"prompt": self._backend.prompt_format(adapter)}
 
     def do_detach(self, adapter: str, request: int) -> Iterator[dict]:
         self._backend.detach(adapter)
         yield {}
 
-    def do_encode(self, messages: list, system: str, prompt: str, request: int) -> Iterator[dict]:
+    def do_encode(self, messages: list, system: str, form: str, request: int) -> Iterator[dict]:
         conversation = Conversation(tuple(Message(role, text) for role, text in messages), system)
-        yield {"ids": self._backend.encode(conversation, prompt)}
+        yield {"ids": self._backend.encode(conversation, form).content}
 
-    def do_generate(self, ids: list[int], settings: dict, seed: int, adapter: str | None, request: int) -> Iterator[dict]:
-        deltas = self._backend.generate(ids, ChatSettings(**settings), seed, adapter, lambda: request in self._stopped)
+    def do_generate(self, ids: list[int], settings: dict, seed: int, blend: list, request: int) -> Iterator[dict]:
+        chosen = Blend(tuple((adapter, scale) for adapter, scale in blend))
+        deltas = self._backend.generate(Prompt(len(ids), ids), ChatSettings(**settings), seed, chosen, lambda: request in self._stopped)
         for delta in deltas:
             yield {"delta": [delta.text, delta.tokens, delta.reason]}
 

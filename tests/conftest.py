@@ -38,7 +38,7 @@ def tiny(tmp_path_factory) -> Path:
 def starter_home(pytestconfig) -> Path:
     """A GUANACO_HOME with the real starter, fetched and converted by the product itself; kept between runs."""
     folder = pytestconfig.cache.mkdir("starter-home")
-    command = [sys.executable, "-m", "engine", "chat", "--max-new-tokens", "1", "Hi"]
+    command = [sys.executable, "-m", "engine", "chat", "--backend", "transformers", "--max-new-tokens", "1", "Hi"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "GUANACO_HOME": str(folder)}, check=True, timeout=600)
     return folder
 

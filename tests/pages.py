@@ -12,6 +12,9 @@ from engine.settings import ChatSettings
 
 DEFAULTS = [field.default for field in ChatSettings.model_fields.values()]
 
+# What the pickers of adapters and the system text hold on a fresh page, in the order of the endpoints.
+BARE = ["none", 1, "none", 1, ""]
+
 
 class Page:
     """An app on a free port in this process, over a scripted backend that a test can look into."""
@@ -40,7 +43,7 @@ class Page:
 
 def ask(client, message="Hello", conversation=None, adapter="none", system="", settings=DEFAULTS):
     """Submit a message; the job's result is the view and the conversation."""
-    return client.submit(message, conversation, adapter, system, *settings, api_name="/chat")
+    return client.submit(message, conversation, adapter, *BARE[1:-1], system, *settings, api_name="/chat")
 
 
 def thread(*texts: str) -> dict:

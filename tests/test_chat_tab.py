@@ -27,7 +27,7 @@ def served():
 def test_a_model_is_loaded_with_progress_cancelled_and_unloaded_and_the_conversation_stays(served, monkeypatch):
     gate = threading.Event()
 
-    def slow(spec, load, report, isolated, cancelled):
+    def slow(spec, load, report, isolated, cancelled, turns):
         report(Progress("Fetching the weights", 0.4))
         until(lambda: cancelled() or gate.is_set())
         if cancelled():

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from pages import DEFAULTS, Page, ask, texts, thread, until
+from pages import BARE, DEFAULTS, Page, ask, texts, thread, until
 
 from engine.backends.scripted import ScriptedBackend
 from engine.messages import MAX_MESSAGE_CHARS
@@ -40,9 +40,9 @@ def test_parameters_have_names(page):
 def test_retry_edit_and_branches_keep_what_was_said(page):
     client = page.client()
     conversation = ask(client).result(timeout=30)["conversation"]
-    again = client.submit(None, conversation, "none", "", *DEFAULTS, api_name="/retry").result(timeout=30)
+    again = client.submit(None, conversation, *BARE, *DEFAULTS, api_name="/retry").result(timeout=30)
     assert again["turns"][1]["ids"] == [1, 2] and again["turns"][1]["at"] == 1
-    edited = client.submit(0, "Goodbye", again["conversation"], "none", "", *DEFAULTS, api_name="/edit").result(timeout=30)
+    edited = client.submit(0, "Goodbye", again["conversation"], *BARE, *DEFAULTS, api_name="/edit").result(timeout=30)
     assert texts(edited) == ["Goodbye", "one two three"]
     back = client.predict(0, edited["conversation"], api_name="/branch")
     assert texts(back[0]) == ["Hello", "one two three"] and len(back[1]["turns"]) == 5
@@ -54,7 +54,7 @@ def test_a_cut_answer_is_continued(page):
     client = page.client()
     cut = ask(client, settings=[*DEFAULTS[:4], 2, None]).result(timeout=30)
     assert texts(cut)[-1] == "one two" and cut["turns"][-1]["cut"]
-    whole = client.submit(cut["conversation"], "none", "", *DEFAULTS, api_name="/continue").result(timeout=30)
+    whole = client.submit(cut["conversation"], *BARE, *DEFAULTS, api_name="/continue").result(timeout=30)
     assert texts(whole)[-1] == "one twoone two three" and whole["turns"][-1]["facts"].startswith("5 tokens")
 
 
@@ -73,8 +73,8 @@ def test_what_is_not_open_comes_back_as_it_was_sent(page):
 
 def test_an_example_brings_its_system_text_or_takes_the_one_in_the_box(page):
     client = page.client()
-    own = client.predict("Hi", "Be a pirate.", None, "none", "Be brief.", api_name="/example")
-    boxed = client.predict("Hi", "", None, "none", "Be brief.", api_name="/example")
+    own = client.predict("Hi", "Be a pirate.", None, system_in_box="Be brief.", api_name="/example")
+    boxed = client.predict("Hi", "", None, system_in_box="Be brief.", api_name="/example")
     assert [each["conversation"]["system"] for each in (own, boxed)] == ["Be a pirate.", "Be brief."]
 
 
@@ -141,7 +141,7 @@ def raw_chat(page, message: str, session: str) -> str:
     """Post to the queue as no Gradio client would; gives the event stream."""
     config = json.load(urllib.request.urlopen(page.url + "/config"))
     index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
-    body = json.dumps({"fn_index": index, "session_hash": session, "data": [message, None, "none", "", *DEFAULTS]}).encode()
+    body = json.dumps({"fn_index": index, "session_hash": session, "data": [message, None, *BARE, *DEFAULTS]}).encode()
     urllib.request.urlopen(
         urllib.request.Request(page.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30
     ).read()
@@ -233,14 +233,14 @@ def test_a_client_that_goes_away_ends_generation(endless):
     """The event stream is cut as a closed tab cuts it; generation ends and the thread with it."""
     config = json.load(urllib.request.urlopen(endless.url + "/config"))
     index = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
-    body = json.dumps({"fn_index": index, "session_hash": "gone", "data": ["Hi", None, "none", "", *DEFAULTS[:4], 4096, None]}).encode()
+    body = json.dumps({"fn_index": index, "session_hash": "gone", "data": ["Hi", None, *BARE, *DEFAULTS[:4], 4096, None]}).encode()
     urllib.request.urlopen(
         urllib.request.Request(endless.url + "/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=30
     ).read()
     stream = urllib.request.urlopen(endless.url + "/gradio_api/queue/data?session_hash=gone", timeout=30)
     until(lambda: endless.backend.produced > 5)
     stream.close()
-    until(lambda: not endless.runtime._answering.locked(), 5)
+    until(lambda: not endless.runtime._answering, 5)
     produced = endless.backend.produced
     assert produced < 4096
     ask(endless.client(), settings=[*DEFAULTS[:4], 3, None]).result(timeout=30)

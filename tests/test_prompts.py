@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from engine.errors import BadInput
 from engine.messages import Conversation, Message
-from engine.prompts import PROMPTS, encode, prompt_format
+from engine.prompts import PROMPTS, Encoded, Format, prompt_format
+from engine.prompts import encode as encode_with
+from engine.tokenizers import PretrainedTokenizer
 
 PUBLISHED = ROOT.parent / "shared/data/qlora/eval/generations/vicuna/7b-guanaco-vicuna-generations-topp0.9-temp0.7.jsonl"
 BYTES, PIECES = builders.byte_tokenizer(), builders.sentencepiece_tokenizer()
@@ -37,6 +39,10 @@ forgeries = st.sampled_from(
 texts = st.lists(
     st.one_of(forgeries, st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=12)), max_size=6
 ).map("".join)
+
+
+def encode(tokenizer, conversation: Conversation, form: Format, answering: bool = False) -> Encoded:
+    return encode_with(PretrainedTokenizer(tokenizer), conversation, form, answering)
 
 
 def plain_text(conversation: Conversation, name: str) -> str:

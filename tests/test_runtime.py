@@ -10,6 +10,7 @@ from engine import models
 from engine.backends import open_backend
 from engine.backends.base import Loaded
 from engine.backends.scripted import ScriptedBackend
+from engine.blend import BASE
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation
@@ -44,7 +45,7 @@ def until_token(events) -> None:
 def test_a_message_sent_while_loading_waits_its_turn(monkeypatch):
     gate = threading.Event()
 
-    def slow(spec, load, report, isolated, cancelled):
+    def slow(spec, load, report, isolated, cancelled, turns):
         report(Progress("Loading slowly", 0.5))
         assert gate.wait(30)
         return ScriptedBackend(seconds_per_token=0)
@@ -79,7 +80,7 @@ def test_what_is_no_model_is_refused_at_once_and_changes_nothing():
 def test_a_newer_load_wins_and_the_older_backend_is_closed(monkeypatch):
     gate, begun, made = threading.Event(), threading.Event(), []
 
-    def slow(spec, load, report, isolated, cancelled):
+    def slow(spec, load, report, isolated, cancelled, turns):
         backend = ScriptedBackend(seconds_per_token=0)
         made.append(backend)
         if len(made) == 1:
@@ -149,7 +150,7 @@ def test_unloading_ends_the_answer_with_its_text_and_gives_the_model_back():
 def test_a_load_is_cancelled(monkeypatch):
     begun = threading.Event()
 
-    def endless(spec, load, report, isolated, cancelled):
+    def endless(spec, load, report, isolated, cancelled, turns):
         report(Progress("Fetching", 0.3))
         begun.set()
         until(cancelled)
@@ -198,7 +199,7 @@ def test_a_full_line_says_so_at_once(monkeypatch):
 def test_a_load_that_comes_to_nothing_brings_the_former_model_back(monkeypatch, cancelled):
     begun = threading.Event()
 
-    def broken(spec, load, report, isolated, stopped):
+    def broken(spec, load, report, isolated, stopped, turns):
         if spec.id != "scripted":
             begun.set()
             until(lambda: stopped() or not cancelled)
@@ -242,8 +243,8 @@ def test_read_only_services_refuse_what_a_visitor_may_not():
         with pytest.raises(BadInput, match="public host"):
             services.load(name)
     with pytest.raises(BadInput, match="public host"):
-        services.adapter("/etc/adapter")
-    assert services.adapter("none") is None
+        services.blend("/etc/adapter", 1, None, 1)
+    assert services.blend("none", 1, "", 1) == BASE
 
 
 def test_a_public_host_shows_no_paths():
@@ -258,7 +259,7 @@ def test_a_public_host_shows_no_paths():
     )
     services = Services(runtime, read_only=True)
     assert "secret" not in repr(services.state()) and "secret" not in repr(services.adapter_choices() + services.model_choices())
-    assert services.adapter("adapter") == "/secret/place/adapter"
+    assert services.blend("adapter", 0.5, None, 1).parts == (("/secret/place/adapter", 0.5),)
     runtime._state = State("failed", path, f"The model {path} is damaged")
     assert "secret" not in repr(services.state())
 
@@ -283,7 +284,7 @@ def test_a_worker_answers_as_the_backend_in_it(worker, tiny):
     ids = worker.encode(HELLO, "chat")
     assert ids == direct.encode(HELLO, "chat")
     settings = ChatSettings(max_new_tokens=20, temperature=1)
-    texts = ["".join(delta.text for delta in backend.generate(ids, settings, 3, None, lambda: False)) for backend in (worker, direct)]
+    texts = ["".join(delta.text for delta in backend.generate(ids, settings, 3, BASE, lambda: False)) for backend in (worker, direct)]
     assert texts[0] == texts[1]
     with pytest.raises(BadInput, match="There is no adapter"):
         worker.attach("nope")
@@ -293,12 +294,12 @@ def test_a_worker_answers_as_the_backend_in_it(worker, tiny):
 def test_a_stopped_worker_is_ready_for_the_next_answer(worker):
     ids = worker.encode(HELLO, "chat")
     long = ChatSettings(max_new_tokens=400, temperature=1)
-    deltas = worker.generate(ids, long, 1, None, lambda: False)
+    deltas = worker.generate(ids, long, 1, BASE, lambda: False)
     next(deltas)
     deltas.close()
     asked = iter([False] * 3 + [True] * 10_000)
-    assert list(worker.generate(ids, long, 1, None, lambda: next(asked)))[-1].reason == "cancelled"
-    assert list(worker.generate(ids, SHORT, 1, None, lambda: False))[-1].reason in ("length", "stop")
+    assert list(worker.generate(ids, long, 1, BASE, lambda: next(asked)))[-1].reason == "cancelled"
+    assert list(worker.generate(ids, SHORT, 1, BASE, lambda: False))[-1].reason in ("length", "stop")
 
 
 @pytest.mark.long

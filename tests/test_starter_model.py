@@ -7,6 +7,7 @@ import pytest
 
 from engine import models
 from engine.backends import open_backend
+from engine.blend import BASE, Blend
 from engine.chat import stream
 from engine.events import Finished, Token
 from engine.messages import Conversation
@@ -20,14 +21,15 @@ QUESTION = Conversation().add("user", "What is the capital of France?")
 def backend(starter_home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GUANACO_HOME", str(starter_home))
-        yield open_backend(models.resolve("starter"), LoadSettings(), lambda progress: None)
+        yield open_backend(models.resolve("starter"), LoadSettings(backend="transformers"), lambda progress: None)
 
 
-def logits(backend, adapter=None):
+def logits(backend, blend=BASE):
     import torch
 
-    ids = backend.encode(QUESTION, backend.prompt(adapter))
-    return backend._forward(torch.tensor([ids]), None, adapter)[0]
+    prompt = backend.encode(QUESTION, backend.prompt_format(blend.strongest))
+    with backend._blended(blend):
+        return backend._forward(torch.tensor([prompt.content]), None)[0]
 
 
 def test_every_projection_is_linear4bit(backend):
@@ -57,7 +59,7 @@ def test_an_adapter_changes_the_output_and_off_restores_it_exactly(backend, star
     adapter = str(builders.adapter(tmp_path / "adapter", "starter", starter_home / "models" / "starter" / "transformers"))
     backend.attach(adapter)
     assert torch.equal(logits(backend), before)
-    assert not torch.allclose(logits(backend, adapter), before, atol=1e-2)
+    assert not torch.allclose(logits(backend, Blend.of([adapter])), before, atol=1e-2)
     assert torch.equal(logits(backend), before)
     backend.detach(adapter)
     assert torch.equal(logits(backend), before)
@@ -94,7 +96,7 @@ def test_the_command_line_gives_the_figures_of_the_contract(starter, run_engine)
 
 def test_a_gguf_file_given_by_path_answers_as_the_starter(starter_home, backend, monkeypatch, home):
     path = starter_home / "models" / "starter" / "gguf" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    given = open_backend(models.resolve(str(path)), LoadSettings(), lambda progress: None)
+    given = open_backend(models.resolve(str(path)), LoadSettings(backend="transformers"), lambda progress: None)
     settings = ChatSettings(temperature=0, max_new_tokens=12)
     answers = [list(stream(each, QUESTION, settings))[-1] for each in (given, backend)]
     assert all(isinstance(answer, Finished) for answer in answers)

@@ -9,6 +9,7 @@ import pytest
 from engine import adapters, models, paths
 from engine.backends import open_backend
 from engine.backends.transformers import bits_and_bytes
+from engine.blend import Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
 from engine.messages import Conversation
@@ -22,10 +23,10 @@ def opened(folder, **load):
     return open_backend(models.resolve(str(folder)), LoadSettings(**load), lambda progress: None)
 
 
-def ids_of(backend, settings=GREEDY, adapter=None, seed=1):
+def ids_of(backend, settings=GREEDY, adapter=None, seed=1, scale=1.0):
     """The answer's raw text: what identifies its tokens."""
-    prompt = backend.encode(HELLO, backend.prompt(adapter))
-    return "".join(delta.text for delta in backend.generate(prompt, settings, seed, adapter, lambda: False))
+    prompt = backend.encode(HELLO, backend.prompt_format(adapter))
+    return "".join(delta.text for delta in backend.generate(prompt, settings, seed, Blend.of([adapter], [scale]), lambda: False))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_greedy_answers_are_those_of_generate(tiny):
     import torch
 
     backend = opened(tiny, quantization="none")
-    prompt = backend.encode(HELLO, "chat")
+    prompt = backend.encode(HELLO, "chat").content
     expected = backend._model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=list(backend._end_ids))[
         0, len(prompt) :
     ]
@@ -173,8 +174,9 @@ def test_an_adapter_computes_what_peft_computes(tiny, two_adapters):
 
     backend = opened(tiny, quantization="none")
     backend.attach(two_adapters[0])
-    prompt = torch.tensor([backend.encode(HELLO, "chat")])
-    ours, _ = backend._forward(prompt, None, two_adapters[0])
+    prompt = torch.tensor([backend.encode(HELLO, "chat").content])
+    with backend._blended(Blend.of(two_adapters[:1])):
+        ours, _ = backend._forward(prompt, None)
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), two_adapters[0])(prompt).logits[:, -1]
     assert torch.allclose(ours, theirs, atol=1e-4)
 

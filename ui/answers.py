@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from engine.blend import Blend
 from engine.runtime import Runtime
 from engine.settings import ChatSettings
 from engine.threads import Facts, Thread
@@ -44,7 +45,7 @@ class Answers:
     stops: Stops = field(default_factory=Stops)
 
     def stream(
-        self, thread: Thread, adapter: str | None, settings: ChatSettings, session: str | None, continues: bool = False
+        self, thread: Thread, blend: Blend, settings: ChatSettings, session: str | None, continues: bool = False, cold: bool = False
     ) -> Iterator[dict]:
         """Answer the last message of a conversation, or go on with its last answer: updates of the view. At the start,
         every few seconds and at the end they hold the `conversation` that is to be kept. What fails ends as a message
@@ -67,7 +68,7 @@ class Answers:
             yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True, "conversation": thread.model_dump(mode="json")}
             drawn = answer
             keeping.due(0)  # it is kept as it is now
-            for event in self.runtime.chat(conversation, settings, adapter, flag.is_set):
+            for event in self.runtime.chat(conversation, settings, blend, flag.is_set, cold=cold):
                 before = len(answer.text)
                 answer = render(event, answer)
                 growing.add(answer.text[before:])

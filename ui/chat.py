@@ -24,6 +24,8 @@ PANEL_BUTTONS = """<button type="button" data-opens="chats" aria-expanded="false
 <button type="button" data-opens="settings" aria-expanded="false">Settings</button>"""
 STORAGE_KEY = "guanaco-playground"
 ANSWERING = "answer"  # one limit for every way to make the model answer
+BLEND_NAMES = ("adapter", "strength", "mixed_in", "mixed_in_strength")
+BLEND = len(BLEND_NAMES)
 MAX_AT_ONCE = MAX_WAITING + 6  # more than the runtime lets wait: it explains its limit better than Gradio
 
 
@@ -81,20 +83,20 @@ def tab(services: Services) -> None:
     preset.input(
         lambda name: [starting.SYSTEM_PRESETS.get(name, ""), None], preset, [system, preset], api_name="system_preset", **form.SILENT
     )
-    _wire(services, Talk(current, view, chats, message, system, pickers.adapter, values, send_button, stop_button, clear_button))
+    _wire(services, Talk(current, view, chats, message, system, pickers.blend, values, send_button, stop_button, clear_button))
 
 
 @dataclass(frozen=True)
 class Talk:
-    """The components of what is said and answered. `current` is the conversation on the screen, `settings` those of
-    ChatSettings."""
+    """The components of what is said and answered. `current` is the conversation on the screen, `blend` those of
+    `Services.blend`, `settings` those of ChatSettings."""
 
     current: gr.BrowserState
     view: gr.HTML
     chats: gr.HTML
     message: gr.Textbox
     system: gr.Textbox
-    adapter: gr.Dropdown
+    blend: list[Component]
     settings: list[Component]
     send: gr.Button
     stop: gr.Button
@@ -104,22 +106,28 @@ class Talk:
 def _wire(services: Services, talk: Talk) -> None:
     """Connect what is said and answered."""
     view, current, message, system = talk.view, talk.current, talk.message, talk.system
-    chosen = [talk.adapter, system, *talk.settings]
+    chosen = [*talk.blend, system, *talk.settings]
     answers = Answers(services.runtime)
     turn_id = gr.Number(visible=False, label="turn", precision=0)
     verdict = gr.Number(visible=False, label="thumb", precision=0)
     text = gr.Textbox(visible=False, label="text")
 
     def answered(
-        request: gr.Request, change: Callable[[Thread], Thread], conversation: object, rest: tuple, continues: bool = False
+        request: gr.Request,
+        change: Callable[[Thread], Thread],
+        conversation: object,
+        rest: tuple,
+        continues: bool = False,
+        cold: bool = False,
     ) -> Iterator[dict]:
         """Change the conversation, then answer its end: updates of the view. All that comes in is checked before the
         first of them."""
-        adapter, system_text, *settings = rest
+        blend, (system_text, *settings) = rest[:BLEND], rest[BLEND:]
         with form.explained():
             checked = checked_text(system_text or "", "The system text", MAX_SYSTEM_CHARS)
             thread = change(Thread.read(conversation)).model_copy(update={"system": checked})
-            updates = answers.stream(thread, services.adapter(adapter), form.read(ChatSettings, *settings), request.session_hash, continues)
+            read = form.read(ChatSettings, *settings)
+            updates = answers.stream(thread, services.blend(*blend), read, request.session_hash, continues, cold)
             first = next(updates)
         yield first
         yield from updates
@@ -131,8 +139,9 @@ def _wire(services: Services, talk: Talk) -> None:
 
     def example(request: gr.Request, message: str, system: str, conversation: object, *rest) -> Iterator[dict]:
         """`system` is the example's own, or empty for the one in the box."""
-        adapter, in_box, *settings = rest
-        updates = answered(request, lambda thread: thread.asked(message), conversation, (adapter, system or in_box, *settings))
+        in_box = rest[BLEND]
+        rest = (*rest[:BLEND], system or in_box, *rest[BLEND + 1 :])
+        updates = answered(request, lambda thread: thread.asked(message), conversation, rest)
         yield {**next(updates), **({"system": system} if system else {})}
         yield from updates
 
@@ -140,7 +149,7 @@ def _wire(services: Services, talk: Talk) -> None:
         yield from answered(request, lambda thread: thread.edited(turn, message), conversation, rest)
 
     def retry(request: gr.Request, turn: int | None, conversation: object, *rest) -> Iterator[dict]:
-        yield from answered(request, lambda thread: thread.to_answer_again(turn), conversation, rest)
+        yield from answered(request, lambda thread: thread.to_answer_again(turn), conversation, rest, cold=True)
 
     def go_on(request: gr.Request, conversation: object, *rest) -> Iterator[dict]:
         def open_ended(thread: Thread) -> Thread:
@@ -180,8 +189,8 @@ def _wire(services: Services, talk: Talk) -> None:
             return sidebar.opening(Thread.new())
 
     for answer in (send, edit, retry, go_on):
-        form.names(answer, "adapter", "system", settings=ChatSettings)
-    form.names(example, "adapter", "system_in_box", settings=ChatSettings)
+        form.names(answer, *BLEND_NAMES, "system", settings=ChatSettings)
+    form.names(example, *BLEND_NAMES, "system_in_box", settings=ChatSettings)
     answering = {
         "concurrency_limit": MAX_AT_ONCE,
         "concurrency_id": ANSWERING,

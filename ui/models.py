@@ -4,10 +4,11 @@ import html
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.components import Component
 
 from engine import hardware
+from engine.blend import MAX_SCALE, NO_ADAPTER
 from engine.errors import EngineError
-from engine.models import NO_ADAPTER
 from engine.services import Services
 from ui import form
 from ui.render import status
@@ -22,11 +23,16 @@ class Models:
     services: Services
     chip: gr.HTML
     model: gr.Dropdown
-    adapter: gr.Dropdown
+    blend: list[Component]
     about: gr.HTML
     load: gr.Button
     cancel: gr.Button
     unload: gr.Button
+
+    @property
+    def adapter(self) -> Component:
+        """The first adapter's picker."""
+        return self.blend[0]
 
     def wire(self) -> None:
         """Connect the buttons, and a timer that keeps chip and pickers true."""
@@ -65,9 +71,11 @@ class Models:
             ready = state.phase == "ready"
             turned = ready and state.model != seen
             picked = {"value": services.chosen_adapter()} if turned else {}
+            choices = services.adapter_choices()
             return [
                 *now(services.chosen_adapter() if turned else adapter),
-                gr.Dropdown(choices=services.adapter_choices(), **picked),
+                gr.Dropdown(choices=choices, **picked),
+                gr.Dropdown(choices=choices, **({"value": NO_ADAPTER} if turned else {})),
                 gr.Timer(BUSY_SECONDS if state.phase == "loading" else CALM_SECONDS),
                 state.model if ready else seen,
             ]
@@ -91,7 +99,7 @@ class Models:
         self.model.change(lambda model: _about(services, model), self.model, self.about, api_name="about_model", **form.SILENT)
         timer = gr.Timer(BUSY_SECONDS)
         seen = gr.State("")
-        timer.tick(look, [self.adapter, seen], [*after, self.adapter, timer, seen], api_name="status", **form.SILENT)
+        timer.tick(look, [self.adapter, seen], [*after, self.adapter, self.blend[2], timer, seen], api_name="status", **form.SILENT)
 
 
 def chip(services: Services, adapter: str | None) -> str:
@@ -133,4 +141,9 @@ def draw_pickers(services: Services, chip_: gr.HTML) -> Models:
         allow_custom_value=True,
         info="LoRA on top of the base; none is the bare base",
     )
-    return Models(services, chip_, model, adapter, about, load, cancel, unload)
+    scale = {"minimum": 0, "maximum": MAX_SCALE, "step": 0.05, "value": 1}
+    strength = gr.Slider(**scale, label="Strength", info="0 is the bare base, 1 the adapter as trained", elem_id="strength")
+    with gr.Accordion("Mix in another adapter", open=False, elem_id="mix"):
+        second = gr.Dropdown(services.adapter_choices(), value=NO_ADAPTER, label="Mixed in", allow_custom_value=True)
+        second_strength = gr.Slider(**scale, label="Its strength")
+    return Models(services, chip_, model, [adapter, strength, second, second_strength], about, load, cancel, unload)

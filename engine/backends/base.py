@@ -4,7 +4,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from engine.blend import Blend
+from engine.errors import BadInput
 from engine.events import FinishReason
 from engine.messages import Conversation
 from engine.settings import ChatSettings
@@ -23,6 +26,15 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What an answer goes on from. `tokens` is its length, an estimate where the tokenizer is elsewhere; `content` is for the
+    backend that made it alone."""
+
+    tokens: int
+    content: Any
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What is loaded: for the status line, and for the context limit (in tokens)."""
 
@@ -37,16 +49,18 @@ class Loaded:
 
 
 class Backend(ABC):
-    """A loaded base model with any number of adapters. One answer at a time; `close` gives everything back.
+    """A loaded base model with any number of adapters; `close` gives everything back.
 
-    `adapter` is an adapter's id as given to `attach`, or None for the base alone.
+    An adapter goes by its id as given to `attach`; a `Blend` says which of them an answer is made with.
     """
 
     loaded: Loaded
+    # How many answers it makes at a time; who asks for more waits.
+    slots: int = 1
 
     @abstractmethod
     def attach(self, adapter: str) -> None:
-        """Make an adapter ready by id, folder or Hub id, without reloading the base. Raises BadInput or EngineError."""
+        """Make an adapter ready by id, folder or Hub id. Raises BadInput or EngineError."""
 
     @abstractmethod
     def detach(self, adapter: str) -> None:
@@ -57,16 +71,26 @@ class Backend(ABC):
         """Ids of the attached adapters."""
 
     @abstractmethod
-    def prompt(self, adapter: str | None) -> str:
+    def prompt_format(self, adapter: str | None) -> str:
         """The name of the prompt format to use with an adapter: its own where it has one, else the model's."""
 
     @abstractmethod
-    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
-        """Token ids that a conversation's next answer goes on from, or the rest of its last one where that is open."""
+    def encode(self, conversation: Conversation, form: str) -> Prompt:
+        """What a conversation's next answer goes on from, in the prompt format of that name; or the rest of its last answer
+        where that is open."""
 
     @abstractmethod
-    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
-        """Go on from `ids`. Ends within one token of `stop()` being true, and when it is closed."""
+    def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
+        """Go on from `prompt`. Ends within one token of `stop()` being true, and when it is closed.
+
+        `cold` forbids what is faster at the price of the last bits (cached prefixes), so that the same seed gives the same
+        text. Raises BadInput for an adapter that is not attached."""
+
+    def check_blend(self, blend: Blend) -> None:
+        """Raise BadInput where an adapter of a blend is not attached."""
+        for adapter in blend.adapters:
+            if adapter not in self.adapters():
+                raise BadInput(f"The adapter {adapter!r} is not loaded. Loaded: {', '.join(self.adapters()) or 'none'}.")
 
     @property
     def alive(self) -> bool:

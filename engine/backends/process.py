@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine import errors
-from engine.backends.base import Backend, Delta, Loaded, Stop
+from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
+from engine.blend import Blend
 from engine.events import Progress
 from engine.hub import Report
 from engine.messages import Conversation
@@ -122,18 +123,19 @@ class ProcessBackend(Backend):
     def adapters(self) -> list[str]:
         return list(self._adapters)
 
-    def prompt(self, adapter: str | None) -> str:
+    def prompt_format(self, adapter: str | None) -> str:
         return self._adapters.get(adapter) or self.loaded.prompt
 
-    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
+    def encode(self, conversation: Conversation, form: str) -> Prompt:
         messages = [[message.role, message.text] for message in conversation.messages]
-        return self._result("encode", "ids", messages=messages, system=conversation.system, prompt=prompt)
+        ids = self._result("encode", "ids", messages=messages, system=conversation.system, form=form)
+        return Prompt(len(ids), ids)
 
-    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
+    def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
         number = next(self._numbers)
         ended = False
         try:
-            for answer in self._ask("generate", number, ids=ids, settings=settings.model_dump(), seed=seed, adapter=adapter):
+            for answer in self._ask("generate", number, ids=prompt.content, settings=settings.model_dump(), seed=seed, blend=blend.parts):
                 if stop():
                     # The worker ends within a token by itself; whoever stopped it need not wait for that token.
                     yield Delta("", reason="cancelled")

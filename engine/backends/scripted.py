@@ -4,7 +4,8 @@ import random
 import time
 from collections.abc import Iterator
 
-from engine.backends.base import Backend, Delta, Loaded, Stop
+from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
+from engine.blend import Blend
 from engine.errors import BadInput
 from engine.messages import Conversation
 from engine.prompts import prompt_format
@@ -20,7 +21,7 @@ END_OF_TEXT = 0
 
 
 class ScriptedBackend(Backend):
-    """Tokens are whole words, ids are code points. `script` replaces the fixed sentences; without `ends` it never stops.
+    """Tokens are whole words. `script` replaces the fixed sentences; without `ends` it never stops.
 
     `seconds_per_token` paces it. `produced` counts the tokens of all answers, for tests.
     """
@@ -32,7 +33,9 @@ class ScriptedBackend(Backend):
         seconds_per_token: float = 0.02,
         context: int = 32_768,
         prompt: str = "plain",
+        slots: int = 1,
     ):
+        self.slots = slots
         self.loaded = Loaded("scripted", "scripted", "none", "none", "none", context, prompt, ("no weights are loaded",))
         self._script, self._ends, self._pace = script, ends, seconds_per_token
         self._adapters: list[str] = []
@@ -51,15 +54,16 @@ class ScriptedBackend(Backend):
     def adapters(self) -> list[str]:
         return list(self._adapters)
 
-    def prompt(self, adapter: str | None) -> str:
+    def prompt_format(self, adapter: str | None) -> str:
         return self.loaded.prompt
 
-    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
-        text = "".join(piece.text for piece in prompt_format(prompt).pieces(conversation))
-        return [ord(character) for character in text]
+    def encode(self, conversation: Conversation, form: str) -> Prompt:
+        text = "".join(piece.text for piece in prompt_format(form).pieces(conversation))
+        return Prompt(len(text), text)
 
-    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
-        words = self._script if self._script is not None else self._improvised(seed, adapter)
+    def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
+        self.check_blend(blend)
+        words = self._script if self._script is not None else self._improvised(seed, blend.label)
         made = 0
         while not stop():
             if made >= settings.max_new_tokens:
@@ -74,10 +78,10 @@ class ScriptedBackend(Backend):
             yield Delta(words[(made - 1) % len(words)], 1)
         yield Delta("", reason="cancelled")
 
-    def _improvised(self, seed: int, adapter: str | None) -> list[str]:
+    def _improvised(self, seed: int, blend: str | None) -> list[str]:
         sentences = list(_SENTENCES)
         random.Random(seed).shuffle(sentences)
-        text = (f"[{adapter}] " if adapter else "") + "".join(sentences)
+        text = (f"[{blend}] " if blend else "") + "".join(sentences)
         return [word + " " for word in text.split(" ") if word]
 
     def close(self) -> None:

@@ -16,20 +16,20 @@ from engine import adapters as adapter_files
 from engine import hardware, hub, models
 from engine.adapters import Adapter
 from engine.backends import quantized
-from engine.backends.base import Backend, Delta, Loaded, Stop
+from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
 from engine.backends.decoding import TextStream
 from engine.backends.weights import fetch
+from engine.blend import Blend
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
 from engine.messages import Conversation
 from engine.model_files import read_config
 from engine.models import ModelSpec
 from engine.prompts import encode, prompt_format
-from engine.settings import ChatSettings, LoadSettings
+from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
+from engine.tokenizers import PretrainedTokenizer
 
 PREFILL_CHUNK = 512
-# Below it sampling takes the likeliest token anyway, and dividing by it would overflow.
-LEAST_TEMPERATURE = 0.01
 
 
 class TransformersBackend(Backend):
@@ -52,6 +52,7 @@ class TransformersBackend(Backend):
         self._adapters: dict[str, Adapter] = {}
         report(Progress(f"Loading {spec.id}", None))
         self._tokenizer = self._load_tokenizer(spec.folder)
+        self._prompting = PretrainedTokenizer(self._tokenizer)
         capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
         dtype = hardware.compute_dtype(capabilities) if load.compute_dtype == "auto" else load.compute_dtype
         notes.insert(0, hardware.dtype_reason(dtype, capabilities))
@@ -207,20 +208,21 @@ class TransformersBackend(Backend):
     def adapters(self) -> list[str]:
         return list(self._adapters)
 
-    def prompt(self, adapter: str | None) -> str:
+    def prompt_format(self, adapter: str | None) -> str:
         own = self._adapters[adapter].prompt if adapter in self._adapters else None
         return own or self.loaded.prompt
 
-    def encode(self, conversation: Conversation, prompt: str) -> list[int]:
-        return list(encode(self._tokenizer, conversation, prompt_format(prompt), answering=True).ids)
+    def encode(self, conversation: Conversation, form: str) -> Prompt:
+        ids = list(encode(self._prompting, conversation, prompt_format(form), answering=True).ids)
+        return Prompt(len(ids), ids)
 
-    def generate(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
-        if adapter is not None and adapter not in self._adapters:
-            raise BadInput(f"The adapter {adapter!r} is not loaded. Loaded: {', '.join(self._adapters) or 'none'}.")
-        with self._busy:
-            yield from self._decode(ids, settings, seed, adapter, stop)
+    def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
+        """Every answer is made from its beginning, so each is as good as `cold`."""
+        self.check_blend(blend)
+        with self._busy, self._blended(blend):
+            yield from self._decode(prompt.content, settings, seed, stop)
 
-    def _decode(self, ids: list[int], settings: ChatSettings, seed: int, adapter: str | None, stop: Stop) -> Iterator[Delta]:
+    def _decode(self, ids: list[int], settings: ChatSettings, seed: int, stop: Stop) -> Iterator[Delta]:
         torch = self._torch
         device = self._model.get_input_embeddings().weight.device
         random = torch.Generator(device=device).manual_seed(seed)
@@ -234,7 +236,7 @@ class TransformersBackend(Backend):
                 if stop():
                     yield Delta(text.rest(), reason="cancelled")
                     return
-                logits, cache = self._forward(chunk, cache, adapter)
+                logits, cache = self._forward(chunk, cache)
             token = _sampled(torch, processors, seen, logits, settings, random)
             if token in self._end_ids:
                 yield Delta(text.rest(), 1, "stop")
@@ -244,12 +246,12 @@ class TransformersBackend(Backend):
             seen = torch.cat((seen, new), dim=1)
         yield Delta(text.rest(), reason="length")
 
-    def _forward(self, chunk, cache, adapter: str | None):
+    def _forward(self, chunk, cache):
         """Logits of the last position, float32 [1, vocabulary], and the grown cache."""
         torch = self._torch
         extra = {"logits_to_keep": 1} if self._takes_logits_to_keep else {}
         try:
-            with torch.inference_mode(), self._with_adapter(adapter):
+            with torch.inference_mode():
                 output = self._model(chunk, past_key_values=cache, use_cache=True, **extra)
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(
@@ -261,12 +263,21 @@ class TransformersBackend(Backend):
     def _takes_logits_to_keep(self) -> bool:
         return "logits_to_keep" in inspect.signature(self._model.forward).parameters
 
-    def _with_adapter(self, adapter: str | None):
+    def _blended(self, blend: Blend):
+        """The base with the changes of a blend's adapters, each times its scale (LoRA's alpha / r counts besides)."""
         if self._peft is None:
             return contextlib.nullcontext()
-        if adapter is None:
+        if not blend.parts:
             return self._peft.disable_adapter()
-        self._peft.set_adapter(_peft_name(adapter), inference_mode=True)
+        from peft.tuners.lora import LoraLayer
+
+        scales = {_peft_name(adapter): scale for adapter, scale in blend.parts}
+        self._peft.set_adapter(next(iter(scales)), inference_mode=True)
+        self._peft.base_model.set_adapter(list(scales), inference_mode=True)
+        for module in self._peft.modules():
+            if isinstance(module, LoraLayer):
+                for key in scales.keys() & module.scaling.keys():
+                    module.set_scale(key, scales[key])
         return contextlib.nullcontext()
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine import conversion, hardware, hub, models, paths, starter
-from engine.backends import quantized
+from engine.backends import gguf_weights, quantized
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.model_files import check_architecture, read_config
@@ -17,19 +17,20 @@ def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[Mode
     be. Gives the spec completed by what its config says, and the folder to load weights from: its own, or a 4-bit copy.
     Refuses before any download what cannot run or fit here."""
     report(Progress(f"Checking {spec.id}"))
-    there = spec.on_disk
+    there = spec.in_safetensors
     copy = quantized.current(spec, load) if there and load.quantization != "none" and not hardware.machine().has_gpu else None
     if copy and not _damage_found_while_importing(copy):
         return models.described(spec, read_config(spec.folder)), copy
     wrong = _damage_found_while_importing(spec.folder) if there else None
-    if spec.kind == "starter" or (spec.local and spec.local.is_file()):
+    if spec.format != "safetensors":
         if wrong:
             report(Progress(f"{spec.id} is damaged ({wrong}); making it again"))
         if wrong or not there:
             if spec.kind == "starter":
                 starter.make(report)
             else:
-                conversion.gguf_to_folder(spec.local, spec.folder, report, source=spec.source, origin=spec.origin)
+                source = gguf_weights.fetch(spec, report).path
+                conversion.gguf_to_folder(source, spec.folder, report, source=spec.source, origin=spec.origin)
     elif not there:
         repo = hub.repository(spec.source)
         config = hub.read_json(repo, "config.json")

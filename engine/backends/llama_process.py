@@ -1,0 +1,106 @@
+"""llama.cpp's server as a child process (`engine/llama_server.py`): started, watched, ended."""
+
+import contextlib
+import json
+import os
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+from collections import deque
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from engine.backends.base import Stop
+from engine.errors import BadInput, EngineError
+from engine.llama_server import Settings
+
+CHECK_SECONDS = 0.05
+KEPT_LINES = 50
+
+
+class NotInstalled(EngineError):
+    """xllamacpp is missing or broken; the text says how."""
+
+
+class LlamaProcess:
+    """One running server. `address` is its base address, `key` what it asks for; both are known to this process alone."""
+
+    def __init__(self, settings: Settings, cancelled: Stop = lambda: False):
+        """Start and wait until the model is loaded. Raises BadInput with llama.cpp's reason where it cannot be, EngineError
+        where the process ended by itself or `cancelled()` turned true."""
+        self.key = secrets.token_urlsafe(32)
+        self._errors: deque[str] = deque(maxlen=KEPT_LINES)
+        answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._process = _started()
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=lambda: answer.put(self._process.stdout.readline()), daemon=True).start()
+        try:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write((json.dumps(asdict(replace(settings, key=self.key))) + "\n").encode())
+                self._process.stdin.flush()
+            self.address = self._address(answer, cancelled, settings.model)
+        except BaseException:
+            self.close()
+            raise
+
+    def _address(self, answer: "queue.SimpleQueue[bytes]", cancelled: Stop, model: str) -> str:
+        while True:
+            if cancelled():
+                raise EngineError("Loading was cancelled.")
+            with contextlib.suppress(queue.Empty):
+                line = answer.get(timeout=CHECK_SECONDS)
+                break
+        name = Path(model).name
+        if not line:
+            raise EngineError(
+                f"llama.cpp ended while it loaded {name}, perhaps for lack of memory. Close other programs or choose a smaller model."
+            )
+        said = json.loads(line)
+        if "missing" in said:
+            raise NotInstalled(said["missing"])
+        if "error" in said:
+            raise BadInput(f"llama.cpp cannot load {name}: {self._reason() or said['error']}")
+        return said["address"]
+
+    def _listen(self) -> None:
+        """Keep the last lines that the server logs, for the reason of a failure."""
+        with contextlib.suppress(ValueError, OSError):
+            for line in self._process.stderr:
+                self._errors.append(line.decode(errors="replace").strip())
+
+    def _reason(self) -> str:
+        """What llama.cpp gave as its first error."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        first = next((line for line in self._errors if " E " in line), "")
+        return first.partition(" E ")[2].strip()[:200]
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        """End it at once; all its memory is given back."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _started() -> subprocess.Popen:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine.llama_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )

@@ -1,0 +1,301 @@
+"""GGUF models through llama.cpp's server in a process of its own: many answers at a time, any blend of adapters.
+
+Imports neither torch nor transformers. A crash of native code ends the answers under way and nothing else.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from engine import adapters as adapter_files
+from engine import gguf_file, hardware, lora_gguf, models
+from engine.backends import gguf_weights
+from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
+from engine.backends.llama_process import LlamaProcess
+from engine.backends.llama_tokenizer import LlamaTokenizer
+from engine.backends.server_client import ServerClient
+from engine.backends.slots import Slot, Slots
+from engine.backends.turns import Turns
+from engine.blend import Blend
+from engine.errors import BadInput, EngineError
+from engine.events import Progress
+from engine.gguf_file import Header
+from engine.hub import Report
+from engine.llama_server import Settings
+from engine.memory import Architecture
+from engine.messages import Conversation
+from engine.models import ModelSpec
+from engine.prompts import encode, prompt_format
+from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
+
+MOST_SLOTS = 8
+LEAST_CONTEXT = 2048
+# Slots share an eighth of the memory that is free: keys and values of 16 bits for every token that they can hold.
+CACHE_SHARE = 8
+# Multiplications with an addition that a slow core does in a second (6 to 18 billion were measured): prompts are read in
+# pieces of as many, so that no other answer pauses for longer.
+PIECE_OPERATIONS = 5e9
+LEAST_BATCH, MOST_BATCH = 8, 512
+_CRASHED = "llama.cpp ended unexpectedly, perhaps for lack of memory. Your conversation is kept; load the model again."
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """An adapter that the server has: its number there, and its own prompt format."""
+
+    number: int
+    path: str
+    prompt: str | None
+
+
+class LlamaCppBackend(Backend):
+    """See `Backend`. Answers with different blends take turns (`turns`); those with the same one run side by side."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        load: LoadSettings,
+        report: Report,
+        most_slots: int = MOST_SLOTS,
+        cancelled: Stop = lambda: False,
+        turns: Turns | None = None,
+    ):
+        """Fetch, verify and load. Raises BadInput or EngineError; the message names what and what to do."""
+        models.check_fit(spec, hardware.machine(), load)
+        report(Progress(f"Checking {spec.id}"))
+        self._spec, self._turns = spec, turns or Turns()
+        self._adapters: dict[str, _Attached] = {}
+        self._attaching = threading.Lock()
+        header = gguf_weights.fetch(spec, report)
+        shape = gguf_file.architecture(header)
+        machine = hardware.machine()
+        context, self.slots = _room(shape, machine, most_slots)
+        self._settings = Settings(
+            model=str(header.path),
+            key="",
+            adapters=[],
+            context=context,
+            slots=self.slots,
+            threads=machine.cores,
+            batch=_batch(shape, machine),
+            check=not gguf_weights.has_checksum(header.path),
+        )
+        report(Progress(f"Loading {spec.id}"))
+        self._process, wrong = self._started_and_verified(header, cancelled)
+        if wrong:
+            header = gguf_weights.again(spec, header.path, wrong, report)
+            self._process = LlamaProcess(self._settings, cancelled)
+        self._header = header
+        self._connect()
+        self._slots = Slots(self.slots)
+        notes = (
+            []
+            if shape is None or context >= shape.context
+            else [f"conversations are cut to {context:,} tokens, which is what memory allows"]
+        )
+        label = gguf_file.quantization(header)
+        self.loaded = Loaded(spec.id, "llama.cpp", "CPU", label, "float32", context, self._own_prompt(), tuple(notes))
+
+    def _started_and_verified(self, header: Header, cancelled: Stop) -> tuple[LlamaProcess | None, str | None]:
+        """The server, or what is wrong with the file: its checksum is compared while it loads."""
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(gguf_weights.damaged, header.path)
+            try:
+                process = LlamaProcess(self._settings, cancelled)
+            except BadInput:
+                if wrong := found.result():
+                    return None, wrong
+                raise
+            if wrong := found.result():
+                process.close()
+                return None, wrong
+        return process, None
+
+    def _connect(self) -> None:
+        self._client = ServerClient(self._process.address, self._process.key, "llama.cpp")
+        self._tokenizer = LlamaTokenizer(self._client, self._header)
+
+    def _own_prompt(self) -> str:
+        """The model's prompt format; plain for a base of unknown training that brings no chat template."""
+        return "plain" if self._spec.prompt == "chat" and not self._tokenizer.template else self._spec.prompt
+
+    def attach(self, adapter: str) -> None:
+        """The server learns of adapters when it starts, so it is started anew, which takes as long as to load the model;
+        answers under way pause for it."""
+        with self._attaching:
+            if adapter in self._adapters:
+                return
+            found = adapter_files.find(adapter, lambda progress: None)
+            path = lora_gguf.convert(found, _described(self._header, self._spec))
+            self._restart({**self._adapters, adapter: _Attached(len(self._adapters), str(path), found.prompt)})
+
+    def detach(self, adapter: str) -> None:
+        with self._attaching:
+            left = [(name, each) for name, each in self._adapters.items() if name != adapter]
+            self._restart({name: _Attached(number, each.path, each.prompt) for number, (name, each) in enumerate(left)})
+
+    def _restart(self, adapters: dict[str, _Attached]) -> None:
+        """Run the server with these adapters; where it cannot, with those it had."""
+        with self._turns.turn(object()):
+            self._client.close()
+            self._process.close()
+            try:
+                self._process = LlamaProcess(self._with(adapters))
+                self._adapters = adapters
+            except EngineError:
+                self._process = LlamaProcess(self._with(self._adapters))
+                raise
+            finally:
+                self._slots.forget()
+                self._connect()
+
+    def _with(self, adapters: dict[str, _Attached]) -> Settings:
+        return Settings(**{**vars(self._settings), "adapters": [each.path for each in adapters.values()]})
+
+    def adapters(self) -> list[str]:
+        return list(self._adapters)
+
+    def prompt_format(self, adapter: str | None) -> str:
+        own = self._adapters[adapter].prompt if adapter in self._adapters else None
+        return own or self.loaded.prompt
+
+    def encode(self, conversation: Conversation, form: str) -> Prompt:
+        ids = list(encode(self._tokenizer, conversation, prompt_format(form), answering=True).ids)
+        return Prompt(len(ids), ids)
+
+    def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
+        """Pauses, where answers with another blend wait for the processor, between two tokens; an explicit seed is never
+        interrupted while it draws, because the sampler cannot go on with its random numbers."""
+        self.check_blend(blend)
+        with self._slots.taken(prompt.content, blend, stop) as slot:
+            if slot is None:
+                yield Delta("", reason="cancelled")
+                return
+            answer = _Answer(list(prompt.content), settings, seed, slot, cold)
+            while answer.reason is None:
+                with self._turns.turn((self, blend), stop) as mine:
+                    if not mine:
+                        answer.reason = "cancelled"
+                        yield Delta("", reason="cancelled")
+                        return
+                    yield from self._go_on(answer, blend, stop)
+
+    def _go_on(self, answer: "_Answer", blend: Blend, stop: Stop) -> Iterator[Delta]:
+        """Generate until the answer ends, is stopped, or its turn is over."""
+        lora = [{"id": each.number, "scale": scale} for name, scale in blend.parts for each in [self._adapters[name]]]
+        stream = self._client.stream("completion", answer.request(lora, self._settings.context))
+        answer.slot.blend = blend
+        try:
+            for event in stream:
+                if stop():
+                    answer.reason = "cancelled"
+                    yield Delta("", reason="cancelled")
+                    return
+                if event is None:
+                    continue
+                delta = answer.take(event, self._client)
+                if delta.text or delta.tokens or delta.reason:
+                    yield delta
+                if answer.reason or (answer.pauses and answer.complete and self._turns.over()):
+                    return
+        except EngineError as error:
+            raise error if self.alive else EngineError(_CRASHED) from error
+        finally:
+            stream.close()
+            answer.slot.ids = [*answer.ids]
+        raise EngineError(_CRASHED if not self.alive else "llama.cpp ended the answer without a reason. Try again.")
+
+    @property
+    def alive(self) -> bool:
+        return self._process.alive
+
+    @property
+    def process_id(self) -> int:
+        return self._process.process_id
+
+    def close(self) -> None:
+        self._client.close()
+        self._process.close()
+
+
+class _Answer:
+    """One answer over its turns: `ids` are the prompt's and all that were made so far."""
+
+    def __init__(self, ids: list[int], settings: ChatSettings, seed: int, slot: Slot, cold: bool):
+        self.ids, self.slot, self.reason = ids, slot, None
+        self._settings, self._seed, self._cold = settings, seed, cold
+        self._left = settings.max_new_tokens
+        self._turn_tokens = 0  # of this turn so far, by the server's count
+        self._begun = False
+        self.complete = True  # whether the last token ended a character
+        greedy = settings.temperature < LEAST_TEMPERATURE
+        self.pauses = greedy or settings.seed is None
+
+    def request(self, lora: list[dict], context: int) -> dict:
+        """The body of llama.cpp's `/completion`: samplers in the order of transformers' `generate`, all of the context penalised."""
+        settings = self._settings
+        greedy = settings.temperature < LEAST_TEMPERATURE
+        body = {
+            "prompt": self.ids,
+            "n_predict": self._left,
+            "stream": True,
+            "return_tokens": True,
+            "id_slot": self.slot.number,
+            # What was made in an earlier turn is in the cache exactly as it would be without the pause.
+            "cache_prompt": self._begun or not self._cold,
+            "seed": (self._seed + len(self.ids) if self._begun else self._seed) % 2**32,
+            "samplers": ["penalties", "temperature", "top_k", "top_p"],
+            "temperature": 0.0 if greedy else settings.temperature,
+            "top_k": 1 if greedy else settings.top_k,
+            "top_p": 1.0 if greedy else settings.top_p,
+            "repeat_penalty": settings.repetition_penalty,
+            "repeat_last_n": context,
+            "lora": lora,
+        }
+        self._begun, self._turn_tokens = True, 0
+        return body
+
+    def take(self, event: dict, client: ServerClient) -> Delta:
+        """What an event adds. Tokens of a character that takes several come together, of which the server names the last
+        alone: the text is then asked for its tokens."""
+        text = event["content"]
+        new = event["tokens_predicted"] - self._turn_tokens
+        self._turn_tokens = event["tokens_predicted"]
+        made = event.get("tokens") or []
+        if text and len(made) < new and not event["stop"]:
+            made = client.post("tokenize", {"content": text, "parse_special": False})["tokens"]
+        self.ids += made
+        self._left -= new
+        if event["stop"]:
+            self.reason = "length" if event["stop_type"] == "limit" else "stop"
+        return Delta(text, new, self.reason)
+
+
+def _described(header: Header, spec: ModelSpec) -> lora_gguf.GgufBase:
+    """What adapters are checked and converted by."""
+    family = str(header.fields.get("general.architecture", ""))
+    heads = header.fields.get(f"{family}.attention.head_count")
+    tensors = {name: tensor.shape for name, tensor in header.tensors.items()}
+    return lora_gguf.GgufBase(spec, family, heads, header.fields.get(f"{family}.attention.head_count_kv", heads), tensors)
+
+
+def _room(shape: Architecture | None, machine: hardware.Machine, most_slots: int) -> tuple[int, int]:
+    """Context in tokens for each slot, and how many slots: `most_slots`, or fewer where memory would leave each of them less
+    than 4,096 tokens (or all that the model has)."""
+    if shape is None:
+        return LEAST_CONTEXT, 1
+    tokens = machine.memory_free // CACHE_SHARE // shape.cache_bytes(1)
+    slots = next(
+        (count for count in (most_slots, 4, 2) if count <= most_slots and tokens // count >= min(shape.context, 2 * LEAST_CONTEXT)), 1
+    )
+    context = min(shape.context, max(LEAST_CONTEXT, tokens // slots))
+    return context // 256 * 256 or context, slots
+
+
+def _batch(shape: Architecture | None, machine: hardware.Machine) -> int:
+    """Prompt tokens for one step, a power of two."""
+    if shape is None:
+        return LEAST_BATCH
+    tokens = PIECE_OPERATIONS * machine.cores / shape.parameters
+    return next((size for size in (512, 256, 128, 64, 32, 16) if size <= tokens), LEAST_BATCH)

@@ -1,0 +1,135 @@
+"""A client of servers that stream answers as server-sent events: llama.cpp's own, and any OpenAI-compatible one.
+
+An answer that is no longer wanted ends with its connection, at any moment. No message ever holds the key.
+"""
+
+import asyncio
+import contextlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import httpx
+
+from engine.errors import BadInput, EngineError
+
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 600
+CHECK_SECONDS = 0.02
+MAX_ERROR_CHARS = 300
+_END = object()
+
+
+class ServerClient:
+    """Speaks to one server. `name` is what people know it by, `key_name` where its key comes from."""
+
+    def __init__(self, base_url: str, key: str | None, name: str, key_name: str = ""):
+        self._name, self._key, self._key_name = name, key, key_name
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        # A server of this machine is never behind a proxy; others are asked as the environment says.
+        self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=bool(key_name))
+
+    def get(self, path: str) -> dict:
+        """The JSON object at `path`. Raises BadInput or EngineError in words for people."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: dict) -> dict:
+        """As `get`, for a request with a body."""
+        return self._call("POST", path, body)
+
+    def _call(self, method: str, path: str, body: dict | None) -> dict:
+        async def call() -> dict:
+            response = await self._client.request(method, path, json=body)
+            await self._check(response)
+            return response.json()
+
+        with self._explained():
+            return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def stream(self, path: str, body: dict) -> Iterator[dict | None]:
+        """Post a request and yield the events of its answer, None whenever none has come for a moment. Closing the iterator
+        ends the request."""
+        arrived: queue.SimpleQueue = queue.SimpleQueue()
+        task = asyncio.run_coroutine_threadsafe(self._events(path, body, arrived.put), self._loop)
+        try:
+            while True:
+                try:
+                    event = arrived.get(timeout=CHECK_SECONDS)
+                except queue.Empty:
+                    yield None
+                    continue
+                if event is _END:
+                    break
+                if not isinstance(event, dict) or event.get("error"):
+                    raise EngineError(f"{self._name} ended the answer: {self._without_key(_message(json.dumps(event)))}")
+                yield event
+            with self._explained():
+                task.result()
+        finally:
+            task.cancel()
+
+    async def _events(self, path: str, body: dict, put: Callable) -> None:
+        try:
+            async with self._client.stream("POST", path, json=body) as response:
+                await self._check(response)
+                async for line in response.aiter_lines():
+                    if line.startswith("data:") and line != "data: [DONE]":
+                        put(json.loads(line[5:]))
+        finally:
+            put(_END)
+
+    async def _check(self, response: httpx.Response) -> None:
+        """Raise what an error status means, with what the server says of it."""
+        if response.is_success:
+            return
+        await response.aread()
+        said = self._without_key(_message(response.text))
+        status = response.status_code
+        if status in (401, 403):
+            where = f"the environment variable {self._key_name}" if self._key_name else "--api-key-env"
+            given = "is not accepted" if self._key else "is missing"
+            raise EngineError(f"{self._name} asks for a key, and the one from {where} {given} (status {status}).")
+        if status == 404:
+            raise BadInput(f"{self._name} has no such model or address ({said}). Check --base-url and --model.")
+        if status == 429 or status == 503:
+            raise EngineError(f"{self._name} is busy ({said}). Try again in a moment.")
+        raise (BadInput if status < 500 else EngineError)(f"{self._name} refused the request with status {status}: {said}")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise EngineError(f"{self._name} cannot be reached. Check that it runs and that the address is right.") from error
+        except httpx.TimeoutException as error:
+            raise EngineError(f"{self._name} did not answer in time. Try again later.") from error
+        except httpx.HTTPError as error:
+            raise EngineError(f"The connection to {self._name} broke ({type(error).__name__}). Try again.") from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise BadInput(f"{self._name} has an address that is none: {error}") from error
+        except ValueError as error:
+            raise EngineError(
+                f"{self._name} sent something that is no JSON. Check that --base-url names an OpenAI-compatible server."
+            ) from error
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result(CONNECT_SECONDS)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def _message(text: str) -> str:
+    """What an error body says, in the forms that OpenAI-compatible servers use, as one line."""
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        body = json.loads(text)
+        error = body.get("error") or body.get("detail") or body.get("message") or text
+        text = error.get("message") if isinstance(error, dict) else str(error)
+    return " ".join(str(text).split())[:MAX_ERROR_CHARS] or "no reason given"

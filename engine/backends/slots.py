@@ -1,0 +1,65 @@
+"""Slots of a llama.cpp server: each holds the cache of one conversation, and goes to the one that can reuse most of it."""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from engine.backends.base import Stop
+from engine.blend import BASE, Blend
+
+STOP_CHECK_SECONDS = 0.05
+
+
+@dataclass(eq=False)
+class Slot:
+    """`ids` are the tokens whose keys and values it holds, made with `blend`."""
+
+    number: int
+    blend: Blend = BASE
+    ids: list[int] = field(default_factory=list)
+
+    def shared(self, ids: list[int], blend: Blend) -> int:
+        """How many tokens at the start of `ids` need not be read again."""
+        if blend != self.blend:
+            return 0
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False))
+        return sum(1 for _ in same)
+
+
+class Slots:
+    """Thread-safe. Free slots are kept in the order in which they were given back, oldest first."""
+
+    def __init__(self, count: int):
+        self._condition = threading.Condition()
+        self._free = [Slot(number) for number in range(count)]
+
+    @contextlib.contextmanager
+    def taken(self, ids: list[int], blend: Blend, stop: Stop) -> Iterator[Slot | None]:
+        """The free slot that shares most with `ids`, else the one unused longest; waits for one, None where `stop()` comes
+        first."""
+        slot = self._take(ids, blend, stop)
+        try:
+            yield slot
+        finally:
+            if slot:
+                with self._condition:
+                    self._free.append(slot)
+                    self._condition.notify()
+
+    def _take(self, ids: list[int], blend: Blend, stop: Stop) -> Slot | None:
+        with self._condition:
+            while not self._free:
+                if stop():
+                    return None
+                self._condition.wait(STOP_CHECK_SECONDS)
+            best = max(self._free, key=lambda slot: slot.shared(ids, blend))
+            self._free.remove(best)
+            return best
+
+    def forget(self) -> None:
+        """All free slots are empty: their server was started anew."""
+        with self._condition:
+            for slot in self._free:
+                slot.ids = []
