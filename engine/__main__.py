@@ -4,6 +4,7 @@ With `--json` a command prints one JSON document on stdout; all else goes to std
 (one clear line on stderr), 1 anything else.
 """
 
+import itertools
 import json
 import sys
 import traceback
@@ -35,20 +36,39 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 
 
 @app.command("models")
-def list_models(as_json: AsJson = False) -> None:
+def list_models(
+    quantizations: Annotated[
+        bool, typer.Option("--quantizations", help="Compare llama.cpp's quantizations of LLaMA 7B to 65B instead: size, memory, use.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the models known by name: size, licence, whether they fit this machine and are on disk."""
     machine = hardware.machine()
-    rows = models.listing(machine)
+    rows = models.quantization_listing(machine) if quantizations else models.listing(machine)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
         return
     print(f"This machine: {machine.summary}")
+    if quantizations:
+        _print_quantizations(rows, machine)
+        return
     print(f"{'id':<15}{'parameters':>11}{'download':>10}{'in 4 bits':>10}  {'fits':<5}{'on disk':<9}{'prompt':<10}licence")
     for row in rows:
         print(
             f"{row['id']:<15}{row['size'] / 1e9:>10.2f}B{row['download_bytes'] / 1e9:>8.1f}GB{row['memory_4bit_bytes'] / hardware.GIB:>8.1f}GB  "
             f"{'yes' if row['fits'] else 'no':<5}{'yes' if row['on_disk'] else 'no':<9}{row['prompt_format']:<10}{row['licence']}{' (gated)' if row['gated'] else ''}"
         )
+
+
+def _print_quantizations(rows: list[dict], machine: hardware.Machine) -> None:
+    print(f"Memory is RAM for 2,048 tokens of chat: {machine.model_ram / 1e9:.1f} GB can be used. * is the best that fits.")
+    for model, group in itertools.groupby(rows, key=lambda row: row["model"]):
+        print(f"\n{model:<15}{'bits':>5}{'file':>9}{'memory':>9}  {'fits':<5}good for")
+        for row in group:
+            print(
+                f"{'*' if row['best'] else ' '} {row['method']:<13}{row['bits']:>5.2f}{row['file_bytes'] / 1e9:>7.2f}GB"
+                f"{row['memory_bytes'] / 1e9:>7.2f}GB  {'yes' if row['fits'] else 'no':<5}{row['use']}"
+            )
 
 
 @app.command()

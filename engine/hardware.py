@@ -48,6 +48,11 @@ class Machine:
         """Bytes a model may fill: all GPUs together, else the RAM that is free, each less what the system needs."""
         if self.gpus:
             return int(sum(gpu.memory for gpu in self.gpus) * 0.92)
+        return self.model_ram
+
+    @property
+    def model_ram(self) -> int:
+        """Bytes of RAM a model may fill, GPUs or not."""
         return int(self.memory_free * 0.9)
 
     @property

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -21,6 +22,9 @@ from engine.errors import BadInput, EngineError
 from engine.events import Progress
 
 Report = Callable[[Progress], None]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
+# Beyond this the Hub serves a file through its own client alone.
+MAX_PLAIN_BYTES = 50 * 10**9
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,38 @@ def read_json(repo: Repository, name: str) -> dict:
 def _fetch(repo: Repository, file: RemoteFile, folder: Path) -> Path:
     from huggingface_hub import hf_hub_download
 
+    if not (folder / file.name).resolve().is_relative_to(folder.resolve()):
+        raise EngineError(f"{repo.id} names a file {file.name[:80]!r}, which would lie outside of its folder. Nothing was fetched.")
     with _explained(repo.id, file.name):
-        path = Path(hf_hub_download(repo.id, file.name, revision=repo.commit, local_dir=folder))
+        if file.sha256 and file.size <= MAX_PLAIN_BYTES:
+            path = _go_on(repo, file, folder)
+        else:
+            path = Path(hf_hub_download(repo.id, file.name, revision=repo.commit, local_dir=folder))
     if not _matches(path, file):
         path.unlink()
         raise EngineError(
             f"{file.name} of {repo.id} arrived damaged: its checksum is not the one the Hub reports. Nothing was kept; try again."
         )
+    return path
+
+
+def _go_on(repo: Repository, file: RemoteFile, folder: Path) -> Path:
+    """Fetch a large file from where an earlier attempt ended. `hf_hub_download` begins such a file anew after every stop."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    path = folder / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{file.sha256}.part"
+    if part.exists() and part.stat().st_size > file.size:
+        part.unlink()
+    with open(part, "ab") as begun:
+        url = hf_hub_url(repo.id, file.name, revision=repo.commit)
+        http_get(
+            url, begun, resume_size=begun.tell(), headers=build_hf_headers(headers={"Accept-Encoding": "identity"}), expected_size=file.size
+        )
+    os.replace(part, path)
     return path
 
 
@@ -184,8 +213,8 @@ def model_files(repo: Repository) -> list[RemoteFile]:
 
 
 def download(repo: Repository, files: list[RemoteFile], target: Path, report: Report) -> Path:
-    """Fetch files into `target`, complete and verified, or not at all. Files already fetched by an earlier,
-    interrupted attempt are kept beside it and go on from where they were."""
+    """Fetch files into `target`, complete and verified, or not at all. What an earlier, interrupted attempt has fetched
+    is kept beside it, and goes on from where it was."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
         return _download(repo, files, target, report)
@@ -194,9 +223,8 @@ def download(repo: Repository, files: list[RemoteFile], target: Path, report: Re
 def _download(repo: Repository, files: list[RemoteFile], target: Path, report: Report) -> Path:
     total = sum(file.size for file in files)
     free = free_bytes(target)
-    partial = target.parent / f".{target.name}.download"
-    have = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()) if partial.exists() else 0
-    if total - have > free:
+    partial = _partial(target)
+    if total - begun_bytes(target) > free:
         raise EngineError(
             f"{repo.id} needs {total / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free in {target.parent}. "
             "Free some space, or set GUANACO_HOME to a larger disk."
@@ -220,6 +248,23 @@ def _download(repo: Repository, files: list[RemoteFile], target: Path, report: R
     return target
 
 
+def _partial(target: Path) -> Path:
+    return target.parent / f".{target.name}.download"
+
+
+def begun_bytes(target: Path) -> int:
+    """Bytes that an interrupted download into `target` has left to go on from."""
+    return _bytes_in(_partial(target))
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 def free_bytes(target: Path) -> int:
     """Free bytes of the disk that will hold `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -233,11 +278,8 @@ def _polled(folder: Path, total: int, name: str, report: Report) -> Iterator[Non
 
     def watch() -> None:
         while not ended.wait(1):
-            sizes = []
-            for path in folder.rglob("*"):
-                with contextlib.suppress(OSError):
-                    sizes.append(path.stat().st_size if path.is_file() else 0)
-            report(Progress(f"Downloading {name}: {sum(sizes) / 1e9:.2f} of {total / 1e9:.2f} GB", min(sum(sizes) / max(total, 1), 1.0)))
+            have = _bytes_in(folder)
+            report(Progress(f"Downloading {name}: {have / 1e9:.2f} of {total / 1e9:.2f} GB", min(have / max(total, 1), 1.0)))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -95,7 +95,7 @@ class Fit:
 def gguf_fit(shape: Architecture | None, file_bytes: int | None, machine: Machine) -> Fit:
     """Whether chatting with a GGUF file of `file_bytes` through llama.cpp fits this machine's memory (its GPUs are not used).
     None stands for a file that is yet to be fetched: one of 4.85 bits a weight, as Q4_K_M has."""
-    have = int(machine.memory_free * 0.9)
+    have = machine.model_ram
     if shape is None and file_bytes is None:
         return Fit(None, None, have, "its memory need is known once it is loaded")
     need = (file_bytes or int(shape.parameters * 4.85 / 8)) + (shape.cache_bytes(CHAT_TOKENS) if shape else 0) + LLAMA_CPP_BYTES

@@ -5,21 +5,20 @@ A model is one entry of MODELS, an adapter one of ADAPTERS. Nothing here downloa
 
 import difflib
 import hashlib
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from engine import ggml, gguf_file, hardware, paths
+from engine import ggml, gguf_file, gguf_hub, hardware, paths, quantizations
 from engine.errors import BadInput
 from engine.hardware import Machine
+from engine.hub import HUB_ID
 from engine.memory import Architecture, Fit, chat_fit, gguf_fit
 from engine.model_files import PICKLES, check_architecture, local_path, read_config
 from engine.settings import BackendName, LoadSettings
 
 Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "remote", "scripted"]
 Format = Literal["safetensors", "gguf", "ggml"]
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 STARTER = "starter"
 SCRIPTED = "scripted"
 REMOTE = "remote"
@@ -45,8 +44,9 @@ class AdapterSpec:
 class ModelSpec:
     """A model to chat with: a base (Hub repository, folder or GGUF file) and, for some, the adapter that makes it.
 
-    `format` is that of `source`; `gguf_source` is a Hub repository that has a safetensors model as GGUF too, for processors
-    without a GPU. `download_bytes` is what has to be fetched, None where it is not known before asking the Hub.
+    `format` is that of `source`; a Hub repository of GGUF files may name a quantization, as in `owner/name:Q4_K_M`.
+    `gguf_source` is one that has a safetensors model as GGUF too, for machines without a GPU. `download_bytes` and
+    `gguf_bytes` are what has to be fetched of each, None where that is not known before asking the Hub.
     """
 
     id: str
@@ -61,6 +61,7 @@ class ModelSpec:
     download_bytes: int | None = None
     format: Format = "safetensors"
     gguf_source: str | None = None
+    gguf_bytes: int | None = None
 
     def runs_with(self, load: LoadSettings) -> BackendName:
         """What runs it: as asked for, else llama.cpp for whatever is there as GGUF where there is no GPU."""
@@ -88,6 +89,9 @@ class ModelSpec:
         """Its GGUF or GGML file, where it is on disk."""
         if self.kind == "starter":
             return next((paths.models() / STARTER / "gguf").glob("*.gguf"), None)
+        source = self.gguf_source or (self.source if self.kind == "hub" and self.format == "gguf" else None)
+        if source:
+            return gguf_hub.on_disk(*gguf_hub.parse(source))
         return self.local if self.local and self.format != "safetensors" else None
 
     @property
@@ -109,13 +113,19 @@ class ModelSpec:
         state = self.local.stat()
         return [state.st_size, state.st_mtime_ns]
 
+    @property
+    def to_fetch(self) -> int | None:
+        """Bytes that a first start fetches for what runs it on this machine; None where that is not known."""
+        return self.gguf_bytes if self.gguf_source and self.runs_with(LoadSettings()) == "llama.cpp" else self.download_bytes
+
     def fit(self, machine: Machine, load: LoadSettings | None = None) -> Fit:
         """Whether chatting with it fits `machine`, decided from the registry, a local config or a file's header alone."""
         if self.kind in ("scripted", "remote"):
             return Fit(True, 0, machine.model_memory, "needs no weights" if self.kind == "scripted" else "runs on another machine")
         load = load or LoadSettings()
         if self.runs_with(load) == "llama.cpp":
-            return gguf_fit(self.shape, self.gguf_path.stat().st_size if self.gguf_path else None, machine)
+            path = self.gguf_path
+            return gguf_fit(self.shape, path.stat().st_size if path else self.gguf_bytes, machine)
         return chat_fit(self.shape, load, machine)
 
 
@@ -169,8 +179,8 @@ def _openorca(size: str) -> ModelSpec:
     )
 
 
-def _open(model_id: str, title: str, source: str, licence: str, shape: Architecture, gated: bool = False) -> ModelSpec:
-    return ModelSpec(model_id, "open", title, source, "chat", licence, shape, gated, download_bytes=2 * shape.parameters)
+def _open(model_id: str, title: str, source: str, licence: str, shape: Architecture, gated: bool = False, **gguf) -> ModelSpec:
+    return ModelSpec(model_id, "open", title, source, "chat", licence, shape, gated, download_bytes=2 * shape.parameters, **gguf)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -195,6 +205,8 @@ MODELS: dict[str, ModelSpec] = {
             "Qwen/Qwen2.5-0.5B-Instruct",
             "Apache-2.0",
             Architecture(24, 896, 4864, 14, 2, 151936, tied=True, context=32768),
+            gguf_source="Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M",
+            gguf_bytes=400_000_000,
         ),
         _open(
             "llama-3.2-1b",
@@ -203,6 +215,8 @@ MODELS: dict[str, ModelSpec] = {
             "Llama 3.2 Community License",
             Architecture(16, 2048, 8192, 32, 8, 128256, head_size=64, tied=True, context=131072),
             gated=True,
+            gguf_source="bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+            gguf_bytes=810_000_000,
         ),
         _open(
             "qwen2.5-1.5b",
@@ -224,6 +238,8 @@ MODELS: dict[str, ModelSpec] = {
             "HuggingFaceTB/SmolLM3-3B",
             "Apache-2.0",
             Architecture(36, 2048, 11008, 16, 4, 128256, tied=True, context=65536),
+            gguf_source="bartowski/HuggingFaceTB_SmolLM3-3B-GGUF:Q4_K_M",
+            gguf_bytes=1_920_000_000,
         ),
         _open(
             "qwen3-4b",
@@ -307,6 +323,8 @@ def resolve(name: str, load: LoadSettings | None = None) -> ModelSpec:
     if path.exists():
         return _local(path.resolve())
     _refuse_pickle(path)
+    if gguf_hub.parse(name):
+        return ModelSpec(name, "hub", name, name, _prompt_of(name), "see its page", format="gguf")
     if HUB_ID.fullmatch(name):
         return ModelSpec(name, "hub", name, name, "chat", "see its page")
     near = difflib.get_close_matches(name.lower(), MODELS, n=3)
@@ -333,12 +351,17 @@ def _local_file(path: Path) -> ModelSpec:
         start = file.read(4)
     if start in gguf_file.OLD_FORMATS:
         header = ggml.read_header(path)
-        return ModelSpec(str(path), "local", path.name, str(path), "guanaco", "unknown", header.shape, format="ggml")
+        return ModelSpec(str(path), "local", path.name, str(path), _prompt_of(path.name), "unknown", header.shape, format="ggml")
     _refuse_pickle(path)
     if path.suffix.lower() != ".gguf":
         raise BadInput(f"{path.name} is not a model this can read. Give a folder with config.json and safetensors, or a .gguf file.")
     shape = gguf_file.architecture(gguf_file.read(path))
-    return ModelSpec(str(path), "local", path.name, str(path), "chat", "unknown", shape, format="gguf")
+    return ModelSpec(str(path), "local", path.name, str(path), _prompt_of(path.name), "unknown", shape, format="gguf")
+
+
+def _prompt_of(name: str) -> str:
+    """The prompt format of a file that cannot say it: Guanaco's has no chat template and goes by its name."""
+    return "guanaco" if "guanaco" in name.lower() else "chat"
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -384,7 +407,7 @@ def listing(machine: Machine) -> list[dict]:
                 "title": spec.title,
                 "source": spec.source,
                 "size": spec.shape.parameters,
-                "download_bytes": spec.download_bytes,
+                "download_bytes": spec.to_fetch,
                 "memory_4bit_bytes": fit.need,
                 "prompt_format": spec.prompt,
                 "licence": spec.licence,
@@ -394,3 +417,10 @@ def listing(machine: Machine) -> list[dict]:
             }
         )
     return rows
+
+
+def quantization_listing(machine: Machine) -> list[dict]:
+    """The quantization chooser's rows for LLaMA 7B to 65B: those of `quantizations.table`, each with its model's id."""
+    return [
+        {"model": spec.id, **row} for spec in MODELS.values() if spec.kind == "guanaco" for row in quantizations.table(spec.shape, machine)
+    ]

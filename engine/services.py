@@ -92,8 +92,8 @@ class Services:
             f"{spec.shape.parameters / 1e9:.2f} billion parameters" if spec.shape else "",
             "on disk"
             if spec.on_disk
-            else f"{_gigabytes(spec.download_bytes)} to download"
-            if spec.download_bytes
+            else f"{_gigabytes(spec.to_fetch)} to download"
+            if spec.to_fetch
             else "size unknown before the download",
             spec.fit(hardware.machine()).text,
             f"licence: {spec.licence}",
@@ -128,7 +128,7 @@ def _short(spec: ModelSpec, machine: hardware.Machine) -> str:
     """Size, fit, licence and whether it is on disk, for a line of a picker."""
     fits = spec.fit(machine).fits
     parts = [
-        _gigabytes(spec.download_bytes) if spec.download_bytes else "",
+        _gigabytes(spec.to_fetch) if spec.to_fetch else "",
         "fits" if fits else "too large here" if fits is False else "",
         spec.licence,
         "on disk" if spec.on_disk else "",

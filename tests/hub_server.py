@@ -9,15 +9,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 class HubServer:
     """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
-    `hang` never answers for weights; `gated` asks for a token. `requests` records (method, path, authorization)."""
+    `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token.
+    `requests` records (method, path, authorization), `ranges` the first bytes that were asked for."""
 
-    def __init__(self, repos: dict[str, Path], status: int | None = None, lie: bool = False, hang: bool = False, gated: bool = False):
+    def __init__(self, repos: dict[str, Path], status: int | None = None, lie: bool = False, hang: bool | int = False, gated: bool = False):
         self.repos, self.status, self.lie, self.hang, self.gated = repos, status, lie, hang, gated
         self.requests: list[tuple[str, str, str | None]] = []
+        self.ranges: list[int] = []
         self._closing = threading.Event()
         hub = self
 
@@ -70,10 +73,11 @@ class HubServer:
 
     def _info(self, repo: str, folder: Path) -> dict:
         siblings = []
-        for path in sorted(folder.iterdir()):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             data = path.read_bytes()
-            entry = {"rfilename": path.name, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
-            if path.suffix in (".safetensors", ".bin"):
+            name = path.relative_to(folder).as_posix()
+            entry = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+            if path.suffix in WEIGHTS:
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             siblings.append(entry)
         return {
@@ -88,23 +92,30 @@ class HubServer:
 
     def _file(self, request: BaseHTTPRequestHandler, path: Path, body: bool) -> None:
         data = path.read_bytes()
-        weights = path.suffix in (".safetensors", ".bin")
-        if weights and self.hang and body:
-            while not self._closing.wait(0.1):
-                time.sleep(0)
-            return
-        etag = hashlib.sha256(data).hexdigest()
+        weights = path.suffix in WEIGHTS
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if weights and self.lie:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        self._send(request, 200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}, body)
+        first = int((request.headers.get("range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            self.ranges.append(first)
+        sent = int(self.hang) - first if weights and self.hang else None
+        if sent is None or not body:
+            self._send(request, 206 if first else 200, data[first:], headers, body)
+            return
+        if sent > 1:
+            self._send(request, 206 if first else 200, data[first:], headers, body, sent)
+        while not self._closing.wait(0.1):
+            time.sleep(0)
 
-    def _send(self, request: BaseHTTPRequestHandler, status: int, data: bytes, headers: dict, body: bool) -> None:
+    def _send(self, request: BaseHTTPRequestHandler, status: int, data: bytes, headers: dict, body: bool, sent: int | None = None) -> None:
         try:
             request.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 request.send_header(name, value)
             request.end_headers()
             if body:
-                request.wfile.write(data)
+                request.wfile.write(data[:sent])
         except (BrokenPipeError, ConnectionResetError):
             request.close_connection = True  # the client has gone, as some tests make it

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine import ggml, gguf_file, paths, starter
+from engine import ggml, gguf_file, gguf_hub, paths, starter
 from engine.errors import BadInput
 from engine.gguf_file import Header
 from engine.hub import Report
@@ -21,6 +21,9 @@ def fetch(spec: ModelSpec, report: Report) -> Header:
         return gguf_file.read(_converted(spec, report))
     if spec.format == "gguf" and spec.local:
         return gguf_file.read(spec.local)
+    source = spec.gguf_source or (spec.source if spec.format == "gguf" else None)
+    if source:
+        return gguf_file.read(gguf_hub.fetch(*gguf_hub.parse(source), report))
     raise BadInput(f"{spec.id} has no GGUF file that llama.cpp could run. Choose the backend transformers, or a GGUF file of it.")
 
 
