@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import EngineError
-from engine.models import STARTER
+from engine.model_spec import STARTER
 from engine.runtime import Runtime
 from engine.services import Services
 from engine.settings import BackendName, LoadSettings, Quantization, load_settings

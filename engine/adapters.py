@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine import hub, paths
 from engine.errors import BadInput
+from engine.hub import HUB_ID
 from engine.model_files import PICKLES, local_path
-from engine.models import ADAPTERS, HUB_ID, MAX_NAME_CHARS, AdapterSpec, ModelSpec, folder_name
+from engine.model_spec import AdapterSpec, ModelSpec, folder_name
+from engine.models import ADAPTERS, MAX_NAME_CHARS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -285,10 +287,15 @@ def lora_modules(tensors: Mapping) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def check_stated_base(adapter: Adapter, base: ModelSpec) -> None:
-    """Refuse an adapter that names another base, naming both (faults, row 8)."""
+    """Refuse an adapter that names another base, naming both (faults, row 8). Files and repositories of GGUF are called after
+    the original, as in `bartowski/Llama-3.2-1B-Instruct-GGUF`."""
     stated = adapter.base
     known = {base.id, base.source, base.source.rstrip("/").rpartition("/")[2]}
-    if stated and not {stated, stated.rstrip("/").rpartition("/")[2]} & known:
+    short = stated and stated.rstrip("/").rpartition("/")[2]
+    called_after = (
+        base.format != "safetensors" and short and re.search(rf"(?:^|[/_]){re.escape(short)}(?![a-z0-9])", base.source, re.IGNORECASE)
+    )
+    if stated and not {stated, short} & known and not called_after:
         raise BadInput(f"The adapter {adapter.id} belongs to the base {stated}; the loaded base is {base.source}. Load that base first.")
 
 

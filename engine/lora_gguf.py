@@ -16,7 +16,7 @@ from filelock import FileLock
 from engine import adapters, hub, paths
 from engine.adapters import Adapter
 from engine.errors import BadInput, EngineError
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 
 NAME = "adapter.gguf"
 # Part of every cache key: a new number makes all adapters again.

@@ -18,7 +18,7 @@ from engine.chat import stream
 from engine.errors import EngineError
 from engine.events import Event, Failed, Notice, Progress
 from engine.messages import Conversation
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 from engine.settings import ChatSettings, LoadSettings
 
 WAIT_SECONDS = 0.2

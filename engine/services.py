@@ -6,7 +6,8 @@ from pathlib import Path
 from engine import hardware
 from engine.blend import NO_ADAPTER, Blend
 from engine.errors import BadInput
-from engine.models import ADAPTERS, MODELS, ModelSpec, resolve
+from engine.model_spec import ModelSpec
+from engine.models import ADAPTERS, MODELS, resolve
 from engine.runtime import Runtime, State
 from engine.store import Store
 

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 from engine.lora_gguf import GgufBase
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 
 # transformers' model_type -> what GGUF calls the architecture
 ARCHITECTURES = {

@@ -277,9 +277,9 @@ def test_the_file_says_what_it_is(small):
 def test_torch_is_not_imported(small, home):
     base = {**dataclasses.asdict(small.base), "spec": None}
     code = (
-        "import json, sys; from engine import adapters, lora_gguf, models\n"
+        "import json, sys; from engine import adapters, lora_gguf, model_spec\n"
         "name, base = json.loads(sys.argv[1])\n"
-        "base['spec'] = models.ModelSpec(name, 'local', name, adapters.find(name, print).base, 'chat', '')\n"
+        "base['spec'] = model_spec.ModelSpec(name, 'local', name, adapters.find(name, print).base, 'chat', '')\n"
         "lora_gguf.convert(adapters.find(name, print), lora_gguf.GgufBase(**base))\n"
         "print([each for each in ('torch', 'transformers', 'peft') if each in sys.modules])"
     )

@@ -6,7 +6,7 @@ import struct
 import builders
 import pytest
 
-from engine import hardware, memory, models
+from engine import hardware, memory, model_spec, models
 from engine.errors import BadInput
 from engine.hardware import GIB, Gpu, Machine
 from engine.settings import LoadSettings
@@ -123,7 +123,7 @@ def test_names_that_can_be_no_name_are_refused_in_one_line(name):
 
 
 def test_different_sources_never_share_a_folder():
-    assert len({models.folder_name(name) for name in ("a/b--c", "a--b/c", "a/b-c")}) == 3
+    assert len({model_spec.folder_name(name) for name in ("a/b--c", "a--b/c", "a/b-c")}) == 3
 
 
 @pytest.mark.parametrize(

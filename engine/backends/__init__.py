@@ -7,7 +7,7 @@ from engine.backends.turns import Turns
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.hub import Report
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 from engine.settings import LoadSettings
 
 
@@ -34,11 +34,11 @@ def open_backend(
         return RemoteBackend(spec, load)
     notes: tuple[str, ...] = ()
     if spec.runs_with(load) == "llama.cpp":
+        from engine.backends import llamacpp
         from engine.backends.llama_process import NotInstalled
-        from engine.backends.llamacpp import MOST_SLOTS, LlamaCppBackend
 
         try:
-            return LlamaCppBackend(spec, load, report, MOST_SLOTS if isolated else 1, cancelled, turns)
+            return llamacpp.LlamaCppBackend(spec, load, report, llamacpp.MOST_SLOTS if isolated else 1, cancelled, turns)
         except NotInstalled as error:
             if load.backend == "llama.cpp":
                 raise BadInput(f"{error} Install it with `pip install xllamacpp`, or choose the backend transformers.") from error

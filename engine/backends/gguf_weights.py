@@ -6,7 +6,7 @@ from engine import ggml, gguf_file, gguf_hub, paths, starter
 from engine.errors import BadInput
 from engine.gguf_file import Header
 from engine.hub import Report
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 
 
 def fetch(spec: ModelSpec, report: Report) -> Header:

@@ -17,6 +17,7 @@ from engine.errors import BadInput, EngineError
 from engine.llama_server import Settings
 
 CHECK_SECONDS = 0.05
+ENDING_SECONDS = 1
 KEPT_LINES = 50
 
 
@@ -72,14 +73,19 @@ class LlamaProcess:
 
     def _reason(self) -> str:
         """What llama.cpp gave as its first error."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
+        self.ended()
         first = next((line for line in self._errors if " E " in line), "")
         return first.partition(" E ")[2].strip()[:200]
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def ended(self) -> bool:
+        """Whether it has crashed, asked where a connection to it broke: that is noticed a moment before the process is gone."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_SECONDS)
+        return not self.alive
 
     @property
     def process_id(self) -> int:

@@ -25,7 +25,7 @@ from engine.hub import Report
 from engine.llama_server import Settings
 from engine.memory import Architecture
 from engine.messages import Conversation
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 from engine.prompts import encode, prompt_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 
@@ -165,8 +165,7 @@ class LlamaCppBackend(Backend):
         return Prompt(len(ids), ids)
 
     def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
-        """Pauses, where answers with another blend wait for the processor, between two tokens; an explicit seed is never
-        interrupted while it draws, because the sampler cannot go on with its random numbers."""
+        """Pauses between two tokens where answers with another blend wait for the processor."""
         self.check_blend(blend)
         with self._slots.taken(prompt.content, blend, stop) as slot:
             if slot is None:
@@ -183,7 +182,9 @@ class LlamaCppBackend(Backend):
 
     def _go_on(self, answer: "_Answer", blend: Blend, stop: Stop) -> Iterator[Delta]:
         """Generate until the answer ends, is stopped, or its turn is over."""
-        lora = [{"id": each.number, "scale": scale} for name, scale in blend.parts for each in [self._adapters[name]]]
+        # Every adapter with its scale: a list that leaves some out, or is empty, does not switch them off reliably.
+        scales = dict(blend.parts)
+        lora = [{"id": each.number, "scale": scales.get(name, 0.0)} for name, each in self._adapters.items()]
         stream = self._client.stream("completion", answer.request(lora, self._settings.context))
         answer.slot.blend = blend
         try:
@@ -197,14 +198,16 @@ class LlamaCppBackend(Backend):
                 delta = answer.take(event, self._client)
                 if delta.text or delta.tokens or delta.reason:
                     yield delta
-                if answer.reason or (answer.pauses and answer.complete and self._turns.over()):
+                if answer.reason or (answer.may_pause and self._turns.over()):
                     return
         except EngineError as error:
-            raise error if self.alive else EngineError(_CRASHED) from error
+            if self._process.ended():
+                raise EngineError(_CRASHED) from error
+            raise
         finally:
             stream.close()
             answer.slot.ids = [*answer.ids]
-        raise EngineError(_CRASHED if not self.alive else "llama.cpp ended the answer without a reason. Try again.")
+        raise EngineError(_CRASHED if self._process.ended() else "llama.cpp ended the answer without a reason. Try again.")
 
     @property
     def alive(self) -> bool:
@@ -228,9 +231,13 @@ class _Answer:
         self._left = settings.max_new_tokens
         self._turn_tokens = 0  # of this turn so far, by the server's count
         self._begun = False
-        self.complete = True  # whether the last token ended a character
-        greedy = settings.temperature < LEAST_TEMPERATURE
-        self.pauses = greedy or settings.seed is None
+        # The sampler cannot go on with its random numbers: an explicit seed is not interrupted while it draws them.
+        self._pauses = settings.temperature < LEAST_TEMPERATURE or settings.seed is None
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether it can be gone on with as if nothing had been, and still has something to make."""
+        return self._pauses and self._left > 0
 
     def request(self, lora: list[dict], context: int) -> dict:
         """The body of llama.cpp's `/completion`: samplers in the order of transformers' `generate`, all of the context penalised."""
@@ -265,6 +272,8 @@ class _Answer:
         made = event.get("tokens") or []
         if text and len(made) < new and not event["stop"]:
             made = client.post("tokenize", {"content": text, "parse_special": False})["tokens"]
+            # Bytes that are no character cannot be asked for: what cannot be named cannot be gone on from.
+            self._pauses = self._pauses and len(made) == new and "\ufffd" not in text
         self.ids += made
         self._left -= new
         if event["stop"]:

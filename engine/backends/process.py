@@ -20,7 +20,7 @@ from engine.blend import Blend
 from engine.events import Progress
 from engine.hub import Report
 from engine.messages import Conversation
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 from engine.settings import ChatSettings, LoadSettings
 
 STOP_CHECK_SECONDS = 0.02

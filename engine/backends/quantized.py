@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine import paths
 from engine.errors import BadInput
-from engine.models import ModelSpec, folder_name
+from engine.model_spec import ModelSpec, folder_name
 from engine.settings import LoadSettings
 
 SPARE_BYTES = 2 * 2**30

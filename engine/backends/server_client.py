@@ -22,16 +22,16 @@ _END = object()
 
 
 class ServerClient:
-    """Speaks to one server. `name` is what people know it by, `key_name` where its key comes from."""
+    """Speaks to one server. `name` is what people know it by, `key_name` the environment variable that its key comes from;
+    `proxies` says whether to heed those of the environment."""
 
-    def __init__(self, base_url: str, key: str | None, name: str, key_name: str = ""):
+    def __init__(self, base_url: str, key: str | None, name: str, key_name: str = "", proxies: bool = False):
         self._name, self._key, self._key_name = name, key, key_name
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-        # A server of this machine is never behind a proxy; others are asked as the environment says.
-        self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=bool(key_name))
+        self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=proxies)
 
     def get(self, path: str) -> dict:
         """The JSON object at `path`. Raises BadInput or EngineError in words for people."""
@@ -90,9 +90,9 @@ class ServerClient:
         said = self._without_key(_message(response.text))
         status = response.status_code
         if status in (401, 403):
-            where = f"the environment variable {self._key_name}" if self._key_name else "--api-key-env"
-            given = "is not accepted" if self._key else "is missing"
-            raise EngineError(f"{self._name} asks for a key, and the one from {where} {given} (status {status}).")
+            if not self._key:
+                raise EngineError(f"{self._name} asks for a key. Name the environment variable that holds it with --api-key-env.")
+            raise EngineError(f"{self._name} does not accept the key in the environment variable {self._key_name} (status {status}).")
         if status == 404:
             raise BadInput(f"{self._name} has no such model or address ({said}). Check --base-url and --model.")
         if status == 429 or status == 503:

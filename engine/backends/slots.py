@@ -1,4 +1,4 @@
-"""Slots of a llama.cpp server: each holds the cache of one conversation, and goes to the one that can reuse most of it."""
+"""Slots of a llama.cpp server: each keeps the cache of a conversation, and is given to what goes on with it."""
 
 import contextlib
 import itertools
@@ -20,12 +20,13 @@ class Slot:
     blend: Blend = BASE
     ids: list[int] = field(default_factory=list)
 
-    def shared(self, ids: list[int], blend: Blend) -> int:
-        """How many tokens at the start of `ids` need not be read again."""
+    def goes_on(self, ids: list[int], blend: Blend) -> int:
+        """How many tokens at the start of `ids` need not be read again, if they are most of what it holds."""
         if blend != self.blend:
             return 0
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False))
-        return sum(1 for _ in same)
+        shared = sum(1 for _ in same)
+        return shared if 2 * shared > len(self.ids) else 0
 
 
 class Slots:
@@ -37,7 +38,7 @@ class Slots:
 
     @contextlib.contextmanager
     def taken(self, ids: list[int], blend: Blend, stop: Stop) -> Iterator[Slot | None]:
-        """The free slot that shares most with `ids`, else the one unused longest; waits for one, None where `stop()` comes
+        """The free slot whose conversation `ids` goes on with, else the one unused longest; waits for one, None where `stop()` comes
         first."""
         slot = self._take(ids, blend, stop)
         try:
@@ -54,7 +55,9 @@ class Slots:
                 if stop():
                     return None
                 self._condition.wait(STOP_CHECK_SECONDS)
-            best = max(self._free, key=lambda slot: slot.shared(ids, blend))
+            # The first of the free ones is the one unused longest, and `max` takes the first of equals. What is only a common
+            # beginning, such as the system text, is not worth another conversation's cache.
+            best = max(self._free, key=lambda slot: slot.goes_on(ids, blend))
             self._free.remove(best)
             return best
 

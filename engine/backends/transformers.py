@@ -24,7 +24,7 @@ from engine.errors import BadInput, EngineError
 from engine.events import Progress
 from engine.messages import Conversation
 from engine.model_files import read_config
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 from engine.prompts import encode, prompt_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 from engine.tokenizers import PretrainedTokenizer

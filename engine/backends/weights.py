@@ -8,7 +8,7 @@ from engine.backends import gguf_weights, quantized
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.model_files import check_architecture, read_config
-from engine.models import ModelSpec
+from engine.model_spec import ModelSpec
 from engine.settings import LoadSettings
 
 
