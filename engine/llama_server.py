@@ -48,7 +48,8 @@ def start(settings: Settings):
     params.port = 0
     params.api_keys = [settings.key]
     params.cors_origins = ""
-    params.endpoint_slots = params.endpoint_metrics = params.ui = False
+    params.endpoint_metrics = params.ui = False
+    params.endpoint_slots = True
     params.verbosity = 1  # errors only
     adapters = []
     for path in settings.adapters:

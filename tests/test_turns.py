@@ -88,7 +88,7 @@ def taken(slots: Slots, ids: list[int], blend: Blend = BASE) -> int:
 
 
 def test_a_conversation_comes_back_to_its_slot():
-    slots = Slots(3)
+    slots = Slots(3, print)
     first, second = taken(slots, [1, 2, 3, 4]), taken(slots, [5, 6, 7, 8])
     assert first != second
     assert taken(slots, [1, 2, 3, 4, 9]) == first
@@ -97,20 +97,20 @@ def test_a_conversation_comes_back_to_its_slot():
 
 
 def test_a_short_common_beginning_costs_no_other_conversation_its_cache():
-    slots = Slots(2)
+    slots = Slots(2, print)
     first = taken(slots, [1, *range(100, 140)])
     assert taken(slots, [1, *range(200, 240)]) != first
     assert taken(slots, [1, *range(100, 140), 7]) == first
 
 
 def test_the_slot_unused_longest_is_given_away():
-    slots = Slots(2)
+    slots = Slots(2, print)
     first, second = taken(slots, [1]), taken(slots, [2])
     assert taken(slots, [3]) == first and taken(slots, [4]) == second
 
 
 def test_a_full_server_makes_others_wait_until_they_stop():
-    slots = Slots(1)
+    slots = Slots(1, print)
     with slots.taken([1], BASE, lambda: False), slots.taken([2], BASE, lambda: True) as none:
         assert none is None
 

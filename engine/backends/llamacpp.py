@@ -3,7 +3,9 @@
 Imports neither torch nor transformers. A crash of native code ends the answers under way and nothing else.
 """
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 
 MOST_SLOTS = 8
 LEAST_CONTEXT = 2048
+SETTLE_SECONDS = 0.005
 # Slots share an eighth of the memory that is free: keys and values of 16 bits for every token that they can hold.
 CACHE_SHARE = 8
 # Multiplications with an addition that a slow core does in a second (6 to 18 billion were measured): prompts are read in
@@ -88,7 +91,7 @@ class LlamaCppBackend(Backend):
             self._process = LlamaProcess(self._settings, cancelled)
         self._header = header
         self._connect()
-        self._slots = Slots(self.slots)
+        self._slots = Slots(self.slots, self._settle)
         notes = (
             []
             if shape is None or context >= shape.context
@@ -179,6 +182,8 @@ class LlamaCppBackend(Backend):
                         yield Delta("", reason="cancelled")
                         return
                     yield from self._go_on(answer, blend, stop)
+                    if not answer.reason:
+                        self._settle(answer.slot)
 
     def _go_on(self, answer: "_Answer", blend: Blend, stop: Stop) -> Iterator[Delta]:
         """Generate until the answer ends, is stopped, or its turn is over."""
@@ -207,7 +212,16 @@ class LlamaCppBackend(Backend):
         finally:
             stream.close()
             answer.slot.ids = [*answer.ids]
+            answer.slot.idle = answer.ended
         raise EngineError(_CRASHED if self._process.ended() else "llama.cpp ended the answer without a reason. Try again.")
+
+    def _settle(self, slot: Slot) -> None:
+        """Wait until the server has noticed that an answer was cut off: a request to a slot that is still busy may wait for
+        ever. That takes a token's time, or up to a second while it reads a prompt."""
+        with contextlib.suppress(EngineError):  # where the server is gone, so is the answer
+            while any(each["is_processing"] for each in self._client.get("slots") if each["id"] == slot.number):
+                time.sleep(SETTLE_SECONDS)
+        slot.idle = True
 
     @property
     def alive(self) -> bool:
@@ -231,6 +245,7 @@ class _Answer:
         self._left = settings.max_new_tokens
         self._turn_tokens = 0  # of this turn so far, by the server's count
         self._begun = False
+        self.ended = False  # by the server itself
         # The sampler cannot go on with its random numbers: an explicit seed is not interrupted while it draws them.
         self._pauses = settings.temperature < LEAST_TEMPERATURE or settings.seed is None
 
@@ -276,7 +291,8 @@ class _Answer:
             self._pauses = self._pauses and len(made) == new and "\ufffd" not in text
         self.ids += made
         self._left -= new
-        if event["stop"]:
+        self.ended = event["stop"]
+        if self.ended:
             self.reason = "length" if event["stop_type"] == "limit" else "stop"
         return Delta(text, new, self.reason)
 

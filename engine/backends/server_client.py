@@ -9,6 +9,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 
@@ -33,16 +34,16 @@ class ServerClient:
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=proxies)
 
-    def get(self, path: str) -> dict:
-        """The JSON object at `path`. Raises BadInput or EngineError in words for people."""
+    def get(self, path: str) -> Any:
+        """The JSON value at `path`. Raises BadInput or EngineError in words for people."""
         return self._call("GET", path, None)
 
-    def post(self, path: str, body: dict) -> dict:
+    def post(self, path: str, body: dict) -> Any:
         """As `get`, for a request with a body."""
         return self._call("POST", path, body)
 
-    def _call(self, method: str, path: str, body: dict | None) -> dict:
-        async def call() -> dict:
+    def _call(self, method: str, path: str, body: dict | None) -> Any:
+        async def call() -> Any:
             response = await self._client.request(method, path, json=body)
             await self._check(response)
             return response.json()

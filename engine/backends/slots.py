@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from engine.backends.base import Stop
@@ -19,6 +19,8 @@ class Slot:
     number: int
     blend: Blend = BASE
     ids: list[int] = field(default_factory=list)
+    # False from when an answer was cut off until the server has noticed.
+    idle: bool = True
 
     def goes_on(self, ids: list[int], blend: Blend) -> int:
         """How many tokens at the start of `ids` need not be read again, if they are most of what it holds."""
@@ -32,7 +34,9 @@ class Slot:
 class Slots:
     """Thread-safe. Free slots are kept in the order in which they were given back, oldest first."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, settle: Callable[[Slot], None]):
+        """`settle` waits until a slot that is not idle is."""
+        self._settle = settle
         self._condition = threading.Condition()
         self._free = [Slot(number) for number in range(count)]
 
@@ -44,10 +48,17 @@ class Slots:
         try:
             yield slot
         finally:
-            if slot:
-                with self._condition:
-                    self._free.append(slot)
-                    self._condition.notify()
+            if slot and slot.idle:
+                self._give_back(slot)
+            elif slot:
+                threading.Thread(target=self._give_back, args=(slot,), daemon=True).start()
+
+    def _give_back(self, slot: Slot) -> None:
+        if not slot.idle:
+            self._settle(slot)
+        with self._condition:
+            self._free.append(slot)
+            self._condition.notify()
 
     def _take(self, ids: list[int], blend: Blend, stop: Stop) -> Slot | None:
         with self._condition:
