@@ -10,7 +10,7 @@ from engine.errors import EngineError
 from engine.model_spec import STARTER
 from engine.runtime import Runtime
 from engine.services import Services
-from engine.settings import BackendName, LoadSettings, Quantization, load_settings
+from engine.settings import BackendName, Layout, LoadSettings, Quantization, load_settings
 
 
 def _help(name: str) -> str:
@@ -28,6 +28,7 @@ def main(
     backend: Annotated[BackendName, typer.Option(help=_help("backend"))] = BackendName.auto,
     base_url: Annotated[str, typer.Option(help=_help("base_url"))] = "",
     api_key_env: Annotated[str, typer.Option(help=_help("api_key_env"))] = "",
+    layout: Annotated[Layout, typer.Option(help=_help("layout"))] = Layout.sharper,
     quantization: Annotated[Quantization | None, typer.Option(help=_help("quantization"))] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")
@@ -35,7 +36,7 @@ def main(
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
     try:
-        with contextlib.closing(Runtime(load_settings(backend, base_url, api_key_env, quantization))) as runtime:
+        with contextlib.closing(Runtime(load_settings(backend, base_url, api_key_env, quantization, layout))) as runtime:
             # The model loads in a process of its own while this one imports gradio.
             runtime.load(model, adapter, log=True)
             import ui

@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|thumbs`.
+"""The command line: `python -m engine models|chat|layouts|thumbs`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -14,14 +14,14 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from engine import hardware, models
+from engine import hardware, layout_figures, models
 from engine.backends import open_backend
 from engine.blend import Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation, checked_text
-from engine.settings import BackendName, ChatSettings, LoadSettings, Quantization, load_settings
+from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
 from engine.store import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
@@ -87,6 +87,7 @@ def chat(
     backend: Annotated[BackendName, typer.Option(help=_help("backend", LoadSettings))] = BackendName.auto,
     base_url: Annotated[str, typer.Option(help=_help("base_url", LoadSettings))] = "",
     api_key_env: Annotated[str, typer.Option(help=_help("api_key_env", LoadSettings))] = "",
+    layout: Annotated[Layout, typer.Option(help=_help("layout", LoadSettings))] = Layout.sharper,
     quantization: Annotated[Quantization | None, typer.Option(help=_help("quantization", LoadSettings))] = None,
     system: Annotated[str, typer.Option(help="System text.")] = "",
     prompt_format: Annotated[str | None, typer.Option(help="guanaco, openorca, alpaca, chat or plain; without it the model's own.")] = None,
@@ -102,7 +103,7 @@ def chat(
     settings = _settings(
         temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed
     )
-    load = load_settings(backend, base_url, api_key_env, quantization)
+    load = load_settings(backend, base_url, api_key_env, quantization, layout)
     spec = models.resolve(model, load)
     blend = Blend.of(adapter or [spec.adapter], scale or [])
     conversation = Conversation(system=checked_text(system, "The system text")).add("user", checked_text(text))
@@ -123,6 +124,22 @@ def chat(
                     _finish(event, as_json)
     finally:
         opened.close()
+
+
+@app.command("layouts")
+def compare_layouts(
+    model: Annotated[str, typer.Option(help="A model that llama.cpp runs.")] = models.STARTER, as_json: AsJson = False
+) -> None:
+    """Measure a model as shipped (sharper) against its layout for this processor (faster): speed and perplexity, here."""
+    rows = layout_figures.measured(models.resolve(model), _report)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(
+            f"{row['layout']:<9}{row['quantization']:<10}{row['bytes'] / 1e6:>8.0f} MB{row['tokens_per_second']:>8.1f} tokens/s"
+            f"   perplexity {row['perplexity']:.2f}"
+        )
 
 
 @app.command()

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from engine import gguf_file, hub, paths
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
-from engine.gguf_file import FILE_TYPES, TENSOR_TYPES, Header, Reader, TensorInfo, damaged, opened
+from engine.gguf_file import TENSOR_TYPES, Header, Reader, TensorInfo, damaged, opened
 
 # Raised when the same source would be laid differently, so that what older versions made is made again.
 VERSION = 1
@@ -57,7 +57,12 @@ def _is_matrix(name: str, tied: bool) -> bool:
     if name in ("output.weight", "token_embd.weight"):
         return tied or name == "output.weight"
     parts = name.split(".")
-    return len(parts) == 4 and parts[0] == "blk" and parts[3] == "weight" and any(parts[2] == each + more for each in MATRICES for more in EXPERTS)
+    return (
+        len(parts) == 4
+        and parts[0] == "blk"
+        and parts[3] == "weight"
+        and any(parts[2] == each + more for each in MATRICES for more in EXPERTS)
+    )
 
 
 def _faster_type(tensor: TensorInfo) -> str | None:
@@ -116,7 +121,7 @@ def relay(source: Path, target: Path, report: hub.Report) -> Path:
         )
     try:
         with paths.building(target) as folder:
-            with opened(source) as file, open(folder / path.name, "wb") as copy:
+            with open(source, "rb") as file, open(folder / path.name, "wb") as copy:
                 _write_header(plan, file, copy)
                 _write_weights(plan, file, copy, report)
             gguf_file.read(folder / path.name)

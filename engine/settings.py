@@ -59,6 +59,13 @@ class BackendName(StrEnum):
     remote = "remote"
 
 
+class Layout(StrEnum):
+    """How llama.cpp holds a GGUF file's weights."""
+
+    sharper = "sharper"
+    faster = "faster"
+
+
 class LoadSettings(Settings):
     """What runs a model and how its weights are held in memory (QLoRA, section 3: NF4, double quantization, compute dtype)."""
 
@@ -80,12 +87,19 @@ class LoadSettings(Settings):
     compute_dtype: Dtype = Field(
         "auto", title="Compute type", description="auto takes bfloat16 on GPUs that have it, float16 on older ones, float32 on a CPU."
     )
+    layout: Layout = Field(
+        Layout.sharper,
+        title="Layout",
+        description="For llama.cpp: sharper runs a file as shipped; faster lays it anew once for this kind of processor, at some loss.",
+    )
     max_memory_gib: dict[str, float] | None = Field(
         None, title="Memory limits", description="Most GiB to use a device, e.g. {'0': 10, 'cpu': 20}."
     )
 
 
-def load_settings(backend: BackendName, base_url: str, api_key_env: str, quantization: Quantization | None) -> LoadSettings:
+def load_settings(
+    backend: BackendName, base_url: str, api_key_env: str, quantization: Quantization | None, layout: Layout = Layout.sharper
+) -> LoadSettings:
     """Settings from what a person said on a command line: who names a quantization wants transformers, who names a server
     wants that one. Raises BadInput where the two are at odds with the backend."""
     if base_url and backend == "auto":
@@ -98,4 +112,7 @@ def load_settings(backend: BackendName, base_url: str, api_key_env: str, quantiz
         raise BadInput(f"--base-url and --api-key-env are for the remote backend; --backend is {backend}.")
     if quantization and backend != "transformers":
         raise BadInput(f"--quantization is for the transformers backend; --backend is {backend}.")
-    return LoadSettings(backend=backend, base_url=base_url, api_key_env=api_key_env, quantization=(quantization or Quantization.nf4).value)
+    if layout != "sharper" and backend not in ("auto", "llama.cpp"):
+        raise BadInput(f"--layout is for the llama.cpp backend; --backend is {backend}.")
+    held = (quantization or Quantization.nf4).value
+    return LoadSettings(backend=backend, base_url=base_url, api_key_env=api_key_env, quantization=held, layout=layout)

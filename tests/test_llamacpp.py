@@ -157,7 +157,7 @@ def test_a_seed_gives_its_answer_again_whatever_was_said_between(backend):
 def test_the_second_turn_reads_only_what_is_new(backend):
     said = answer(backend, chat=GREEDY)
     sent = []
-    client = backend._client
+    client = backend.client
     post = client.stream
     client.stream = lambda path, body: sent.append(body) or post(path, body)
     answer(backend, conversation=HELLO.add("assistant", said).add("user", "More"))

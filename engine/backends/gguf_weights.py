@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from engine import ggml, gguf_file, gguf_hub, paths, starter
+from engine import ggml, gguf_file, gguf_hub, layouts, paths, starter
 from engine.errors import BadInput
 from engine.gguf_file import Header
 from engine.hub import Report
-from engine.model_spec import ModelSpec
+from engine.model_spec import ModelSpec, folder_name
+from engine.settings import Layout
 
 
 def fetch(spec: ModelSpec, report: Report) -> Header:
@@ -25,6 +26,14 @@ def fetch(spec: ModelSpec, report: Report) -> Header:
     if source:
         return gguf_file.read(gguf_hub.fetch(*gguf_hub.parse(source), report))
     raise BadInput(f"{spec.id} has no GGUF file that llama.cpp could run. Choose the backend transformers, or a GGUF file of it.")
+
+
+def in_layout(header: Header, layout: Layout, report: Report) -> Header:
+    """The header of the file in the layout asked for, which is made once. Raises BadInput where it would not pay."""
+    if layout == Layout.sharper:
+        return header
+    folder = paths.models() / "faster" / folder_name(str(header.path))
+    return gguf_file.read(layouts.relay(header.path, folder, report))
 
 
 def _converted(spec: ModelSpec, report: Report) -> Path:
@@ -46,8 +55,11 @@ def has_checksum(path: Path) -> bool:
     return (path.parent / paths.MANIFEST).is_file()
 
 
-def again(spec: ModelSpec, path: Path, wrong: str, report: Report) -> Header:
+def again(spec: ModelSpec, path: Path, wrong: str, layout: Layout, report: Report) -> Header:
     """The header of a file made again in place of a damaged one. Raises BadInput where that is the person's own to do."""
+    if layout == Layout.faster:
+        path.unlink()
+        return in_layout(fetch(spec, report), layout, report)
     if spec.kind == "starter":
         return gguf_file.read(starter.gguf(report, wrong))
     raise BadInput(f"The model {spec.id} is damaged: {wrong}. Delete {path.parent} and fetch it again.")

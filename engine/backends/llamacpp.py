@@ -70,7 +70,7 @@ class LlamaCppBackend(Backend):
         self._spec, self._turns = spec, turns or Turns()
         self._adapters: dict[str, _Attached] = {}
         self._attaching = threading.Lock()
-        header = gguf_weights.fetch(spec, report)
+        header = gguf_weights.in_layout(gguf_weights.fetch(spec, report), load.layout, report)
         shape = gguf_file.architecture(header)
         machine = hardware.machine()
         context, self.slots = _room(shape, machine, most_slots)
@@ -87,9 +87,9 @@ class LlamaCppBackend(Backend):
         report(Progress(f"Loading {spec.id}"))
         self._process, wrong = self._started_and_verified(header, cancelled)
         if wrong:
-            header = gguf_weights.again(spec, header.path, wrong, report)
+            header = gguf_weights.again(spec, header.path, wrong, load.layout, report)
             self._process = LlamaProcess(self._settings, cancelled)
-        self._header = header
+        self.header = header
         self._connect()
         self._slots = Slots(self.slots, self._settle)
         notes = (
@@ -97,7 +97,7 @@ class LlamaCppBackend(Backend):
             if shape is None or context >= shape.context
             else [f"conversations are cut to {context:,} tokens, which is what memory allows"]
         )
-        label = gguf_file.quantization(header)
+        label = gguf_file.quantization(header) + (" (faster layout)" if load.layout == "faster" else "")
         self.loaded = Loaded(spec.id, "llama.cpp", "CPU", label, "float32", context, self._own_prompt(), tuple(notes))
 
     def _started_and_verified(self, header: Header, cancelled: Stop) -> tuple[LlamaProcess | None, str | None]:
@@ -116,8 +116,8 @@ class LlamaCppBackend(Backend):
         return process, None
 
     def _connect(self) -> None:
-        self._client = ServerClient(self._process.address, self._process.key, "llama.cpp")
-        self._tokenizer = LlamaTokenizer(self._client, self._header)
+        self.client = ServerClient(self._process.address, self._process.key, "llama.cpp")
+        self._tokenizer = LlamaTokenizer(self.client, self.header)
 
     def _own_prompt(self) -> str:
         """The model's prompt format; plain for a base of unknown training that brings no chat template."""
@@ -130,7 +130,7 @@ class LlamaCppBackend(Backend):
             if adapter in self._adapters:
                 return
             found = adapter_files.find(adapter, lambda progress: None)
-            path = lora_gguf.convert(found, _described(self._header, self._spec))
+            path = lora_gguf.convert(found, _described(self.header, self._spec))
             self._restart({**self._adapters, adapter: _Attached(len(self._adapters), str(path), found.prompt)})
 
     def detach(self, adapter: str) -> None:
@@ -141,7 +141,7 @@ class LlamaCppBackend(Backend):
     def _restart(self, adapters: dict[str, _Attached]) -> None:
         """Run the server with these adapters; where it cannot, with those it had."""
         with self._turns.turn(object()):
-            self._client.close()
+            self.client.close()
             self._process.close()
             try:
                 self._process = LlamaProcess(self._with(adapters))
@@ -190,7 +190,7 @@ class LlamaCppBackend(Backend):
         # Every adapter with its scale: a list that leaves some out, or is empty, does not switch them off reliably.
         scales = dict(blend.parts)
         lora = [{"id": each.number, "scale": scales.get(name, 0.0)} for name, each in self._adapters.items()]
-        stream = self._client.stream("completion", answer.request(lora, self._settings.context))
+        stream = self.client.stream("completion", answer.request(lora, self._settings.context))
         answer.slot.blend = blend
         try:
             for event in stream:
@@ -200,7 +200,7 @@ class LlamaCppBackend(Backend):
                     return
                 if event is None:
                     continue
-                delta = answer.take(event, self._client)
+                delta = answer.take(event, self.client)
                 if delta.text or delta.tokens or delta.reason:
                     yield delta
                 if answer.reason or (answer.may_pause and self._turns.over()):
@@ -219,7 +219,7 @@ class LlamaCppBackend(Backend):
         """Wait until the server has noticed that an answer was cut off: a request to a slot that is still busy may wait for
         ever. That takes a token's time, or up to a second while it reads a prompt."""
         with contextlib.suppress(EngineError):  # where the server is gone, so is the answer
-            while any(each["is_processing"] for each in self._client.get("slots") if each["id"] == slot.number):
+            while any(each["is_processing"] for each in self.client.get("slots") if each["id"] == slot.number):
                 time.sleep(SETTLE_SECONDS)
         slot.idle = True
 
@@ -232,7 +232,7 @@ class LlamaCppBackend(Backend):
         return self._process.process_id
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
         self._process.close()
 
 
