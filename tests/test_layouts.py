@@ -280,11 +280,11 @@ def test_figures_are_those_of_torch(tmp_path):
 
 @pytest.mark.long
 def test_the_starter_keeps_most_of_its_quality(starter, tmp_path):
-    """5% of perplexity are 0.05 nats a token. Plain Q4_0 loses 25% on the published answers, NF4 18%; see tests/benchmarks."""
+    """On our text perplexity was 1.144 times that of the file as shipped, on published answers 1.117 times; NF4 is at 1.18 there."""
     source = next((starter / "models" / "starter" / "gguf").glob("*.gguf"))
     path = layouts.relay(source, tmp_path / "faster", lambda event: None)
     assert path.stat().st_size < 0.8 * source.stat().st_size
     with LlamaServer(source) as shipped, LlamaServer(path) as faster:
         sharp, fast = measuring.measure(shipped, 1), measuring.measure(faster, 1)
     assert 30 < sharp.perplexity < 42
-    assert 1 < fast.perplexity / sharp.perplexity < 1.25
+    assert 1 < fast.perplexity / sharp.perplexity < 1.18

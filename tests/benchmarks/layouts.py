@@ -19,7 +19,7 @@ from llama_servers import LlamaServer
 
 from engine import layouts, measuring, paths
 
-ROUNDS = 7
+ROUNDS = 5
 CHATS = 8
 PUBLISHED = ROOT.parent / "shared" / "data" / "qlora" / "eval" / "generations" / "vicuna" / "answer_gpt4.jsonl"
 ANSWERS, MAX_TOKENS = 12, 512
