@@ -35,6 +35,23 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory) -> Path:
+    """A random Llama as GGUF in float32, beside its transformers folder."""
+    import gguf_builders
+    import torch
+
+    folder = tmp_path_factory.mktemp("gguf")
+    model = gguf_builders.tiny("llama", tied=False)
+    tokens = builders.byte_tokenizer().convert_ids_to_tokens(range(model.config.vocab_size))
+    with torch.no_grad():  # it says letters, so that texts can be compared
+        model.lm_head.weight[[index for index, token in enumerate(tokens) if not (len(token) == 1 and token.isascii())]] = 0
+    model.save_pretrained(folder / "tiny-llama")
+    builders.byte_tokenizer().save_pretrained(folder / "tiny-llama")
+    gguf_builders.write(model, folder / "tiny-llama.gguf")
+    return folder / "tiny-llama.gguf"
+
+
+@pytest.fixture(scope="session")
 def starter_home(pytestconfig) -> Path:
     """A GUANACO_HOME with the real starter, fetched and converted by the product itself; kept between runs."""
     folder = pytestconfig.cache.mkdir("starter-home")

@@ -9,7 +9,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import builders
-import gguf_builders
 import httpx
 import psutil
 import pytest
@@ -49,22 +48,6 @@ def answer(backend, blend=BASE, chat=GREEDY, conversation=HELLO, **options) -> s
     last = list(stream(backend, conversation, chat, blend=blend, **options))[-1]
     assert isinstance(last, Finished), last
     return last.text
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tmp_path_factory):
-    """A random Llama as GGUF in float32, beside its transformers folder."""
-    import torch
-
-    folder = tmp_path_factory.mktemp("gguf")
-    model = gguf_builders.tiny("llama", tied=False)
-    tokens = builders.byte_tokenizer().convert_ids_to_tokens(range(model.config.vocab_size))
-    with torch.no_grad():  # it says letters, so that texts can be compared
-        model.lm_head.weight[[index for index, token in enumerate(tokens) if not (len(token) == 1 and token.isascii())]] = 0
-    model.save_pretrained(folder / "tiny-llama")
-    builders.byte_tokenizer().save_pretrained(folder / "tiny-llama")
-    gguf_builders.write(model, folder / "tiny-llama.gguf")
-    return folder / "tiny-llama.gguf"
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,14 @@ def test_the_chat_command_answers(starter):
     assert done.returncode == 0 and "Paris" in done.stdout
 
 
+@pytest.mark.long
+def test_the_layouts_command_measures_both(starter):
+    done = shell(command("layouts"))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and [line.split()[0] for line in lines] == ["sharper", "faster"], done.stderr
+    assert all("tokens/s" in line and "perplexity" in line for line in lines)
+
+
 def test_the_models_command_lists_every_model_of_the_readme():
     done = shell(command("models"))
     assert done.returncode == 0
@@ -102,5 +110,17 @@ def test_the_models_command_lists_every_model_of_the_readme():
 
 def test_flags_of_the_app_are_documented():
     shown = shell("python app.py --help", COLUMNS="200").stdout
-    for flag in ("--host", "--port", "--share", "--model", "--adapter", "--quantization", "--read-only"):
+    for flag in (
+        "--host",
+        "--port",
+        "--share",
+        "--model",
+        "--adapter",
+        "--backend",
+        "--base-url",
+        "--api-key-env",
+        "--layout",
+        "--quantization",
+        "--read-only",
+    ):
         assert flag in shown and flag in README

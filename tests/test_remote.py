@@ -1,0 +1,161 @@
+"""A real llama.cpp server asked as any OpenAI-compatible one: answers, keys that stay secret, servers that are none."""
+
+import contextlib
+import http.server
+import json
+import threading
+
+import builders
+import pytest
+from test_llamacpp import BRIEF, HELLO, answer, opened
+
+from engine import models
+from engine.backends import open_backend
+from engine.blend import Blend
+from engine.chat import stream
+from engine.errors import BadInput, EngineError
+from engine.events import Failed, Finished
+from engine.messages import Conversation
+from engine.settings import BackendName, ChatSettings, load_settings
+
+CANARY = "sk-canary-0123456789"
+
+
+@pytest.fixture
+def local(tiny_gguf):
+    with contextlib.closing(opened(tiny_gguf)) as backend:
+        yield backend
+
+
+def remote(local, monkeypatch, key: str | None = None, model: str = "remote", path: str = "/v1"):
+    monkeypatch.setenv("MY_KEY", key or local._process.key)
+    load = load_settings(BackendName.remote, local._process.address + path, "MY_KEY", None)
+    return open_backend(models.resolve(model, load), load, lambda progress: None)
+
+
+def test_the_same_weights_give_the_same_greedy_answer(local, monkeypatch):
+    with contextlib.closing(remote(local, monkeypatch)) as far:
+        assert far.loaded.backend == "remote" and far.loaded.context == 256
+        for conversation in (HELLO, HELLO.add("assistant", "yes").add("user", "More"), Conversation(system="Be brief.").add("user", "Hi")):
+            assert answer(far, chat=BRIEF, conversation=conversation) == answer(local, chat=BRIEF, conversation=conversation)
+        assert answer(far, chat=BRIEF, form="guanaco") == answer(local, chat=BRIEF, form="guanaco")
+        told = list(stream(far, HELLO, BRIEF))[-1]
+        assert told.tokens == 10 and told.finish_reason == "length" and told.backend == "remote"
+        sampled = ChatSettings(temperature=1, seed=3, max_new_tokens=10, top_k=5, repetition_penalty=1.1)
+        assert isinstance(list(stream(far, HELLO, sampled))[-1], Finished)
+
+
+def test_the_command_line_asks_a_server(local, run_engine):
+    options = ("--base-url", local._process.address + "/v1", "--api-key-env", "MY_KEY", "--temperature", "0", "--max-new-tokens", "10")
+    done = run_engine("chat", *options, "Hi", MY_KEY=local._process.key)
+    assert done.returncode == 0 and done.stdout.strip() == answer(local, chat=BRIEF), done.stderr
+
+
+def test_stop_ends_the_answer_there_too(local, monkeypatch):
+    with contextlib.closing(remote(local, monkeypatch)) as far:
+        asked = iter([False] * 3 + [True] * 10_000)
+        chat = ChatSettings(temperature=0, max_new_tokens=200)
+        deltas = list(far.generate(far.encode(HELLO, "chat"), chat, 1, Blend(), lambda: next(asked)))
+        assert deltas[-1].reason == "cancelled" and len(deltas) <= 4
+
+
+def test_keys_that_are_missing_or_wrong_are_told_without_their_text(local, monkeypatch, run_engine):
+    with pytest.raises(EngineError, match="does not accept the key in the environment variable MY_KEY") as caught:
+        remote(local, monkeypatch, CANARY)
+    assert CANARY not in str(caught.value)
+    with pytest.raises(BadInput, match="NO_SUCH_KEY holds no key"):
+        load = load_settings(BackendName.remote, local._process.address, "NO_SUCH_KEY", None)
+        open_backend(models.resolve("x", load), load, print)
+    done = run_engine("chat", "--base-url", local._process.address + "/v1", "Hi")
+    assert done.returncode == 1 and "asks for a key. Name the environment variable" in done.stderr
+    done = run_engine("chat", "--base-url", local._process.address + "/v1", "--api-key-env", "MY_KEY", "Hi", MY_KEY=CANARY)
+    assert done.returncode == 1 and CANARY not in done.stdout + done.stderr
+
+
+def test_servers_that_are_down_or_lack_the_model(local, monkeypatch):
+    with pytest.raises(BadInput, match=r"does not run 'gpt-x'. It runs: .*tiny-llama"):
+        remote(local, monkeypatch, model="gpt-x")
+    with pytest.raises(BadInput, match="no such model or address"):
+        remote(local, monkeypatch, path="/elsewhere")
+    load = load_settings(BackendName.remote, f"http://127.0.0.1:{builders.free_port()}/v1", "", None)
+    with pytest.raises(EngineError, match="cannot be reached"):
+        open_backend(models.resolve("remote", load), load, print)
+
+
+@contextlib.contextmanager
+def odd_server(status: int, body: str, events: list[str] = ()):
+    """A server that lists one model, and answers every request with `status` and `body`, or with `events`."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def _say(self, code: int, text: str) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def do_GET(self):
+            self._say(200, json.dumps({"data": [{"id": "m"}]}))
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._say(status, body or "".join(f"data: {event}\n\n" for event in events))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        load = load_settings(BackendName.remote, f"http://127.0.0.1:{served.server_port}/v1", "", None)
+        with contextlib.closing(open_backend(models.resolve("m", load), load, print)) as backend:
+            yield backend
+        served.shutdown()
+
+
+@pytest.mark.parametrize(
+    "status, body, events, words",
+    [
+        (400, '{"error": {"message": "context length exceeded"}}', (), "refused the request with status 400: context length exceeded"),
+        (429, '{"detail": "slow down"}', (), r"is busy \(slow down\)"),
+        (500, "<html>oops</html>", (), "status 500: <html>oops"),
+        (200, "", ["not json"], "sent something that is no JSON"),
+        (200, "", ['{"error": {"message": "out of memory"}}'], "ended the answer: out of memory"),
+    ],
+)
+def test_what_goes_wrong_there_is_told_here(status, body, events, words):
+    with odd_server(status, body, events) as backend:
+        failed = list(stream(backend, HELLO, BRIEF))[-1]
+    assert isinstance(failed, Failed)
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(failed.text)
+
+
+def test_pieces_of_several_tokens_are_counted_by_the_server():
+    events = [
+        '{"choices": [{"delta": {"role": "assistant", "content": null}}]}',
+        '{"choices": [{"delta": {"content": "Hello there"}}]}',
+        '{"choices": [{"delta": {}, "finish_reason": "stop"}]}',
+        '{"choices": [], "usage": {"completion_tokens": 5}}',
+        "[DONE]",
+    ]
+    with odd_server(200, "", events) as backend:
+        told = list(stream(backend, HELLO, BRIEF))[-1]
+    assert (told.text, told.tokens, told.finish_reason) == ("Hello there", 5, "stop")
+
+
+@pytest.mark.parametrize("url", ["", "gpu-box:8000", "ftp://x", "http://", "file:///etc/passwd"])
+def test_addresses_that_are_none(url):
+    with pytest.raises(BadInput, match="--base-url"):
+        load_settings(BackendName.remote, url, "", None)
+
+
+def test_options_that_belong_to_another_backend():
+    assert load_settings(BackendName.auto, "http://x/v1", "", None).backend == "remote"
+    with pytest.raises(BadInput, match="are for the remote backend"):
+        load_settings(BackendName.llama_cpp, "http://x/v1", "", None)
+    with pytest.raises(BadInput, match="--quantization is for the transformers"):
+        load_settings(BackendName.llama_cpp, "", "", "nf4")
+
+
+def test_a_remote_server_takes_no_adapters_of_this_app(local, monkeypatch):
+    with contextlib.closing(remote(local, monkeypatch)) as far:
+        with pytest.raises(BadInput, match="brings its own adapters"):
+            far.attach("x")
