@@ -6,6 +6,7 @@ Thread-safe. A request made while a model loads waits for it; a failed load keep
 import sys
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +20,7 @@ from engine.errors import EngineError
 from engine.events import Event, Failed, Notice, Progress
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
-from engine.settings import ChatSettings, LoadSettings
+from engine.settings import ChatSettings, Layout, LoadSettings
 
 WAIT_SECONDS = 0.2
 MAX_WAITING = 24
@@ -43,7 +44,7 @@ class Runtime:
     """Holds one backend. `isolated` and `turns` as in `open_backend`."""
 
     def __init__(self, load_settings: LoadSettings | None = None, isolated: bool = True, turns: Turns | None = None):
-        self._load_settings = load_settings or LoadSettings()
+        self.load_settings = load_settings or LoadSettings()
         self._isolated = isolated
         self._turns = turns or Turns()
         self._condition = threading.Condition()
@@ -52,7 +53,7 @@ class Runtime:
         self._backend: Backend | None = None
         self._state = State("idle", "", _NOTHING)
         self._load_number = 0
-        self._before: tuple[str, str | None] | None = None  # model and adapter to go back to where a load fails
+        self._before: tuple[str, str, Layout] | None = None  # model, adapter and layout to go back to where a load fails
         self.wanted_adapter: str | None = None
 
     @property
@@ -60,27 +61,32 @@ class Runtime:
         with self._condition:
             return self._state
 
-    def load(self, model: str, adapter: str | None = None, log: bool = False) -> None:
+    def load(self, model: str, adapter: str | None = None, log: bool = False, layout: Layout | None = None) -> None:
         """Begin to load a model by id or path, in the background; a load under way is cancelled, and the model that was
         loaded is given back first, because two may not fit. Where the load fails or is cancelled, that one is loaded
         again. Raises BadInput at once for what is no model or too large.
 
-        `adapter` None takes the one that is part of the model, if any. `log` also prints progress on stderr."""
-        self._begin(model, adapter, log)
+        `adapter` None takes the one that is part of the model, if any; `layout` None the one in use. `log` also prints progress
+        on stderr."""
+        self._begin(model, adapter, log, layout=layout)
 
-    def _begin(self, model: str, adapter: str | None, log: bool, because: str = "", failed: int | None = None) -> None:
+    def _begin(
+        self, model: str, adapter: str | None, log: bool, because: str = "", failed: int | None = None, layout: Layout | None = None
+    ) -> None:
         """As `load`. `because` is why a former model comes back; `failed` the load whose place it takes, if that one is
         still the newest."""
-        spec = models.resolve(model, self._load_settings)
+        spec = models.resolve(model, self.load_settings)
         machine = hardware.machine()
         with self._condition:
             if failed is not None and failed != self._load_number:
                 return
             if self._backend:  # what the loaded model holds is given back before the next one is loaded
                 machine = replace(machine, memory_free=machine.memory)
-            models.check_fit(spec, machine, self._load_settings)
+            models.check_fit(spec, machine, self.load_settings)
             if self._state.phase == "ready":
-                self._before = (self._state.model, self.wanted_adapter or NO_ADAPTER)
+                self._before = (self._state.model, self.wanted_adapter or NO_ADAPTER, self.load_settings.layout)
+            if layout:
+                self.load_settings = self.load_settings.model_copy(update={"layout": layout})
             if because:
                 self._before = None
             self._load_number += 1
@@ -109,6 +115,10 @@ class Runtime:
             self._condition.notify_all()
         self._wait_for_answers()
         self._replace_backend(None)
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """The processor for whatever is to be done undisturbed in the block: answers pause meanwhile."""
+        return self._turns.turn(object())
 
     def close(self) -> None:
         """End everything at once: a load under way, the loaded model, its process."""
@@ -142,7 +152,7 @@ class Runtime:
         try:
             backend = open_backend(
                 spec,
-                self._load_settings,
+                self.load_settings,
                 lambda progress: self._progress(number, progress, log, because),
                 self._isolated,
                 lambda: number != self._load_number,
@@ -178,7 +188,8 @@ class Runtime:
         if not before:
             return False
         try:
-            self._begin(*before, log=False, because=because, failed=number)
+            model, adapter, layout = before
+            self._begin(model, adapter, False, because, number, layout)
         except EngineError:
             return False
         return True

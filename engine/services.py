@@ -1,14 +1,19 @@
 """What an app is made of, handed to every tab: the loaded model and what visitors may do."""
 
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import hardware
+from engine import hardware, layout_figures
 from engine.blend import NO_ADAPTER, Blend
 from engine.errors import BadInput
+from engine.hub import Report
 from engine.model_spec import ModelSpec
 from engine.models import ADAPTERS, MODELS, resolve
 from engine.runtime import Runtime, State
+from engine.settings import Layout
 from engine.store import Store
 
 
@@ -35,13 +40,46 @@ class Services:
             adapters=tuple(map(_public, state.adapters)),
         )
 
-    def load(self, model: str) -> None:
-        """Load a model for everybody, unless it is the one that is loaded or loading. Raises BadInput."""
+    def load(self, model: str, layout: str | None = None) -> None:
+        """Load a model for everybody, unless it is the one that is loaded or loading. `layout` is that of `LoadSettings`, None
+        for the one in use. Raises BadInput."""
         self._owner_only()
-        state = self.runtime.state
-        if state.phase in ("ready", "loading") and state.model == resolve(model).id:
+        if layout not in (None, *Layout):
+            raise BadInput(f"The layout is one of {', '.join(Layout)}.")
+        wanted = Layout(layout) if layout and self.has_layouts(model) else self.runtime.load_settings.layout
+        state, same = self.runtime.state, resolve(model, self.runtime.load_settings).id
+        if state.phase in ("ready", "loading") and state.model == same and wanted == self.runtime.load_settings.layout:
             return
-        self.runtime.load(model)
+        self.runtime.load(model, layout=wanted)
+
+    def has_layouts(self, model: str) -> bool:
+        """Whether there is a layout to choose: for what llama.cpp would run, on a host of one's own."""
+        if self.read_only or not model:
+            return False
+        try:
+            spec = resolve(model, self.runtime.load_settings)
+        except BadInput:
+            return False
+        return spec.kind != "remote" and spec.runs_with(self.runtime.load_settings) == "llama.cpp"
+
+    def layout_figures(self, model: str) -> list[dict]:
+        """What both layouts cost here, as `layout_figures.kept`; empty where it is not known."""
+        return layout_figures.kept(resolve(model)) if self.has_layouts(model) else []
+
+    def measure_layouts(self, model: str) -> Iterator[str]:
+        """Measure both layouts, while all answers pause; yields what is being done. Raises BadInput or EngineError."""
+        self._owner_only()
+        told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(self._measure, resolve(model), lambda progress: told.put(progress.text))
+            done.add_done_callback(lambda _: told.put(None))
+            while (text := told.get()) is not None:
+                yield text
+            done.result()
+
+    def _measure(self, spec: ModelSpec, report: Report) -> None:
+        with self.runtime.alone():
+            layout_figures.measured(spec, report)
 
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""

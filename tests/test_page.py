@@ -192,7 +192,15 @@ def test_every_action_is_a_named_endpoint(page):
     named = set(page.client().view_api(return_format="dict", print_info=False)["named_endpoints"])
     conversation = {"/chat", "/retry", "/edit", "/continue", "/undo", "/branch", "/thumb", "/stop", "/clear", "/example", "/system_preset"}
     library = {"/new", "/open", "/rename", "/delete", "/search", "/save", "/restore", "/export_json", "/export_markdown", "/import"}
-    assert named == conversation | library | {"/load_model", "/unload_model", "/cancel_load", "/about_model", "/status"}
+    assert named == conversation | library | {
+        "/load_model",
+        "/unload_model",
+        "/cancel_load",
+        "/about_model",
+        "/status",
+        "/quantizations",
+        "/measure_layouts",
+    }
     config = json.load(urllib.request.urlopen(page.url + "/config"))
     assert all(each["api_name"] for each in config["dependencies"] if each["targets"])
 

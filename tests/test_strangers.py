@@ -205,7 +205,7 @@ def test_a_key_shows_nowhere(tiny, tmp_path):
             if status is None:
                 hub._server.shutdown()
                 hub._server.server_close()
-            client.predict("someone/tiny", "none", api_name="/load_model")
+            client.predict(model="someone/tiny", api_name="/load_model")
 
             def told() -> bool:
                 seen.append(str(client.predict("none", api_name="/status")))

@@ -11,6 +11,7 @@ from engine.blend import MAX_SCALE, NO_ADAPTER
 from engine.errors import EngineError
 from engine.services import Services
 from ui import form
+from ui.gguf import Layouts, draw_chooser, draw_layouts
 from ui.render import status
 
 BUSY_SECONDS, CALM_SECONDS = 1, 4
@@ -25,6 +26,7 @@ class Models:
     model: gr.Dropdown
     blend: list[Component]
     about: gr.HTML
+    layouts: Layouts
     load: gr.Button
     cancel: gr.Button
     unload: gr.Button
@@ -49,9 +51,9 @@ class Models:
                 gr.Button(visible=mine and phase == "ready"),
             ]
 
-        def load(model: str, adapter: str | None) -> list:
+        def load(model: str, layout: str, adapter: str | None) -> list:
             with form.explained():
-                services.load(model)
+                services.load(model, layout)
             return now(adapter)
 
         def cancel(adapter: str | None) -> list:
@@ -93,7 +95,8 @@ class Models:
         gr.context.Context.root_block.load(
             opened, None, [*after, self.model, self.about, self.adapter], api_visibility="private", **form.SILENT
         )
-        self.load.click(load, [self.model, self.adapter], after, api_name="load_model", **form.QUICK)
+        self.layouts.wire(self.model)
+        self.load.click(load, [self.model, self.layouts.choice, self.adapter], after, api_name="load_model", **form.QUICK)
         self.cancel.click(cancel, self.adapter, after, api_name="cancel_load", **form.QUICK)
         self.unload.click(unload, self.adapter, after, api_name="unload_model", **form.QUICK)
         self.model.change(lambda model: _about(services, model), self.model, self.about, api_name="about_model", **form.SILENT)
@@ -130,10 +133,13 @@ def draw_pickers(services: Services, chip_: gr.HTML) -> Models:
         info="This host's model" if services.read_only else "A known model, a Hub id (owner/name), a folder or a GGUF file",
     )
     about = gr.HTML(elem_id="about-model", apply_default_css=False)
+    layouts = draw_layouts(services)
     with gr.Row(elem_id="model-buttons"):
         load = gr.Button("Load", size="sm", variant="primary", min_width=60, visible=not services.read_only, elem_id="load")
         cancel = gr.Button("Cancel loading", size="sm", variant="stop", min_width=60, visible=False, elem_id="cancel-load")
         unload = gr.Button("Unload", size="sm", min_width=60, visible=False, elem_id="unload")
+    if not services.read_only:
+        draw_chooser(model)
     adapter = gr.Dropdown(
         services.adapter_choices(),
         value=NO_ADAPTER,
@@ -146,4 +152,4 @@ def draw_pickers(services: Services, chip_: gr.HTML) -> Models:
     with gr.Accordion("Mix in another adapter", open=False, elem_id="mix"):
         second = gr.Dropdown(services.adapter_choices(), value=NO_ADAPTER, label="Mixed in", allow_custom_value=True)
         second_strength = gr.Slider(**scale, label="Its strength")
-    return Models(services, chip_, model, [adapter, strength, second, second_strength], about, load, cancel, unload)
+    return Models(services, chip_, model, [adapter, strength, second, second_strength], about, layouts, load, cancel, unload)
