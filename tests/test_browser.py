@@ -142,7 +142,7 @@ def test_a_first_visitor_sees_a_real_answer_cut_and_continued(starter_home):
         browser.wait_facts(page, "12 tokens", 120_000)
         begun = browser.answers(page, 1)[0].rstrip()
         assert "Paris" in begun and len(lengths) > 3, "the answer came in pieces"
-        assert "NF4" in page.inner_text("#status") and " in use" in page.inner_text("#status")
+        assert "Q4_1" in page.inner_text("#status") and " in use" in page.inner_text("#status")
         browser.act(page, "Continue this answer")
         browser.wait_facts(page, "24 tokens", 120_000)
         whole = browser.answers(page, 1)[0]

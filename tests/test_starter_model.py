@@ -81,17 +81,20 @@ def test_the_prompt_is_the_models_own_template(backend):
     tokenizer = backend._tokenizer
     rows = [{"role": "user", "content": "Grüße, 你好 🦙!"}]
     assert (
-        backend.encode(Conversation().add("user", rows[0]["content"]), "chat")
+        backend.encode(Conversation().add("user", rows[0]["content"]), "chat").content
         == tokenizer.apply_chat_template(rows, add_generation_prompt=True)["input_ids"]
     )
 
 
-def test_the_command_line_gives_the_figures_of_the_contract(starter, run_engine):
-    done = run_engine("chat", "--json", "--temperature", "0", "--max-new-tokens", "6", "What is the capital of France?")
+@pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
+def test_the_command_line_gives_the_figures_of_the_contract(starter, run_engine, backend):
+    done = run_engine(
+        "chat", "--json", "--backend", backend, "--temperature", "0", "--max-new-tokens", "6", "What is the capital of France?"
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert {"text", "tokens", "seconds", "ttft_seconds", "tokens_per_second", "backend", "finish_reason"} <= set(document)
-    assert (document["backend"], document["finish_reason"], document["tokens"], document["adapter"]) == ("transformers", "length", 6, None)
+    assert (document["backend"], document["finish_reason"], document["tokens"], document["adapter"]) == (backend, "length", 6, None)
 
 
 def test_a_gguf_file_given_by_path_answers_as_the_starter(starter_home, backend, monkeypatch, home):

@@ -66,20 +66,19 @@ class Models:
                 services.unload()
             return now(adapter)
 
-        def look(adapter: str | None, seen: str) -> list:
-            """`seen` is the model that this page last knew: when it changes, the picker turns to the adapter that came
-            with the new one."""
+        def look(adapter: str | None, seen: tuple) -> list:
+            """`seen` is the model that this page last knew, and the adapters it offers. When the model changes, the pickers
+            turn to the adapter that came with the new one; what has not changed is not sent, as somebody may be typing."""
             state = services.state()
-            ready = state.phase == "ready"
-            turned = ready and state.model != seen
-            picked = {"value": services.chosen_adapter()} if turned else {}
+            model = state.model if state.phase == "ready" else seen[0]
             choices = services.adapter_choices()
+            turned = model != seen[0]
             return [
                 *now(services.chosen_adapter() if turned else adapter),
-                gr.Dropdown(choices=choices, **picked),
-                gr.Dropdown(choices=choices, **({"value": NO_ADAPTER} if turned else {})),
+                _offering(choices, services.chosen_adapter() if turned else None, seen[1]),
+                _offering(choices, NO_ADAPTER if turned else None, seen[1]),
                 gr.Timer(BUSY_SECONDS if state.phase == "loading" else CALM_SECONDS),
-                state.model if ready else seen,
+                (model, choices),
             ]
 
         def opened() -> list:
@@ -90,10 +89,12 @@ class Models:
                 gr.Dropdown(choices=services.model_choices(), value=name or None),
                 _about(services, name),
                 gr.Dropdown(choices=services.adapter_choices(), value=chosen),
+                (name if services.state().phase == "ready" else "", services.adapter_choices()),
             ]
 
+        seen = gr.State(("", []))
         gr.context.Context.root_block.load(
-            opened, None, [*after, self.model, self.about, self.adapter], api_visibility="private", **form.SILENT
+            opened, None, [*after, self.model, self.about, self.adapter, seen], api_visibility="private", **form.SILENT
         )
         self.layouts.wire(self.model)
         self.load.click(load, [self.model, self.layouts.choice, self.adapter], after, api_name="load_model", **form.QUICK)
@@ -101,8 +102,14 @@ class Models:
         self.unload.click(unload, self.adapter, after, api_name="unload_model", **form.QUICK)
         self.model.change(lambda model: _about(services, model), self.model, self.about, api_name="about_model", **form.SILENT)
         timer = gr.Timer(BUSY_SECONDS)
-        seen = gr.State("")
         timer.tick(look, [self.adapter, seen], [*after, self.adapter, self.blend[2], timer, seen], api_name="status", **form.SILENT)
+
+
+def _offering(choices: list, value: str | None, before: list):
+    """A picker with these choices, turned to `value` if there is one; as it is where nothing changed."""
+    if value is not None:
+        return gr.Dropdown(choices=choices, value=value)
+    return gr.skip() if choices == before else gr.Dropdown(choices=choices)
 
 
 def chip(services: Services, adapter: str | None) -> str:
