@@ -38,7 +38,7 @@ SETTLE_SECONDS = 0.005
 CACHE_SHARE = 8
 # Multiplications with an addition that a slow core does in a second (6 to 18 billion were measured): prompts are read in
 # pieces of as many, so that no other answer pauses for longer.
-PIECE_OPERATIONS = 5e9
+PIECE_OPERATIONS = 6e9
 LEAST_BATCH, MOST_BATCH = 8, 512
 _CRASHED = "llama.cpp ended unexpectedly, perhaps for lack of memory. Your conversation is kept; load the model again."
 
@@ -319,8 +319,8 @@ def _room(shape: Architecture | None, machine: hardware.Machine, most_slots: int
 
 
 def _batch(shape: Architecture | None, machine: hardware.Machine) -> int:
-    """Prompt tokens for one step, a power of two."""
+    """Prompt tokens for one step, a multiple of eight."""
     if shape is None:
         return LEAST_BATCH
     tokens = PIECE_OPERATIONS * machine.cores / shape.parameters
-    return next((size for size in (512, 256, 128, 64, 32, 16) if size <= tokens), LEAST_BATCH)
+    return min(max(int(tokens) // 8 * 8, LEAST_BATCH), MOST_BATCH)
