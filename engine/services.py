@@ -31,6 +31,8 @@ class Services:
         if not self.read_only:
             return state
         loaded = state.loaded and replace(state.loaded, model=_public(state.loaded.model))
+        if loaded and loaded.backend == "remote":
+            loaded = replace(loaded, device="another server")
         text = "This host could not load its model; its log says why." if state.phase == "failed" else state.text
         return replace(
             state,

@@ -262,6 +262,8 @@ def test_a_public_host_shows_no_paths():
     assert services.blend("adapter", 0.5, None, 1).parts == (("/secret/place/adapter", 0.5),)
     runtime._state = State("failed", path, f"The model {path} is damaged")
     assert "secret" not in repr(services.state())
+    runtime._state = State("ready", "big", "Ready", loaded=Loaded("big", "remote", "gpu-box.secret:8000", "none", "none", 512, "chat"))
+    assert "secret" not in repr(services.state())
 
 
 def test_loading_what_is_loaded_changes_nothing():

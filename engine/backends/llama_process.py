@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import os
 import queue
 import secrets
 import subprocess
-import sys
 import threading
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from engine import children
 from engine.backends.base import Stop
 from engine.errors import BadInput, EngineError
 from engine.llama_server import Settings
@@ -34,7 +33,7 @@ class LlamaProcess:
         self.key = secrets.token_urlsafe(32)
         self._errors: deque[str] = deque(maxlen=KEPT_LINES)
         answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._process = _started()
+        self._process = children.started("engine.llama_server", capture_errors=True)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=lambda: answer.put(self._process.stdout.readline()), daemon=True).start()
         try:
@@ -98,15 +97,3 @@ class LlamaProcess:
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
-
-
-def _started() -> subprocess.Popen:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        [sys.executable, "-m", "engine.llama_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-    )

@@ -6,15 +6,11 @@ The page stays quick while torch is imported and weights are loaded, and ending 
 import contextlib
 import itertools
 import json
-import os
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
-from engine import errors
+from engine import children, errors
 from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
 from engine.blend import Blend
 from engine.events import Progress
@@ -40,7 +36,8 @@ class ProcessBackend(Backend):
         self._adapters: dict[str, str] = {}
         self._lock = threading.Lock()
         self._gone = False
-        self._process = _started()
+        # Nothing in it is compiled, and without torch's compiler bitsandbytes imports some 3 s sooner.
+        self._process = children.started("engine.worker", TORCHDYNAMO_DISABLE="1")
         threading.Thread(target=self._read, daemon=True).start()
         try:
             for answer in self._ask("load", model=spec.id, load=load.model_dump()):
@@ -153,15 +150,3 @@ class ProcessBackend(Backend):
         process.wait()
         with contextlib.suppress(OSError):
             process.stdin.close()
-
-
-def _started() -> subprocess.Popen:
-    """Start the worker. Nothing in it is compiled, and without torch's compiler bitsandbytes imports some 3 s sooner."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        [sys.executable, "-m", "engine.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={"TORCHDYNAMO_DISABLE": "1", **os.environ, "PYTHONPATH": path},
-    )
