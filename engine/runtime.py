@@ -132,7 +132,7 @@ class Runtime:
         """Bytes that the loaded model's process takes now, with what it holds on GPUs; 0 without one."""
         with self._condition:
             backend = self._backend
-        return hardware.process_memory(backend.process_id) if backend else 0
+        return hardware.process_memory(backend.process_id) if backend and backend.process_id else 0
 
     def _wait_for_answers(self) -> None:
         """Wait for the answers under way, which end by themselves: their stop flags are up since the model changed."""

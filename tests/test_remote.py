@@ -35,7 +35,7 @@ def remote(local, monkeypatch, key: str | None = None, model: str = "remote", pa
 
 def test_the_same_weights_give_the_same_greedy_answer(local, monkeypatch):
     with contextlib.closing(remote(local, monkeypatch)) as far:
-        assert far.loaded.backend == "remote" and far.loaded.context == 256
+        assert far.loaded.backend == "remote" and far.loaded.context == 256 and far.process_id == 0
         for conversation in (HELLO, HELLO.add("assistant", "yes").add("user", "More"), Conversation(system="Be brief.").add("user", "Hi")):
             assert answer(far, chat=BRIEF, conversation=conversation) == answer(local, chat=BRIEF, conversation=conversation)
         assert answer(far, chat=BRIEF, form="guanaco") == answer(local, chat=BRIEF, form="guanaco")

@@ -99,7 +99,7 @@ class Backend(ABC):
 
     @property
     def process_id(self) -> int:
-        """The process that holds the weights, for whoever asks how much memory it takes."""
+        """The process that holds the weights, for whoever asks how much memory it takes; 0 where it is on another machine."""
         return os.getpid()
 
     @abstractmethod

@@ -129,6 +129,10 @@ class RemoteBackend(Backend):
             body |= {"repetition_penalty": settings.repetition_penalty, "repeat_penalty": settings.repetition_penalty}
         return body
 
+    @property
+    def process_id(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._client.close()
 
