@@ -5,8 +5,7 @@ import json
 import statistics
 from pathlib import Path
 
-from engine import gguf_file, hub, measuring, paths
-from engine.backends import gguf_weights
+from engine import gguf_file, hardware, hub, measuring, paths
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.model_spec import ModelSpec
@@ -17,11 +16,8 @@ ROUNDS = 5
 
 def kept(spec: ModelSpec) -> list[dict]:
     """What `measured` gave the last time, empty where it never ran on this machine for the file as it is."""
-    with contextlib.suppress(BadInput, OSError):
-        known = paths.read_object(_place(), "the figures of layouts") if _place().is_file() else {}
-        rows = known.get(_key(spec.gguf_path)) if spec.gguf_path else None
-        return rows if isinstance(rows, list) else []
-    return []
+    rows = _known().get(_key(spec.gguf_path)) if spec.gguf_path else None
+    return rows if isinstance(rows, list) else []
 
 
 def measured(spec: ModelSpec, report: hub.Report) -> list[dict]:
@@ -31,7 +27,7 @@ def measured(spec: ModelSpec, report: hub.Report) -> list[dict]:
     Raises BadInput for what llama.cpp does not run and where the faster layout would not pay, EngineError."""
     from engine.backends.llamacpp import LlamaCppBackend
 
-    if spec.runs_with(LoadSettings()) != "llama.cpp":
+    if spec.runs_with(LoadSettings(), hardware.machine()) != "llama.cpp":
         raise BadInput(f"{spec.id} does not run through llama.cpp here, so there is no layout to choose.")
     with contextlib.ExitStack() as stack:
         opened = {
@@ -56,16 +52,20 @@ def measured(spec: ModelSpec, report: hub.Report) -> list[dict]:
                     "perplexity": round(measuring.perplexity(backend.client), 2),
                 }
             )
-        _keep(gguf_weights.fetch(spec, report).path, rows)
+        _keep(spec.gguf_path, rows)
     return rows
 
 
+def _known() -> dict:
+    """All figures that were kept; none where they cannot be read, since they can be measured again."""
+    with contextlib.suppress(BadInput, OSError):
+        return paths.read_object(_place(), "the figures of layouts")
+    return {}
+
+
 def _keep(path: Path, rows: list[dict]) -> None:
-    known = {}
-    with contextlib.suppress(BadInput):
-        known = paths.read_object(_place(), "the figures of layouts") if _place().is_file() else {}
     beside = _place().with_suffix(".part")
-    beside.write_text(json.dumps({**known, _key(path): rows}), encoding="utf-8")
+    beside.write_text(json.dumps({**_known(), _key(path): rows}), encoding="utf-8")
     beside.replace(_place())
 
 

@@ -5,7 +5,6 @@ Both are asked of a running llama.cpp server, so that they hold for the very wei
 
 import math
 import statistics
-from dataclasses import dataclass
 from typing import Protocol
 
 from engine.errors import EngineError
@@ -38,23 +37,6 @@ class Client(Protocol):
 
     def post(self, path: str, body: dict) -> dict:
         """The JSON object that the server answers. Raises EngineError in words for people."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of one model on one machine: tokens a second of one answer, and perplexity on TEXT (1 would be no doubt at all)."""
-
-    tokens_per_second: float
-    perplexity: float
-
-
-def measure(client: Client, rounds: int = 3) -> Figures:
-    """Both figures; some 10 s for a model that answers 60 tokens a second. The machine should have nothing else to do.
-
-    Raises EngineError where the server fails or does not answer as llama.cpp does.
-    """
-    speed(client, 8)  # the first tokens read the file from the disk
-    return Figures(statistics.median(speed(client) for _ in range(rounds)), perplexity(client))
 
 
 def speed(client: Client, tokens: int = DECODED_TOKENS) -> float:

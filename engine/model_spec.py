@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine import gguf_hub, hardware, paths
+from engine import gguf_hub, paths
 from engine.hardware import Machine
 from engine.hub import HUB_ID
 from engine.memory import Architecture, Fit, chat_fit, gguf_fit
@@ -55,12 +55,18 @@ class ModelSpec:
     gguf_source: str | None = None
     gguf_bytes: int | None = None
 
-    def runs_with(self, load: LoadSettings) -> BackendName:
+    def runs_with(self, load: LoadSettings, machine: Machine) -> BackendName:
         """What runs it: as asked for, else llama.cpp for whatever is there as GGUF where there is no GPU."""
         if load.backend != "auto":
             return load.backend
         as_gguf = self.format != "safetensors" or self.gguf_source
-        return "llama.cpp" if as_gguf and not hardware.machine().has_gpu else "transformers"
+        return BackendName.llama_cpp if as_gguf and not machine.has_gpu else BackendName.transformers
+
+    @property
+    def gguf_repository(self) -> tuple[str, str | None] | None:
+        """The Hub repository of its GGUF files, and the quantization wanted of them; None where it has none."""
+        source = self.gguf_source or (self.source if self.kind == "hub" and self.format == "gguf" else None)
+        return gguf_hub.parse(source) if source else None
 
     @property
     def local(self) -> Path | None:
@@ -81,9 +87,8 @@ class ModelSpec:
         """Its GGUF or GGML file, where it is on disk."""
         if self.kind == "starter":
             return next((paths.models() / STARTER / "gguf").glob("*.gguf"), None)
-        source = self.gguf_source or (self.source if self.kind == "hub" and self.format == "gguf" else None)
-        if source:
-            return gguf_hub.on_disk(*gguf_hub.parse(source))
+        if self.gguf_repository:
+            return gguf_hub.on_disk(*self.gguf_repository)
         return self.local if self.local and self.format != "safetensors" else None
 
     @property
@@ -105,17 +110,17 @@ class ModelSpec:
         state = self.local.stat()
         return [state.st_size, state.st_mtime_ns]
 
-    @property
-    def to_fetch(self) -> int | None:
+    def to_fetch(self, machine: Machine) -> int | None:
         """Bytes that a first start fetches for what runs it on this machine; None where that is not known."""
-        return self.gguf_bytes if self.gguf_source and self.runs_with(LoadSettings()) == "llama.cpp" else self.download_bytes
+        as_gguf = self.gguf_source and self.runs_with(LoadSettings(), machine) == "llama.cpp"
+        return self.gguf_bytes if as_gguf else self.download_bytes
 
     def fit(self, machine: Machine, load: LoadSettings | None = None) -> Fit:
         """Whether chatting with it fits `machine`, decided from the registry, a local config or a file's header alone."""
         if self.kind in ("scripted", "remote"):
             return Fit(True, 0, machine.model_memory, "needs no weights" if self.kind == "scripted" else "runs on another machine")
         load = load or LoadSettings()
-        if self.runs_with(load) == "llama.cpp":
+        if self.runs_with(load, machine) == "llama.cpp":
             path = self.gguf_path
             return gguf_fit(self.shape, path.stat().st_size if path else self.gguf_bytes, machine)
         return chat_fit(self.shape, load, machine)

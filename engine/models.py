@@ -291,7 +291,7 @@ def listing(machine: Machine) -> list[dict]:
                 "title": spec.title,
                 "source": spec.source,
                 "size": spec.shape.parameters,
-                "download_bytes": spec.to_fetch,
+                "download_bytes": spec.to_fetch(machine),
                 "memory_4bit_bytes": fit.need,
                 "prompt_format": spec.prompt,
                 "licence": spec.licence,

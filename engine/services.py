@@ -62,7 +62,7 @@ class Services:
             spec = resolve(model, self.runtime.load_settings)
         except BadInput:
             return False
-        return spec.kind != "remote" and spec.runs_with(self.runtime.load_settings) == "llama.cpp"
+        return spec.kind != "remote" and spec.runs_with(self.runtime.load_settings, hardware.machine()) == "llama.cpp"
 
     def layout_figures(self, model: str) -> list[dict]:
         """What both layouts cost here, as `layout_figures.kept`; empty where it is not known."""
@@ -128,15 +128,12 @@ class Services:
         """What is to be known of a model before it is loaded, in a few words each. Raises BadInput for what is none."""
         if self.read_only or not name:
             return ""
-        spec = resolve(name)
+        spec, machine = resolve(name, self.runtime.load_settings), hardware.machine()
+        size = spec.to_fetch(machine)
         parts = [
             f"{spec.shape.parameters / 1e9:.2f} billion parameters" if spec.shape else "",
-            "on disk"
-            if spec.on_disk
-            else f"{_gigabytes(spec.to_fetch)} to download"
-            if spec.to_fetch
-            else "size unknown before the download",
-            spec.fit(hardware.machine()).text,
+            "on disk" if spec.on_disk else f"{_gigabytes(size)} to download" if size else "size unknown before the download",
+            spec.fit(machine, self.runtime.load_settings).text,
             f"licence: {spec.licence}",
             "gated: accept its licence on the Hub and set HF_TOKEN" if spec.gated else "",
         ]
@@ -169,7 +166,7 @@ def _short(spec: ModelSpec, machine: hardware.Machine) -> str:
     """Size, fit, licence and whether it is on disk, for a line of a picker."""
     fits = spec.fit(machine).fits
     parts = [
-        _gigabytes(spec.to_fetch) if spec.to_fetch else "",
+        _gigabytes(size) if (size := spec.to_fetch(machine)) else "",
         "fits" if fits else "too large here" if fits is False else "",
         spec.licence,
         "on disk" if spec.on_disk else "",

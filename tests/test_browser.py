@@ -130,7 +130,7 @@ def test_a_first_visitor_sees_a_real_answer_cut_and_continued(starter_home):
     """The real starter, loaded behind a page that is already there; the message waits its turn."""
     with app(GUANACO_HOME=str(starter_home)) as url, browser.opened(url) as page:
         page.click("text=Sampling")
-        for label, value in (("Temperature", "0"), ("Longest answer", "12")):
+        for label, value in (("Temperature", "0"), ("Longest answer", "48")):
             page.get_by_label(f"number input for {label}").fill(value)
             page.keyboard.press("Tab")
         browser.send(page, "Name the capital of France, and then tell a story about it.")
@@ -139,12 +139,12 @@ def test_a_first_visitor_sees_a_real_answer_cut_and_continued(starter_home):
         while page.is_visible("#stop"):
             lengths.add(len(browser.answers(page, 1)[0]))
             page.wait_for_timeout(50)
-        browser.wait_facts(page, "12 tokens", 120_000)
+        browser.wait_facts(page, "48 tokens", 120_000)
         begun = browser.answers(page, 1)[0].rstrip()
         assert "Paris" in begun and len(lengths) > 3, "the answer came in pieces"
         assert "Q4_1" in page.inner_text("#status") and " in use" in page.inner_text("#status")
         browser.act(page, "Continue this answer")
-        browser.wait_facts(page, "24 tokens", 120_000)
+        browser.wait_facts(page, "96 tokens", 120_000)
         whole = browser.answers(page, 1)[0]
         assert whole.startswith(begun) and len(whole) > len(begun) + 5
 

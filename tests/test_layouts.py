@@ -248,7 +248,7 @@ class Answers:
         (measuring.perplexity, {"tokens": [1, 2], "completion_probabilities": [{"top_logprobs": [{"id": 1, "logprob": -1}]}]}),
         (measuring.perplexity, {"tokens": [1]}),
         (measuring.perplexity, {"error": "none"}),
-        (measuring.measure, {"tokens": None}),
+        (measuring.speed, {"tokens": None}),
     ],
 )
 def test_another_kind_of_server_is_told(measured, answer):
@@ -285,6 +285,6 @@ def test_the_starter_keeps_most_of_its_quality(starter, tmp_path):
     path = layouts.relay(source, tmp_path / "faster", lambda event: None)
     assert path.stat().st_size < 0.8 * source.stat().st_size
     with LlamaServer(source) as shipped, LlamaServer(path) as faster:
-        sharp, fast = measuring.measure(shipped, 1), measuring.measure(faster, 1)
-    assert 30 < sharp.perplexity < 42
-    assert 1 < fast.perplexity / sharp.perplexity < 1.18
+        sharp, fast = measuring.perplexity(shipped), measuring.perplexity(faster)
+    assert 30 < sharp < 42
+    assert 1 < fast / sharp < 1.18

@@ -129,6 +129,18 @@ def test_an_answer_under_way_goes_on_while_an_adapter_is_attached(backend, two_a
     assert answer(backend, Blend.of(two_adapters[:1])) != answer(backend)
 
 
+def test_who_asks_while_an_adapter_is_attached_waits_and_is_answered(backend, two_adapters):
+    alone = answer(backend)
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(answer, backend) for _ in range(2)]
+        attaching = pool.submit(backend.attach, two_adapters[0])
+        while not attaching.done():
+            asked.append(pool.submit(answer, backend))
+            asked[-1].result(30)
+        assert {each.result(30) for each in asked} == {alone}
+    assert backend.adapters() == two_adapters[:1]
+
+
 def test_a_seed_gives_its_answer_again_whatever_was_said_between(backend):
     sampled = ChatSettings(temperature=1, seed=7, max_new_tokens=40)
     first = answer(backend, chat=sampled)

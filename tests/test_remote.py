@@ -3,7 +3,9 @@
 import contextlib
 import http.server
 import json
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import builders
 import pytest
@@ -11,6 +13,7 @@ from test_llamacpp import BRIEF, HELLO, answer, opened
 
 from engine import models
 from engine.backends import open_backend
+from engine.backends.server_client import ServerClient
 from engine.blend import Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
@@ -159,3 +162,19 @@ def test_a_remote_server_takes_no_adapters_of_this_app(local, monkeypatch):
     with contextlib.closing(remote(local, monkeypatch)) as far:
         with pytest.raises(BadInput, match="brings its own adapters"):
             far.attach("x")
+
+
+def test_what_is_under_way_ends_when_its_client_is_closed():
+    """A server that never answers: neither a request nor a stream may wait for ever once its client has gone."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as pool:
+        client = ServerClient(f"http://127.0.0.1:{silent.getsockname()[1]}", None, "The silent server")
+        asked = pool.submit(client.get, "models")
+        streamed = pool.submit(list, client.stream("completion", {}))
+        for _ in range(2):
+            silent.accept()
+        client.close()
+        for each in (asked, streamed):
+            with pytest.raises(EngineError, match="The silent server"):
+                each.result(20)
+        with pytest.raises(EngineError, match="was closed"):
+            client.get("models")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from engine import hardware, models
+from engine import hardware, models, quantizations
 from engine.services import Services
 from engine.settings import Layout
 from ui import form
@@ -27,9 +27,12 @@ class Layouts:
         """Show the figures of whatever model is picked; measure them when asked."""
         services = self.services
 
-        def picked(name: str) -> list:
+        def picked(name: str, **turned: str) -> list:
             offered = services.has_layouts(name)
-            return [gr.Radio(visible=offered), gr.HTML(figures(services, name), visible=offered), gr.Button(visible=offered)]
+            return [gr.Radio(visible=offered, **turned), gr.HTML(figures(services, name), visible=offered), gr.Button(visible=offered)]
+
+        def opened(name: str) -> list:
+            return picked(name, value=services.runtime.load_settings.layout.value)
 
         def measure(name: str) -> Iterator[str]:
             with form.explained():
@@ -39,7 +42,7 @@ class Layouts:
 
         parts = [self.choice, self.figures, self.measure]
         model.change(picked, model, parts, api_visibility="private", **form.SILENT)
-        gr.context.Context.root_block.load(picked, model, parts, api_visibility="private", **form.SILENT)
+        gr.context.Context.root_block.load(opened, model, parts, api_visibility="private", **form.SILENT)
         self.measure.click(measure, model, self.figures, api_name="measure_layouts", **form.QUICK)
 
 
@@ -47,7 +50,7 @@ def draw_layouts(services: Services) -> Layouts:
     """The choice, hidden until a model is picked that has it."""
     return Layouts(
         services,
-        gr.Radio(LAYOUTS, value=Layout.sharper.value, label="Layout", visible=False, elem_id="layout"),
+        gr.Radio(LAYOUTS, value=services.runtime.load_settings.layout.value, label="Layout", visible=False, elem_id="layout"),
         gr.HTML(visible=False, elem_id="layout-figures", apply_default_css=False),
         gr.Button("Measure both here", size="sm", visible=False, elem_id="measure-layouts"),
     )
@@ -72,19 +75,17 @@ def draw_chooser(model: gr.Dropdown) -> None:
         size = gr.Dropdown([(each.removeprefix("guanaco-").upper(), each) for each in sizes], value=sizes[0], label="Model size")
         table = gr.HTML(chooser(sizes[0]), elem_id="quantizations", apply_default_css=False)
         repository = gr.Textbox("", label="Hub repository of GGUF files", placeholder="owner/name-GGUF", max_lines=1)
-        method = gr.Dropdown(_methods(sizes[0]), value="Q4_K_M", label="Quantization")
+        method = gr.Dropdown([each.id for each in quantizations.METHODS], value="Q4_K_M", label="Quantization")
         pick = gr.Button("Put it into the model picker", size="sm", elem_id="pick-quantization")
     size.change(chooser, size, table, api_name="quantizations", **form.SILENT)
     pick.click(lambda owner, kind: f"{(owner or '').strip()}:{kind}", [repository, method], model, api_visibility="private", **form.SILENT)
 
 
-def _methods(model: str) -> list[str]:
-    return [row["method"] for row in models.quantization_listing(hardware.machine()) if row["model"] == model]
-
-
 def chooser(model: str) -> str:
     """The table of one model size as HTML."""
-    rows = [row for row in models.quantization_listing(hardware.machine()) if row["model"] == model]
+    if model not in models.MODELS:
+        return "There is no such size. Choose one of the list."
+    rows = quantizations.table(models.MODELS[model].shape, hardware.machine())
     lines = "".join(
         f'<tr class="{"best" if row["best"] else ""}"><th scope="row">{row["method"]}{" ★" if row["best"] else ""}</th><td>{row["bits"]:.1f}</td>'
         f"<td>{row['file_bytes'] / 1e9:.1f}</td><td>{row['memory_bytes'] / 1e9:.1f}</td><td>{'fits' if row['fits'] else 'too large'}</td></tr>"

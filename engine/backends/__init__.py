@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from engine import hardware
 from engine.backends.base import Backend, Stop
 from engine.backends.turns import Turns
 from engine.errors import BadInput
@@ -33,7 +34,7 @@ def open_backend(
 
         return RemoteBackend(spec, load)
     notes: tuple[str, ...] = ()
-    if spec.runs_with(load) == "llama.cpp":
+    if spec.runs_with(load, hardware.machine()) == "llama.cpp":
         from engine.backends import llamacpp
         from engine.backends.llama_process import NotInstalled
 

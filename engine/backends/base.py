@@ -2,15 +2,17 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from engine.blend import Blend
 from engine.errors import BadInput
 from engine.events import FinishReason
 from engine.messages import Conversation
+from engine.prompts import encode, prompt_format
 from engine.settings import ChatSettings
+from engine.tokenizers import Tokenizer
 
 # True once the person has asked to stop. Asked between tokens.
 Stop = Callable[[], bool]
@@ -105,3 +107,31 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give memory and processes back."""
+
+
+class Adapted(Protocol):
+    """An attached adapter; `prompt` names its own prompt format, where it has one."""
+
+    prompt: str | None
+
+
+class LocalBackend(Backend):
+    """A backend that has the tokenizer and the adapters at hand."""
+
+    prompting: Tokenizer
+    attached: Mapping[str, Adapted]
+
+    def adapters(self) -> list[str]:
+        return list(self.attached)
+
+    def prompt_format(self, adapter: str | None) -> str:
+        own = self.attached[adapter].prompt if adapter in self.attached else None
+        return own or self.loaded.prompt
+
+    def own_format(self, stated: str) -> str:
+        """The model's prompt format; plain for a base of unknown training that brings no chat template."""
+        return "plain" if stated == "chat" and not self.prompting.template else stated
+
+    def encode(self, conversation: Conversation, form: str) -> Prompt:
+        ids = list(encode(self.prompting, conversation, prompt_format(form), answering=True).ids)
+        return Prompt(len(ids), ids)

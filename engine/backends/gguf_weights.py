@@ -22,9 +22,8 @@ def fetch(spec: ModelSpec, report: Report) -> Header:
         return gguf_file.read(_converted(spec, report))
     if spec.format == "gguf" and spec.local:
         return gguf_file.read(spec.local)
-    source = spec.gguf_source or (spec.source if spec.format == "gguf" else None)
-    if source:
-        return gguf_file.read(gguf_hub.fetch(*gguf_hub.parse(source), report))
+    if spec.gguf_repository:
+        return gguf_file.read(gguf_hub.fetch(*spec.gguf_repository, report))
     raise BadInput(f"{spec.id} has no GGUF file that llama.cpp could run. Choose the backend transformers, or a GGUF file of it.")
 
 

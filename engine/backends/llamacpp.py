@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from engine import adapters as adapter_files
 from engine import gguf_file, hardware, lora_gguf, models
 from engine.backends import gguf_weights
-from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
+from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
 from engine.backends.llama_process import LlamaProcess
 from engine.backends.llama_tokenizer import LlamaTokenizer
 from engine.backends.server_client import ServerClient
@@ -28,7 +28,6 @@ from engine.llama_server import Settings
 from engine.memory import Architecture
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
-from engine.prompts import encode, prompt_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 
 MOST_SLOTS = 8
@@ -52,7 +51,7 @@ class _Attached:
     prompt: str | None
 
 
-class LlamaCppBackend(Backend):
+class LlamaCppBackend(LocalBackend):
     """See `Backend`. Answers with different blends take turns (`turns`); those with the same one run side by side."""
 
     def __init__(
@@ -68,8 +67,9 @@ class LlamaCppBackend(Backend):
         models.check_fit(spec, hardware.machine(), load)
         report(Progress(f"Checking {spec.id}"))
         self._spec, self._turns = spec, turns or Turns()
-        self._adapters: dict[str, _Attached] = {}
+        self.attached: dict[str, _Attached] = {}
         self._attaching = threading.Lock()
+        self._restarting = threading.Lock()
         header = gguf_weights.in_layout(gguf_weights.fetch(spec, report), load.layout, report)
         shape = gguf_file.architecture(header)
         machine = hardware.machine()
@@ -98,7 +98,7 @@ class LlamaCppBackend(Backend):
             else [f"conversations are cut to {context:,} tokens, which is what memory allows"]
         )
         label = gguf_file.quantization(header) + (" (faster layout)" if load.layout == "faster" else "")
-        self.loaded = Loaded(spec.id, "llama.cpp", "CPU", label, "float32", context, self._own_prompt(), tuple(notes))
+        self.loaded = Loaded(spec.id, "llama.cpp", "CPU", label, "float32", context, self.own_format(spec.prompt), tuple(notes))
 
     def _started_and_verified(self, header: Header, cancelled: Stop) -> tuple[LlamaProcess | None, str | None]:
         """The server, or what is wrong with the file: its checksum is compared while it loads."""
@@ -117,37 +117,33 @@ class LlamaCppBackend(Backend):
 
     def _connect(self) -> None:
         self.client = ServerClient(self._process.address, self._process.key, "llama.cpp")
-        self._tokenizer = LlamaTokenizer(self.client, self.header)
-
-    def _own_prompt(self) -> str:
-        """The model's prompt format; plain for a base of unknown training that brings no chat template."""
-        return "plain" if self._spec.prompt == "chat" and not self._tokenizer.template else self._spec.prompt
+        self.prompting = LlamaTokenizer(self.client, self.header)
 
     def attach(self, adapter: str) -> None:
         """The server learns of adapters when it starts, so it is started anew, which takes as long as to load the model;
         answers under way pause for it."""
         with self._attaching:
-            if adapter in self._adapters:
+            if adapter in self.attached:
                 return
             found = adapter_files.find(adapter, lambda progress: None)
             path = lora_gguf.convert(found, _described(self.header, self._spec))
-            self._restart({**self._adapters, adapter: _Attached(len(self._adapters), str(path), found.prompt)})
+            self._restart({**self.attached, adapter: _Attached(len(self.attached), str(path), found.prompt)})
 
     def detach(self, adapter: str) -> None:
         with self._attaching:
-            left = [(name, each) for name, each in self._adapters.items() if name != adapter]
+            left = [(name, each) for name, each in self.attached.items() if name != adapter]
             self._restart({name: _Attached(number, each.path, each.prompt) for number, (name, each) in enumerate(left)})
 
     def _restart(self, adapters: dict[str, _Attached]) -> None:
         """Run the server with these adapters; where it cannot, with those it had."""
-        with self._turns.turn(object()):
-            self.client.close()
+        with self._turns.turn(object()), self._restarting:
             self._process.close()
+            self.client.close()
             try:
                 self._process = LlamaProcess(self._with(adapters))
-                self._adapters = adapters
+                self.attached = adapters
             except EngineError:
-                self._process = LlamaProcess(self._with(self._adapters))
+                self._process = LlamaProcess(self._with(self.attached))
                 raise
             finally:
                 self._slots.forget()
@@ -156,16 +152,9 @@ class LlamaCppBackend(Backend):
     def _with(self, adapters: dict[str, _Attached]) -> Settings:
         return Settings(**{**vars(self._settings), "adapters": [each.path for each in adapters.values()]})
 
-    def adapters(self) -> list[str]:
-        return list(self._adapters)
-
-    def prompt_format(self, adapter: str | None) -> str:
-        own = self._adapters[adapter].prompt if adapter in self._adapters else None
-        return own or self.loaded.prompt
-
     def encode(self, conversation: Conversation, form: str) -> Prompt:
-        ids = list(encode(self._tokenizer, conversation, prompt_format(form), answering=True).ids)
-        return Prompt(len(ids), ids)
+        with self._restarting:  # the server that is asked for tokens may be about to be another one
+            return super().encode(conversation, form)
 
     def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
         """Pauses between two tokens where answers with another blend wait for the processor."""
@@ -189,7 +178,7 @@ class LlamaCppBackend(Backend):
         """Generate until the answer ends, is stopped, or its turn is over."""
         # Every adapter with its scale: a list that leaves some out, or is empty, does not switch them off reliably.
         scales = dict(blend.parts)
-        lora = [{"id": each.number, "scale": scales.get(name, 0.0)} for name, each in self._adapters.items()]
+        lora = [{"id": each.number, "scale": scales.get(name, 0.0)} for name, each in self.attached.items()]
         stream = self.client.stream("completion", answer.request(lora, self._settings.context))
         answer.slot.blend = blend
         try:
@@ -232,8 +221,8 @@ class LlamaCppBackend(Backend):
         return self._process.process_id
 
     def close(self) -> None:
-        self.client.close()
         self._process.close()
+        self.client.close()
 
 
 class _Answer:

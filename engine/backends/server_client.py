@@ -5,6 +5,7 @@ An answer that is no longer wanted ends with its connection, at any moment. No m
 
 import asyncio
 import contextlib
+import functools
 import json
 import queue
 import threading
@@ -22,14 +23,20 @@ MAX_ERROR_CHARS = 300
 _END = object()
 
 
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one loop of all clients. It runs as long as the process: a request whose loop had stopped would never end."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
 class ServerClient:
     """Speaks to one server. `name` is what people know it by, `key_name` the environment variable that its key comes from;
     `proxies` says whether to heed those of the environment."""
 
     def __init__(self, base_url: str, key: str | None, name: str, key_name: str = "", proxies: bool = False):
         self._name, self._key, self._key_name = name, key, key_name
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=proxies)
@@ -49,13 +56,13 @@ class ServerClient:
             return response.json()
 
         with self._explained():
-            return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+            return asyncio.run_coroutine_threadsafe(call(), _loop()).result()
 
     def stream(self, path: str, body: dict) -> Iterator[dict | None]:
         """Post a request and yield the events of its answer, None whenever none has come for a moment. Closing the iterator
         ends the request."""
         arrived: queue.SimpleQueue = queue.SimpleQueue()
-        task = asyncio.run_coroutine_threadsafe(self._events(path, body, arrived.put), self._loop)
+        task = asyncio.run_coroutine_threadsafe(self._events(path, body, arrived.put), _loop())
         try:
             while True:
                 try:
@@ -110,6 +117,8 @@ class ServerClient:
             raise EngineError(f"{self._name} did not answer in time. Try again later.") from error
         except httpx.HTTPError as error:
             raise EngineError(f"The connection to {self._name} broke ({type(error).__name__}). Try again.") from error
+        except RuntimeError as error:  # what httpx raises once its client is closed
+            raise EngineError(f"The connection to {self._name} was closed. Try again.") from error
         except (httpx.InvalidURL, UnicodeError) as error:
             raise BadInput(f"{self._name} has an address that is none: {error}") from error
         except ValueError as error:
@@ -121,10 +130,8 @@ class ServerClient:
         return text.replace(self._key, "***") if self._key else text
 
     def close(self) -> None:
-        """Let go of all connections."""
-        with contextlib.suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result(CONNECT_SECONDS)
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        """Let go of all connections: what is under way ends with an error."""
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), _loop()).result(CONNECT_SECONDS)
 
 
 def _message(text: str) -> str:

@@ -16,23 +16,21 @@ from engine import adapters as adapter_files
 from engine import hardware, hub, models
 from engine.adapters import Adapter
 from engine.backends import quantized
-from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
+from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
 from engine.backends.decoding import TextStream
 from engine.backends.weights import fetch
 from engine.blend import Blend
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
-from engine.messages import Conversation
 from engine.model_files import read_config
 from engine.model_spec import ModelSpec
-from engine.prompts import encode, prompt_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 from engine.tokenizers import PretrainedTokenizer
 
 PREFILL_CHUNK = 512
 
 
-class TransformersBackend(Backend):
+class TransformersBackend(LocalBackend):
     """A base loaded by `AutoModelForCausalLM`; see `Backend`."""
 
     def __init__(self, spec: ModelSpec, load: LoadSettings, report: hub.Report):
@@ -49,10 +47,10 @@ class TransformersBackend(Backend):
         self._spec = spec
         self._torch = torch
         self._busy = threading.Lock()
-        self._adapters: dict[str, Adapter] = {}
+        self.attached: dict[str, Adapter] = {}
         report(Progress(f"Loading {spec.id}", None))
         self._tokenizer = self._load_tokenizer(spec.folder)
-        self._prompting = PretrainedTokenizer(self._tokenizer)
+        self.prompting = PretrainedTokenizer(self._tokenizer)
         capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
         dtype = hardware.compute_dtype(capabilities) if load.compute_dtype == "auto" else load.compute_dtype
         notes.insert(0, hardware.dtype_reason(dtype, capabilities))
@@ -73,7 +71,7 @@ class TransformersBackend(Backend):
             label,
             dtype,
             limit,
-            self._own_prompt(),
+            self.own_format(spec.prompt),
             tuple(notes),
         )
 
@@ -135,17 +133,13 @@ class TransformersBackend(Backend):
         _keep_exact(model)
         return model.eval()
 
-    def _own_prompt(self) -> str:
-        """The model's prompt format; plain for a base of unknown training that brings no chat template."""
-        return "plain" if self._spec.prompt == "chat" and not self._tokenizer.chat_template else self._spec.prompt
-
     def _ends(self) -> set[int]:
         configured = self._model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return {token for token in (*ids, self._tokenizer.eos_token_id) if token is not None}
 
     def attach(self, adapter: str) -> None:
-        if adapter in self._adapters:
+        if adapter in self.attached:
             return
         found = adapter_files.find(adapter, lambda progress: None)
         tensors = adapter_files.load_tensors(found)
@@ -160,7 +154,7 @@ class TransformersBackend(Backend):
                 raise EngineError(
                     f"The adapter {adapter} could not be put on the base ({type(error).__name__}: {str(error)[:200]})."
                 ) from error
-            self._adapters[adapter] = found
+            self.attached[adapter] = found
 
     def _inject(self, adapter: Adapter, tensors: dict) -> None:
         from peft import LoraConfig, PeftModel, set_peft_model_state_dict
@@ -192,7 +186,7 @@ class TransformersBackend(Backend):
 
     def detach(self, adapter: str) -> None:
         with self._busy:
-            if self._adapters.pop(adapter, None):
+            if self.attached.pop(adapter, None):
                 self._forget(_peft_name(adapter))
 
     def _forget(self, key: str) -> None:
@@ -204,17 +198,6 @@ class TransformersBackend(Backend):
         else:
             self._peft.unload()
             self._peft = None
-
-    def adapters(self) -> list[str]:
-        return list(self._adapters)
-
-    def prompt_format(self, adapter: str | None) -> str:
-        own = self._adapters[adapter].prompt if adapter in self._adapters else None
-        return own or self.loaded.prompt
-
-    def encode(self, conversation: Conversation, form: str) -> Prompt:
-        ids = list(encode(self._prompting, conversation, prompt_format(form), answering=True).ids)
-        return Prompt(len(ids), ids)
 
     def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
         """Every answer is made from its beginning, so each is as good as `cold`."""

@@ -51,10 +51,11 @@ class Turns:
     def _enter(self, group: Hashable, stop: Stop) -> bool:
         ticket = _Ticket(group)
         with self._condition:
+            others_are_due = self.over()
             self._waiting.append(ticket)
             if not self._inside:
                 self._next()
-            elif group == self._group and not self._others_are_due():
+            elif group == self._group and not others_are_due:
                 self._admit(ticket)
             while not ticket.admitted:
                 if stop():
@@ -62,9 +63,6 @@ class Turns:
                     return False
                 self._condition.wait(STOP_CHECK_SECONDS)
         return True
-
-    def _others_are_due(self) -> bool:
-        return any(each.group != self._group for each in self._waiting) and time.monotonic() - self._since >= self._slice
 
     def _leave(self) -> None:
         with self._condition:
