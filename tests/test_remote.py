@@ -164,13 +164,15 @@ def test_a_remote_server_takes_no_adapters_of_this_app(local, monkeypatch):
             far.attach("x")
 
 
-def test_what_is_under_way_ends_when_its_client_is_closed():
-    """A server that never answers: neither a request nor a stream may wait for ever once its client has gone."""
+@pytest.mark.parametrize("accepted", [0, 2])
+def test_what_is_under_way_ends_when_its_client_is_closed(accepted):
+    """A server that never answers, or does not even accept: neither a request nor a stream may wait for ever once its client
+    has gone."""
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as pool:
         client = ServerClient(f"http://127.0.0.1:{silent.getsockname()[1]}", None, "The silent server")
         asked = pool.submit(client.get, "models")
         streamed = pool.submit(list, client.stream("completion", {}))
-        for _ in range(2):
+        for _ in range(accepted):
             silent.accept()
         client.close()
         for each in (asked, streamed):

@@ -4,12 +4,13 @@ An answer that is no longer wanted ends with its connection, at any moment. No m
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import httpx
@@ -40,6 +41,7 @@ class ServerClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=proxies)
+        self._under_way: set[asyncio.Task] = set()  # touched on the loop alone
 
     def get(self, path: str) -> Any:
         """The JSON value at `path`. Raises BadInput or EngineError in words for people."""
@@ -56,13 +58,27 @@ class ServerClient:
             return response.json()
 
         with self._explained():
-            return asyncio.run_coroutine_threadsafe(call(), _loop()).result()
+            return self._start(call()).result()
+
+    def _start(self, work: Coroutine) -> concurrent.futures.Future:
+        """Let `work` run on the loop, where `close` finds it."""
+
+        async def known() -> Any:
+            task = asyncio.current_task()
+            self._under_way.add(task)
+            try:
+                return await work
+            finally:
+                self._under_way.discard(task)
+
+        return asyncio.run_coroutine_threadsafe(known(), _loop())
 
     def stream(self, path: str, body: dict) -> Iterator[dict | None]:
         """Post a request and yield the events of its answer, None whenever none has come for a moment. Closing the iterator
         ends the request."""
         arrived: queue.SimpleQueue = queue.SimpleQueue()
-        task = asyncio.run_coroutine_threadsafe(self._events(path, body, arrived.put), _loop())
+        task = self._start(self._events(path, body, arrived.put))
+        task.add_done_callback(lambda _: arrived.put(_END))
         try:
             while True:
                 try:
@@ -81,14 +97,11 @@ class ServerClient:
             task.cancel()
 
     async def _events(self, path: str, body: dict, put: Callable) -> None:
-        try:
-            async with self._client.stream("POST", path, json=body) as response:
-                await self._check(response)
-                async for line in response.aiter_lines():
-                    if line.startswith("data:") and line != "data: [DONE]":
-                        put(json.loads(line[5:]))
-        finally:
-            put(_END)
+        async with self._client.stream("POST", path, json=body) as response:
+            await self._check(response)
+            async for line in response.aiter_lines():
+                if line.startswith("data:") and line != "data: [DONE]":
+                    put(json.loads(line[5:]))
 
     async def _check(self, response: httpx.Response) -> None:
         """Raise what an error status means, with what the server says of it."""
@@ -117,7 +130,7 @@ class ServerClient:
             raise EngineError(f"{self._name} did not answer in time. Try again later.") from error
         except httpx.HTTPError as error:
             raise EngineError(f"The connection to {self._name} broke ({type(error).__name__}). Try again.") from error
-        except RuntimeError as error:  # what httpx raises once its client is closed
+        except (RuntimeError, concurrent.futures.CancelledError) as error:  # RuntimeError: what httpx raises once its client is closed
             raise EngineError(f"The connection to {self._name} was closed. Try again.") from error
         except (httpx.InvalidURL, UnicodeError) as error:
             raise BadInput(f"{self._name} has an address that is none: {error}") from error
@@ -131,7 +144,13 @@ class ServerClient:
 
     def close(self) -> None:
         """Let go of all connections: what is under way ends with an error."""
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), _loop()).result(CONNECT_SECONDS)
+
+        async def close() -> None:
+            for task in self._under_way:  # httpx itself would miss a connection that is being made
+                task.cancel()
+            await self._client.aclose()
+
+        asyncio.run_coroutine_threadsafe(close(), _loop()).result(CONNECT_SECONDS)
 
 
 def _message(text: str) -> str:
