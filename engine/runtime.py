@@ -55,6 +55,7 @@ class Runtime:
         self._load_number = 0
         self._before: tuple[str, str, Layout] | None = None  # model, adapter and layout to go back to where a load fails
         self.wanted_adapter: str | None = None
+        self._beside: list[Runtime] = []
 
     @property
     def state(self) -> State:
@@ -127,6 +128,15 @@ class Runtime:
             self._state = State("idle", "", _NOTHING)
             self._condition.notify_all()
         self._replace_backend(None)
+
+        for other in self._beside:
+            other.close()
+
+    def beside(self) -> "Runtime":
+        """An empty one for another model on the same machine: answers of both take turns, and `close` closes both."""
+        other = Runtime(self.load_settings, self._isolated, self._turns)
+        self._beside.append(other)
+        return other
 
     def memory(self) -> int:
         """Bytes that the loaded model's process takes now, with what it holds on GPUs; 0 without one."""

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from engine import hardware, layout_figures
 from engine.blend import NO_ADAPTER, Blend
+from engine.comparison import Side
 from engine.errors import BadInput
 from engine.hub import Report
 from engine.model_spec import ModelSpec
 from engine.models import ADAPTERS, MODELS, resolve
+from engine.pair import Pair
 from engine.runtime import Runtime, State
 from engine.settings import Layout
 from engine.store import Store
@@ -24,6 +26,10 @@ class Services:
     runtime: Runtime
     read_only: bool = False
     store: Store = field(default_factory=Store)
+    pair: Pair = field(init=False)  # the loaded model, and a second one for comparisons
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pair", Pair(self.runtime))
 
     def state(self) -> State:
         """The runtime's state; on a public host without the paths and reasons that only its owner should read."""
@@ -52,6 +58,7 @@ class Services:
         state, same = self.runtime.state, resolve(model, self.runtime.load_settings).id
         if state.phase in ("ready", "loading") and state.model == same and wanted == self.runtime.load_settings.layout:
             return
+        self.pair.give_back()
         self.runtime.load(model, layout=wanted)
 
     def has_layouts(self, model: str) -> bool:
@@ -86,7 +93,13 @@ class Services:
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""
         self._owner_only()
+        self.pair.give_back()
         self.runtime.unload()
+
+    def unload_second(self) -> None:
+        """Give the second model and its memory back. Raises BadInput on a public host."""
+        self._owner_only()
+        self.pair.give_back()
 
     def cancel_load(self) -> None:
         """End a load under way. Raises BadInput on a public host."""
@@ -114,6 +127,12 @@ class Services:
                 return adapter
         raise BadInput("On this public host only the adapters in the list can be chosen. Run the app on your own machine for others.")
 
+    def side(self, model: str | None, adapter: str | None, strength: float, second: str | None, second_strength: float) -> Side:
+        """One side of a comparison from its pickers, as `blend`; an empty model stands for the loaded one. Raises BadInput."""
+        if model and self.read_only and model != self.state().model:
+            raise BadInput("On this public host only the loaded model can be compared with itself and its adapters.")
+        return Side("" if self.read_only else model or "", self.blend(adapter, strength, second, second_strength))
+
     def model_choices(self) -> list[tuple[str, str]]:
         """What a model picker shows, and the id it stands for; those on disk first."""
         current = self.state().model
@@ -139,13 +158,15 @@ class Services:
         ]
         return " · ".join(filter(None, parts))
 
-    def adapter_choices(self) -> list[tuple[str, str]]:
-        """What an adapter picker shows, and the id: none, the attached ones, and the registry's for the loaded base."""
+    def adapter_choices(self, model: str = "") -> list[tuple[str, str]]:
+        """What an adapter picker shows, and the id: none, the attached ones, and the registry's for the base, which is the
+        loaded one unless `model` names another."""
         state = self.state()
-        base = MODELS[state.model].source if state.model in MODELS else None
+        name = model or state.model
+        base = MODELS[name].source if name in MODELS else None
         offered = [spec.id for spec in ADAPTERS.values() if spec.base == base and not self.read_only]
-        attached = {adapter: f"{adapter} · loaded" for adapter in state.adapters}
-        names = dict.fromkeys([NO_ADAPTER, *state.adapters, *offered])
+        attached = {adapter: f"{adapter} · loaded" for adapter in state.adapters if name == state.model}
+        names = dict.fromkeys([NO_ADAPTER, *attached, *offered])
         return [
             (attached.get(name) or (f"{name} · {ADAPTERS[name].licence}" if name in ADAPTERS else "none: the bare base"), name)
             for name in names

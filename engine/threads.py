@@ -6,6 +6,7 @@ is checked like a stranger's: roles, sizes, and that the tree is one.
 
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -182,10 +183,11 @@ class Thread(Settings):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return self.read({**fields, "updated": time.time(), **changes})
 
-    def _with_room(self, text: str = "") -> Self:
-        """Itself, where a message and the answer to it will find room; else BadInput, before anything is generated."""
-        chars = sum(len(turn.text) for turn in self.turns) + len(text) + MAX_MESSAGE_CHARS
-        if len(self.turns) + 2 > MAX_TURNS or chars > MAX_THREAD_CHARS:
+    def with_room(self, text: str = "", answers: int = 1) -> Self:
+        """Itself, where a message for each of so many answers, and they, will find room; else BadInput, before anything is
+        generated."""
+        chars = sum(len(turn.text) for turn in self.turns) + answers * (len(text) + MAX_MESSAGE_CHARS)
+        if len(self.turns) + 2 * answers > MAX_TURNS or chars > MAX_THREAD_CHARS:
             raise BadInput(
                 f"The conversation is full: with all its versions it may have {MAX_TURNS:,} messages and {MAX_THREAD_CHARS:,} "
                 "characters. Please start a new one."
@@ -201,7 +203,7 @@ class Thread(Settings):
         text = checked_text(text)
         if not text.strip():
             raise BadInput("Write a message first.")
-        return self._with_room(text)._grown(self.leaf, "user", text)
+        return self.with_room(text)._grown(self.leaf, "user", text)
 
     def edited(self, turn_id: int, text: str) -> Self:
         """With a user's message put differently: a branch beside the message as it was sent."""
@@ -212,10 +214,10 @@ class Thread(Settings):
 
     def to_answer_again(self, turn_id: int | None = None) -> Self:
         """Ready for another answer to the question that `turn_id` answers (None: the last one on the screen)."""
-        path = self.path() if turn_id is None else self._with(leaf=self.turn(turn_id).id).path()
+        path = self.path() if turn_id is None else self.up_to(turn_id).path()
         for turn in reversed(path):
             if turn.role == "user":
-                return self._with_room()._with(leaf=turn.id)
+                return self.with_room()._with(leaf=turn.id)
         raise BadInput("There is no message to answer again.")
 
     def to_continue(self) -> Turn:
@@ -262,6 +264,22 @@ class Thread(Settings):
         while leaf in newest:
             leaf = newest[leaf]
         return self._with(leaf=leaf)
+
+    def up_to(self, turn_id: int) -> Self:
+        """With that turn as the last on the screen; ROOT for none at all."""
+        return self._with(leaf=turn_id if turn_id == ROOT else self.turn(turn_id).id)
+
+    def grafted(self, path: Iterable[Turn]) -> Self:
+        """With a path of turns from its first message on the screen, e.g. that of another copy of it: what is here already
+        is shared, the rest becomes a branch."""
+        turns, leaf = list(self.turns), ROOT
+        for turn in path:
+            here = (each.id for each in turns if (each.parent, each.role, each.text) == (leaf, turn.role, turn.text))
+            parent, leaf = leaf, next(here, None)
+            if leaf is None:
+                leaf = turns[-1].id + 1 if turns else 0
+                turns.append(turn.model_copy(update={"id": leaf, "parent": parent}))
+        return self._with(turns=tuple(turns), leaf=leaf)
 
     def thumbed(self, turn_id: int, thumb: Thumb) -> Self:
         """With a verdict on an answer."""

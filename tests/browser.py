@@ -32,6 +32,7 @@ def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterato
         page.set_default_timeout(60_000)
         page.goto(url)
         page.wait_for_selector("#message textarea")
+        page.wait_for_selector("#status .chip")  # what the page asks as it opens has come
         try:
             yield page
         finally:

@@ -121,7 +121,7 @@ def test_a_closed_tab_ends_generation_for_the_next_visitor(scripted):
 def test_the_warning_and_the_title_are_there_and_nothing_comes_from_outside(scripted):
     with browser.opened(scripted, width=390, height=844) as page:
         assert "Guanaco Playground" in page.title()
-        assert "may be wrong" in page.inner_text("#warning")
+        assert "may be wrong" in page.inner_text("#talk .footnote")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert not page.outside
 

@@ -191,10 +191,10 @@ def test_nothing_jumps_while_an_answer_streams():
                 new PerformanceObserver(list => list.getEntries().forEach(entry => { if (!entry.hadRecentInput) window.jumps += entry.value; }))
                     .observe({ type: 'layout-shift' });
             }""")
-            top = page.locator("#composer").bounding_box()
+            top = page.locator("#talk .composer").bounding_box()
             browser.ask(page, "Second")
             assert page.evaluate("window.jumps") < 0.02
-            assert page.locator("#composer").bounding_box() == top
+            assert page.locator("#talk .composer").bounding_box() == top
             assert page.evaluate("(s => s.scrollHeight - s.scrollTop - s.clientHeight < 60)(document.querySelector('.scroller'))")
     finally:
         made.close()

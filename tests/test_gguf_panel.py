@@ -36,17 +36,17 @@ def pick(page, label: str, value: str) -> None:
 def test_an_adapter_has_a_strength_and_another_can_be_mixed_in(served):
     with browser.opened(served.url) as page:
         pick(page, "Adapter", "scripted-one")
-        page.fill("#strength input[type=number]", "0.4")
-        page.press("#strength input[type=number]", "Tab")
+        page.fill("#settings-panel .strength input[type=number]", "0.4")
+        page.press("#settings-panel .strength input[type=number]", "Tab")
         browser.ask(page, "Hi")
         assert browser.said(page)[-1].startswith("[scripted-one × 0.4]")
-        page.click("#mix button")
+        page.click("#settings-panel .mix button")
         pick(page, "Mixed in", "scripted-two")
         browser.act(page, "Answer again")
         page.wait_for_selector("#conversation >> text=[scripted-one × 0.4 + scripted-two]")
         browser.wait_facts(page, "tokens")
-        page.fill("#strength input[type=number]", "0")
-        page.press("#strength input[type=number]", "Tab")
+        page.fill("#settings-panel .strength input[type=number]", "0")
+        page.press("#settings-panel .strength input[type=number]", "Tab")
         browser.act(page, "Answer again")
         page.wait_for_selector("#conversation .message.bot .body >> text=[scripted-two]")
         assert not page.errors and not page.outside

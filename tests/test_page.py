@@ -192,7 +192,10 @@ def test_every_action_is_a_named_endpoint(page):
     named = set(page.client().view_api(return_format="dict", print_info=False)["named_endpoints"])
     conversation = {"/chat", "/retry", "/edit", "/continue", "/undo", "/branch", "/thumb", "/stop", "/clear", "/example", "/system_preset"}
     library = {"/new", "/open", "/rename", "/delete", "/search", "/save", "/restore", "/export_json", "/export_markdown", "/import"}
-    assert named == conversation | library | {
+    comparison = {"/compare", "/compare_from_chat", "/stop_comparing", "/swap_sides", "/keep_side", "/new_comparison"}
+    assert named == conversation | library | comparison | {
+        "/restore_comparison",
+        "/unload_second",
         "/load_model",
         "/unload_model",
         "/cancel_load",

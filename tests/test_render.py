@@ -49,7 +49,7 @@ def test_a_conversation_as_rows():
     thread = Thread.new().asked("Hi").answered("**One**", cut).to_answer_again().answered("Two", cut)
     user, bot = shown(thread)["turns"]
     assert user["last"] and not user["unanswered"] and user["ids"] == (0,)
-    assert bot["cut"] and (bot["at"], bot["ids"]) == (1, (1, 2)) and bot["blocks"] == ("<p>Two</p>\n",)
+    assert bot["cut"] and (bot["at"], bot["ids"]) == (1, (1, 2)) and bot["blocks"] == {"0": "<p>Two</p>\n"}
     assert shown(Thread.new())["turns"] == []
     assert shown(Thread.new().asked("Hi"))["turns"][0]["unanswered"]
 

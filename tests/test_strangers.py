@@ -105,7 +105,7 @@ def test_a_flood_is_told_that_the_model_is_busy(endless, monkeypatch):
 
 def test_a_flood_beyond_the_queue_is_refused_and_memory_stays_bounded(monkeypatch):
     monkeypatch.setattr(ui, "MAX_QUEUE", 3)
-    monkeypatch.setattr("ui.chat.MAX_AT_ONCE", 1)
+    monkeypatch.setitem(ui.chat.ANSWERING, "concurrency_limit", 1)
     page = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.01))
     try:
         join(page, "first", settings=LONG)

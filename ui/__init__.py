@@ -4,23 +4,24 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from engine.services import Services
-from ui import chat, limits, theme
+from ui import chat, compare, limits, theme
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
 MAX_QUEUE = 64
 QUEUE_SECONDS = 0.02
-TABS = (("Chat", chat.tab),)
 
 
 def build(services: Services) -> gr.Blocks:
-    """The whole page. Its tabs are drawn in the order of TABS."""
+    """The whole page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}", elem_id="brand", container=False)
-        with gr.Tabs():
-            for name, draw in TABS:
-                with gr.Tab(name):
-                    draw(services)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Chat", id=chat.TAB):
+                talk = chat.tab(services)
+            # It is there from the start, so that an answer that begins as it opens is seen whole.
+            with gr.Tab("Compare", id=compare.TAB, render_children=True) as comparing:
+                compare.tab(services, talk, tabs, comparing)
     page.queue(max_size=MAX_QUEUE)
     # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.
     page._queue.sleep_when_free = QUEUE_SECONDS

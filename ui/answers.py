@@ -1,16 +1,21 @@
-"""One answer on its way to one visitor: from the runtime's events to updates of the view, and the visitor's stop flag."""
+"""Answers on their way to one visitor, one or two side by side: from the runtime's events to updates of a view, and the
+visitor's stop flag."""
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.blend import Blend
+from engine.comparison import Comparison, Side, together
+from engine.events import Event
 from engine.runtime import Runtime
+from engine.services import Services
 from engine.settings import ChatSettings
 from engine.threads import Facts, Thread
 from ui import form
 from ui.markdown import Growing
-from ui.render import Answer, Pace, render, shown
+from ui.render import SIDES, Answer, Pace, made_with, numbered, render, shown, side_by_side, size
 
 KEPT_A_SECOND = 0.2  # how often an answer under way is kept, for those who close the page
 
@@ -37,6 +42,37 @@ class Stops:
             del self.flags[session]
 
 
+class Live:
+    """One answer under way: what came of it, and how it is drawn. `text` is what it goes on from."""
+
+    def __init__(self, text: str = ""):
+        self.answer = Answer()
+        self._growing = Growing()
+        self._growing.add(text)
+
+    def take(self, event: Event) -> None:
+        """What the runtime says of it."""
+        before = len(self.answer.text)
+        self.answer = render(event, self.answer)
+        self._growing.add(self.answer.text[before:])
+
+    def row(self) -> dict:
+        """It as a turn of the view."""
+        return {"id": None, "role": "assistant", "blocks": numbered(self._growing.blocks()), "line": self.answer.waiting, "live": True}
+
+    def outcome(self, settings: ChatSettings) -> tuple[str, Facts | None]:
+        """Its text and facts; all that came of it even where it failed midway."""
+        finished = self.answer.finished
+        return (finished.text, Facts.of(finished, settings)) if finished else (self.answer.text, None)
+
+    def told(self) -> list[dict]:
+        """What is to be said where it failed or never began, as a row after the others."""
+        answer = self.answer
+        if not (answer.failed or (answer.notice and not answer.text)):
+            return []
+        return [{"role": "assistant", "blocks": {}, "line": answer.failed or answer.notice, "failed": bool(answer.failed)}]
+
+
 @dataclass(frozen=True)
 class Answers:
     """Makes answers on the loaded model, one visitor's stop apart from another's."""
@@ -54,44 +90,85 @@ class Answers:
         Updates in between hold only the answer under way: every turn that is sent costs server and page."""
         conversation = thread.conversation()
         flag = self.stops.begin(session)
-        pace, keeping, answer, growing = Pace(), Pace(KEPT_A_SECOND), Answer(), Growing()
+        pace, keeping, live = Pace(), Pace(KEPT_A_SECOND), Live(thread.to_continue().text if continues else "")
         begun = shown(thread)
-        keep = len(begun["turns"])
-        if continues:
-            keep -= 1
-            growing.add(thread.to_continue().text)
+        keep = len(begun["turns"]) - continues
 
-        def live() -> dict:
-            return {"id": None, "role": "assistant", "blocks": growing.blocks(), "line": answer.waiting, "live": True}
+        def ended() -> Thread:
+            text, facts = live.outcome(settings)
+            return thread.extended(text, facts) if continues else thread.answered(text, facts)
 
         try:
-            yield {**begun, "turns": [*begun["turns"][:keep], live()], "busy": True, "conversation": thread.model_dump(mode="json")}
-            drawn = answer
+            yield {**begun, "turns": [*begun["turns"][:keep], live.row()], "busy": True, "conversation": thread.model_dump(mode="json")}
+            drawn = live.answer
             keeping.due(0)  # it is kept as it is now
             for event in self.runtime.chat(conversation, settings, blend, flag.is_set, cold=cold):
-                before = len(answer.text)
-                answer = render(event, answer)
-                growing.add(answer.text[before:])
-                if pace.due(len(answer.text), answer != drawn):
-                    drawn = answer
-                    update = {"thread": thread.id, "turns": [live()], "keep": keep, "busy": True}
-                    if answer.text and keeping.due(len(answer.text)):
-                        update["conversation"] = self._ended(thread, answer, settings, continues).model_dump(mode="json")
+                live.take(event)
+                length = len(live.answer.text)
+                if pace.due(length, live.answer != drawn):
+                    drawn = live.answer
+                    update = {"thread": thread.id, "turns": [live.row()], "keep": keep, "busy": True}
+                    if length and keeping.due(length):
+                        update["conversation"] = ended().model_dump(mode="json")
                     yield update
-            ended = self._ended(thread, answer, settings, continues)
-            view = shown(ended)
-            if answer.failed or (answer.notice and not answer.text):
-                line = answer.failed or answer.notice
-                view["turns"].append({"role": "assistant", "blocks": [], "line": line, "failed": bool(answer.failed)})
-            yield {**view, "conversation": ended.model_dump(mode="json")}
+            now = ended()
+            view = shown(now)
+            yield {**view, "turns": view["turns"] + live.told(), "conversation": now.model_dump(mode="json")}
         finally:
             self.stops.end(session, flag)
-        if answer.failed:
-            raise form.shown(answer.failed)
+        if live.answer.failed:
+            raise form.shown(live.answer.failed)
 
-    @staticmethod
-    def _ended(thread: Thread, answer: Answer, settings: ChatSettings, continues: bool) -> Thread:
-        """The conversation with all that came of an answer, even where it failed midway."""
-        text = answer.finished.text if answer.finished else answer.text
-        facts = Facts.of(answer.finished, settings) if answer.finished else None
-        return thread.extended(text, facts) if continues else thread.answered(text, facts)
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Makes two answers side by side, each visitor's stop apart from another's and from that of the chat."""
+
+    services: Services
+    stops: Stops = field(default_factory=Stops)
+
+    def stream(self, begun: Comparison, sides: Sequence[Side], settings: ChatSettings, session: str | None) -> Iterator[dict]:
+        """Answer both ends of a comparison: updates of its view, of which those in between hold only the answers under way.
+        A side that fails says so in its column; only where both do, that is raised after all else is shown. Raises BadInput
+        or EngineError before the first update where a model cannot be had."""
+        with self.services.pair.lent([side.model for side in sides]) as runtimes:
+            flag, pace, lives = self.stops.begin(session), Pace(), [Live() for _ in sides]
+            titles = [made_with(side.model or self.services.state().model, side.blend.label) for side in sides]
+            view = self.shown(begun, titles)
+            keep = [len(column["turns"]) for column in view["columns"].values()]
+
+            def under_way() -> dict:
+                rows = [{"turns": [live.row()], "keep": at} for live, at in zip(lives, keep, strict=True)]
+                return {"columns": dict(zip(SIDES, rows, strict=True)), "busy": True}
+
+            answers = [
+                functools.partial(runtime.chat, begun.side(at).conversation(), settings, side.blend)
+                for at, (runtime, side) in enumerate(zip(runtimes, sides, strict=True))
+            ]
+            try:
+                for column, live in zip(view["columns"].values(), lives, strict=True):
+                    column["turns"] += [live.row()]
+                yield {**view, "busy": True}
+                drawn = [live.answer for live in lives]
+                for at, event in together(answers, flag.is_set):
+                    lives[at].take(event)
+                    now = [live.answer for live in lives]
+                    if pace.due(sum(len(each.text) for each in now), now != drawn):
+                        drawn = now
+                        yield under_way()
+                ended = self.shown(begun.answered([live.outcome(settings) for live in lives]), titles)
+                for column, live in zip(ended["columns"].values(), lives, strict=True):
+                    column["turns"] += live.told()
+                yield ended
+            finally:
+                self.stops.end(session, flag)
+        if all(live.answer.failed for live in lives):
+            raise form.shown(lives[0].answer.failed)
+
+    def shown(self, comparison: Comparison, titles: Sequence[str] = ()) -> dict:
+        """A comparison for its view, with what is to be said of a second model in memory on a host of one's own."""
+        second = self.services.pair.second
+        state = second.state
+        held = f"{state.model} is loaded too ({size(second.memory())}); unused it makes room by itself."
+        there = state.phase == "ready" and not self.services.read_only
+        return {**side_by_side(comparison, titles), "second": held if there else ""}

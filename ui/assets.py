@@ -10,9 +10,9 @@ def text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def script(name: str) -> str:
-    """A script of `static/` with what all of them share before it."""
-    return text("dom.js") + text(name)
+def script(*names: str) -> str:
+    """Scripts of `static/` as one, with what all of them share before them."""
+    return "".join(map(text, ("dom.js", *names)))
 
 
 def taking(*names: str) -> str:

@@ -22,15 +22,17 @@ from ui.render import shown
 WARNING = "Research use: answers may be wrong or offensive, and Guanaco's LLaMA bases are licensed for research only."
 PANEL_BUTTONS = """<button type="button" data-opens="chats" aria-expanded="false">Conversations</button>
 <button type="button" data-opens="settings" aria-expanded="false">Settings</button>"""
+TAB = "chat"
 STORAGE_KEY = "guanaco-playground"
-ANSWERING = "answer"  # one limit for every way to make the model answer
 BLEND_NAMES = ("adapter", "strength", "mixed_in", "mixed_in_strength")
 BLEND = len(BLEND_NAMES)
-MAX_AT_ONCE = MAX_WAITING + 6  # more than the runtime lets wait: it explains its limit better than Gradio
+# How the events of every tab run that make a model answer. They share one limit, above what the runtime lets wait: it explains
+# its limit better than Gradio does.
+ANSWERING = {"concurrency_limit": MAX_WAITING + 6, "concurrency_id": "answer", "show_progress": "hidden", "trigger_mode": "once"}
 
 
-def tab(services: Services) -> None:
-    """Draw the tab inside the Blocks that are open."""
+def tab(services: Services) -> "Talk":
+    """Draw the tab inside the Blocks that are open; gives the components that other tabs may need."""
     secret = storage_secret()
     library = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.conversations", secret=secret)
     current = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.open", secret=secret)
@@ -45,12 +47,12 @@ def tab(services: Services) -> None:
             view = gr.HTML(
                 {},
                 html_template="<div></div>",
-                js_on_load=assets.script("view.js"),
+                js_on_load=assets.script("messages.js", "view.js"),
                 elem_id="conversation",
                 apply_default_css=False,
                 welcome={"title": starting.TITLE, "text": starting.TEXT, "groups": starting.GROUPS},
             )
-            with gr.Row(elem_id="composer"):
+            with gr.Row(elem_classes="composer"):
                 message = gr.Textbox(
                     "",
                     label="Message",
@@ -61,10 +63,12 @@ def tab(services: Services) -> None:
                     max_lines=8,
                     autofocus=True,
                     elem_id="message",
+                    elem_classes="box",
                 )
+                compare_button = gr.Button("Compare", scale=0, min_width=80, elem_id="to-compare")
                 send_button = gr.Button("Send", variant="primary", scale=0, min_width=80, elem_id="send")
                 stop_button = gr.Button("Stop", variant="stop", scale=0, min_width=80, elem_id="stop")
-            gr.Markdown(WARNING, elem_id="warning", container=False)
+            gr.Markdown(WARNING, elem_classes="footnote", container=False)
         with gr.Column(elem_id="settings-panel", scale=0, min_width=0):
             pickers = models.draw_pickers(services, chip)
             preset = gr.Dropdown(list(starting.SYSTEM_PRESETS), value=None, label="Take a system text", info="It goes into the box below.")
@@ -83,14 +87,19 @@ def tab(services: Services) -> None:
     preset.input(
         lambda name: [starting.SYSTEM_PRESETS.get(name, ""), None], preset, [system, preset], api_name="system_preset", **form.SILENT
     )
-    _wire(services, Talk(current, view, chats, message, system, pickers.blend, values, send_button, stop_button, clear_button))
+    talk = Talk(
+        library, current, view, chats, message, system, pickers.blend, values, compare_button, send_button, stop_button, clear_button
+    )
+    _wire(services, talk)
+    return talk
 
 
 @dataclass(frozen=True)
 class Talk:
-    """The components of what is said and answered. `current` is the conversation on the screen, `blend` those of
-    `Services.blend`, `settings` those of ChatSettings."""
+    """The components of what is said and answered. `library` holds all conversations, `current` is the one on the screen;
+    `blend` are those of `Services.blend`, `settings` those of ChatSettings. `compare` is for the tab of that name."""
 
+    library: gr.BrowserState
     current: gr.BrowserState
     view: gr.HTML
     chats: gr.HTML
@@ -98,9 +107,15 @@ class Talk:
     system: gr.Textbox
     blend: list[Component]
     settings: list[Component]
+    compare: gr.Button
     send: gr.Button
     stop: gr.Button
     clear: gr.Button
+
+    @property
+    def opened(self) -> list[Component]:
+        """What `sidebar.opening` fills."""
+        return [self.view, self.current, self.system, self.chats]
 
 
 def _wire(services: Services, talk: Talk) -> None:
@@ -191,12 +206,6 @@ def _wire(services: Services, talk: Talk) -> None:
     for answer in (send, edit, retry, go_on):
         form.names(answer, *BLEND_NAMES, "system", settings=ChatSettings)
     form.names(example, *BLEND_NAMES, "system_in_box", settings=ChatSettings)
-    answering = {
-        "concurrency_limit": MAX_AT_ONCE,
-        "concurrency_id": ANSWERING,
-        "show_progress": "hidden",
-        "trigger_mode": "once",
-    }
     # The view is the one output of an answer's updates, as each more would cost the server as much as the answer does. What
     # it brings for others (the conversation to keep, the box to empty, a system text) the page's own script passes on.
     own = {"fn": None, "inputs": None, "api_visibility": "private", "show_progress": "hidden"}
@@ -204,18 +213,18 @@ def _wire(services: Services, talk: Talk) -> None:
     view.message_taken(**own, outputs=message, js="() => ''")
     view.system_set(**own, outputs=system, js="() => window.guanacoSystem")
     events = (
-        gr.on([message.submit, talk.send.click], send, [message, current, *chosen], view, api_name="chat", **answering),
+        gr.on([message.submit, talk.send.click], send, [message, current, *chosen], view, api_name="chat", **ANSWERING),
         view.example(
             example,
             [text, gr.Textbox(visible=False, label="system text"), current, *chosen],
             view,
             js=assets.taking("text", "system"),
             api_name="example",
-            **answering,
+            **ANSWERING,
         ),
-        view.edit_message(edit, [turn_id, text, current, *chosen], view, js=assets.taking("turn", "text"), api_name="edit", **answering),
-        view.answer_again(retry, [turn_id, current, *chosen], view, js=assets.taking("turn"), api_name="retry", **answering),
-        view.continue_answer(go_on, [current, *chosen], view, api_name="continue", **answering),
+        view.edit_message(edit, [turn_id, text, current, *chosen], view, js=assets.taking("turn", "text"), api_name="edit", **ANSWERING),
+        view.answer_again(retry, [turn_id, current, *chosen], view, js=assets.taking("turn"), api_name="retry", **ANSWERING),
+        view.continue_answer(go_on, [current, *chosen], view, api_name="continue", **ANSWERING),
     )
     for event in events:
         event.then(None, None, None, js="() => window.guanacoEnded()", api_visibility="private", show_progress="hidden")
@@ -225,6 +234,6 @@ def _wire(services: Services, talk: Talk) -> None:
     judged = [turn_id, verdict, text, current]
     view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), trigger_mode="multiple", api_name="thumb", **form.QUICK)
     talk.stop.click(stop, None, None, api_name="stop", **form.SILENT)
-    talk.clear.click(clear, [current, system], [*both, system, talk.chats], api_name="clear", **form.QUICK)
+    talk.clear.click(clear, [current, system], talk.opened, api_name="clear", **form.QUICK)
     page = gr.context.Context.root_block
-    page.load(restore, current, [*both, system, talk.chats], api_name="restore", **form.SILENT)
+    page.load(restore, current, talk.opened, api_name="restore", **form.SILENT)

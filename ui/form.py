@@ -79,13 +79,13 @@ def read(settings: type[S], *values: object) -> S:
         raise BadInput(f"{field.title}: {first['msg']}.") from error
 
 
-def names(function: Callable, *plain: str, settings: type[Settings]) -> None:
+def names(function: Callable, *plain: str, settings: type[Settings] | None = None) -> None:
     """Say what the trailing `*values` of an event's function are for whoever calls it through the API: some by name, then
     the fields of a settings class with their defaults."""
     signature = inspect.signature(function)
     fixed = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_POSITIONAL]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    fields = [inspect.Parameter(name, kind, default=field.default) for name, field in settings.model_fields.items()]
+    fields = [inspect.Parameter(name, kind, default=field.default) for name, field in (settings.model_fields.items() if settings else ())]
     function.__signature__ = signature.replace(parameters=[*fixed, *(inspect.Parameter(name, kind) for name in plain), *fields])
 
 

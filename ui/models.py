@@ -66,10 +66,13 @@ class Models:
                 services.unload()
             return now(adapter)
 
-        def look(adapter: str | None, seen: tuple) -> list:
-            """`seen` is the model that this page last knew, and the adapters it offers. When the model changes, the pickers
-            turn to the adapter that came with the new one; what has not changed is not sent, as somebody may be typing."""
+        def look(adapter: str | None, seen: tuple | None) -> list:
+            """`seen` is the model that this page last knew, and the adapters it offers; None until it has opened. When the model
+            changes, the pickers turn to the adapter that came with the new one; what has not changed is not sent, as somebody
+            may be typing."""
             state = services.state()
+            if seen is None:
+                return [*now(adapter), *[gr.skip()] * 4]
             model = state.model if state.phase == "ready" else seen[0]
             choices = services.adapter_choices()
             turned = model != seen[0]
@@ -92,7 +95,7 @@ class Models:
                 (name if services.state().phase == "ready" else "", services.adapter_choices()),
             ]
 
-        seen = gr.State(("", []))
+        seen = gr.State(None)
         gr.context.Context.root_block.load(
             opened, None, [*after, self.model, self.about, self.adapter, seen], api_visibility="private", **form.SILENT
         )
@@ -147,16 +150,23 @@ def draw_pickers(services: Services, chip_: gr.HTML) -> Models:
         unload = gr.Button("Unload", size="sm", min_width=60, visible=False, elem_id="unload")
     if not services.read_only:
         draw_chooser(model)
+    return Models(services, chip_, model, draw_blend(services), about, layouts, load, cancel, unload)
+
+
+def draw_blend(services: Services, side: str = "") -> list[Component]:
+    """The inputs of `Services.blend`; `side` names that of a comparison they belong to."""
+    own = f" {side}" if side else ""
     adapter = gr.Dropdown(
         services.adapter_choices(),
         value=NO_ADAPTER,
-        label="Adapter",
+        label=f"Adapter{own}",
         allow_custom_value=True,
-        info="LoRA on top of the base; none is the bare base",
+        info=None if side else "LoRA on top of the base; none is the bare base",
     )
     scale = {"minimum": 0, "maximum": MAX_SCALE, "step": 0.05, "value": 1}
-    strength = gr.Slider(**scale, label="Strength", info="0 is the bare base, 1 the adapter as trained", elem_id="strength")
-    with gr.Accordion("Mix in another adapter", open=False, elem_id="mix"):
-        second = gr.Dropdown(services.adapter_choices(), value=NO_ADAPTER, label="Mixed in", allow_custom_value=True)
-        second_strength = gr.Slider(**scale, label="Its strength")
-    return Models(services, chip_, model, [adapter, strength, second, second_strength], about, layouts, load, cancel, unload)
+    about = None if side else "0 is the bare base, 1 the adapter as trained"
+    strength = gr.Slider(**scale, label=f"Strength{own}", info=about, elem_classes="strength")
+    with gr.Accordion("Mix in another adapter", open=False, elem_classes="mix"):
+        second = gr.Dropdown(services.adapter_choices(), value=NO_ADAPTER, label=f"Mixed in{own}", allow_custom_value=True)
+        second_strength = gr.Slider(**scale, label=f"Its strength{own}")
+    return [adapter, strength, second, second_strength]

@@ -3,14 +3,17 @@
 import functools
 import html
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from engine.comparison import Comparison
 from engine.events import Event, Failed, Finished, Notice, Progress, Token
 from engine.hardware import GIB, Machine
 from engine.runtime import READY, State
 from engine.threads import Facts, Thread, Turn
 from ui import markdown
 
+SIDES = ("A", "B")
 SCREEN_UPDATES_A_SECOND = 8
 FULL_PACE_CHARS = 6_000
 UNCHANGED_SECONDS = 2.0
@@ -74,18 +77,54 @@ def shown(thread: Thread) -> dict:
     return {"thread": thread.id, "turns": rows, "busy": False}
 
 
+def made_with(model: str, adapters: str | None) -> str:
+    """What an answer is made with, in a few words."""
+    return f"{model} · {adapters or 'no adapter'}"
+
+
+def side_by_side(comparison: Comparison, titles: Sequence[str] = ()) -> dict:
+    """A comparison for its view: the last message that both sides share, and what stands in each column under it. `titles`
+    say what each side is made with; without them its last answer does."""
+    titles = titles or [_made_with(comparison.side(at)) for at in (0, 1)]
+    sides, shared = [shown(comparison.side(at)) for at in (0, 1)], len(comparison.shared())
+    rows = sides[0]["turns"][:shared]
+    first = max((at for at, row in enumerate(rows) if row["role"] == "user"), default=shared)
+    earlier = f"After {first} earlier messages of “{comparison.thread.name}”" if first and rows else ""
+    return {
+        "comparison": comparison.model_dump(mode="json"),
+        "earlier": earlier,
+        "shared": rows[first:],
+        "columns": {
+            name: {"title": f"{name} · {title}" if title else name, "turns": side["turns"][shared:], "kept": len(side["turns"]) > shared}
+            for name, title, side in zip(SIDES, titles, sides, strict=True)
+        },
+        "busy": False,
+    }
+
+
+def _made_with(thread: Thread) -> str:
+    last = next((turn.facts for turn in reversed(thread.path()) if turn.facts), None)
+    return made_with(last.model, last.adapter) if last else ""
+
+
 def _row(thread: Thread, turn: Turn) -> dict:
     place = thread.place(turn)
     row = {"id": turn.id, "role": turn.role, "text": turn.text, "at": place.at, "ids": place.ids}
     if turn.role == "user":
         return row
     said = {"facts": facts(turn.facts), "detail": detail(turn.facts)} if turn.facts else {}
-    return {**row, **said, "blocks": _blocks(turn.text), "thumb": turn.thumb}
+    return {**row, **said, "blocks": numbered(_blocks(turn.text)), "thumb": turn.thumb}
 
 
 @functools.lru_cache(maxsize=128)
 def _blocks(text: str) -> tuple[str, ...]:
     return tuple(markdown.blocks(text))
+
+
+def numbered(blocks: Sequence[str]) -> dict[str, str]:
+    """Blocks of HTML by their number: Gradio sends what changed of a value, and miscounts where a list in a list grows
+    shorter."""
+    return {str(number): block for number, block in enumerate(blocks)}
 
 
 def facts(of: Facts) -> str:

@@ -43,17 +43,6 @@ if (tabs) {
   };
 }
 
-// An answer under way belongs to the conversation on the screen: it is stopped, and kept, before another one is shown.
-const whenIdle = (then) => {
-  if (document.body.dataset.answering !== "true") return then();
-  const observer = new MutationObserver(() => {
-    if (document.body.dataset.answering === "true") return;
-    observer.disconnect();
-    setTimeout(then, 150);
-  });
-  observer.observe(document.body, { attributes: true, attributeFilter: ["data-answering"] });
-  document.querySelector("#stop").click();
-};
 const act = (name, action, atOnce) => {
   const go = () => {
     say("");
