@@ -3,6 +3,7 @@ text, and how a chat template is rendered."""
 
 import functools
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,10 +45,11 @@ def cuts(contents: list[str]) -> re.Pattern | None:
 
 
 class PretrainedTokenizer:
-    """A transformers tokenizer as a `Tokenizer`."""
+    """A transformers tokenizer as a `Tokenizer`. Thread-safe."""
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
+        self._lock = threading.Lock()
         self.end: int | None = tokenizer.eos_token_id
 
     @functools.cached_property
@@ -74,7 +76,11 @@ class PretrainedTokenizer:
         return cuts([token.content for token in self._tokenizer.added_tokens_decoder.values() if not token.special])
 
     def start(self) -> list[int]:
-        return [token for token in self._tokenizer("", add_special_tokens=True).input_ids if token != self.end]
+        return [token for token in self._ids("", add_special_tokens=True) if token != self.end]
 
     def ids(self, text: str, control: bool) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=not control).input_ids
+        return self._ids(text, add_special_tokens=False, split_special_tokens=not control)
+
+    def _ids(self, text: str, **options: bool) -> list[int]:
+        with self._lock:  # whether it splits special tokens is a switch of the tokenizer, set anew for each text
+            return self._tokenizer(text, **options).input_ids

@@ -1,7 +1,7 @@
 """`python -m engine.worker`: one backend in a process of its own, spoken to in lines of JSON over stdin and stdout.
 
-Requests carry `id` and `op`; every answer carries the same `id` and ends with one that has `done`. A `stop` request
-takes effect between tokens. The process ends when its stdin closes, so it never outlives its parent.
+Requests carry `id` and `op`; every answer carries the same `id` and ends with one that has `done`. `generate` requests
+take turns; a `stop` takes effect between tokens. The process ends when its stdin closes, so it never outlives its parent.
 """
 
 import json
@@ -9,12 +9,15 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 
 from engine.backends import open_backend
 from engine.backends.base import Prompt
+from engine.backends.turns import SLICE_SECONDS
 from engine.blend import Blend
 from engine.errors import EngineError
 from engine.messages import Conversation, Message
@@ -23,7 +26,7 @@ from engine.settings import ChatSettings, LoadSettings
 
 
 class Worker:
-    """Serves requests one after another; only `stop` overtakes."""
+    """Serves requests on one thread, the one that calls `run`; `send` and `stop` may be called on any."""
 
     def __init__(self, out):
         self._out = out
@@ -40,12 +43,34 @@ class Worker:
     def stop(self, request: int) -> None:
         self._stopped.add(request)
 
-    def serve(self, request: dict) -> None:
-        """Run one request and send its answers; errors travel as text with their exit code."""
+    def run(self, requests: queue.Queue) -> None:
+        """Serve requests for ever. Answers go on in turn, for a slice of time each; all else is served at once, between two
+        tokens, so that an answer can be prepared while another is under way."""
+        line: deque[Iterator[bool]] = deque()  # answers under way; the first has the turn
+        since = 0.0  # when it got it
+        while True:
+            if not line or not requests.empty():
+                request = requests.get()
+                steps = self.serve(request)
+                if request["op"] == "generate":
+                    line.append(steps)
+                else:
+                    for _ in steps:
+                        pass
+            elif not next(line[0], False):
+                line.popleft()
+                since = time.monotonic()
+            elif len(line) > 1 and time.monotonic() - since >= SLICE_SECONDS:
+                line.rotate(-1)
+                since = time.monotonic()
+
+    def serve(self, request: dict) -> Iterator[bool]:
+        """Run one request and send its answers, going on after each with True; errors travel as text with their exit code."""
         number = request["id"]
         try:
             for fields in getattr(self, f"do_{request['op']}")(**request.get("arguments", {}), request=number):
                 self.send(number, **fields)
+                yield True
             self.send(number, done=True)
         except EngineError as error:
             self.send(number, done=True, error=str(error), exit_code=error.exit_code)
@@ -63,7 +88,7 @@ class Worker:
 
     def do_load(self, model: str, load: dict, request: int) -> Iterator[dict]:
         self._backend = open_backend(resolve(model), LoadSettings(**load), lambda progress: self.send(request, progress=asdict(progress)))
-        yield {"loaded": asdict(self._backend.loaded)}
+        yield {"loaded": asdict(self._backend.loaded), "slots": self._backend.slots}
 
     def do_attach(self, adapter: str, request: int) -> Iterator[dict]:
         self._backend.attach(adapter)
@@ -101,8 +126,7 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
-    while True:
-        worker.serve(requests.get())
+    worker.run(requests)
 
 
 if __name__ == "__main__":

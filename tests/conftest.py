@@ -35,6 +35,13 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def two_adapters(tiny, tmp_path_factory) -> list[str]:
+    """Random LoRA adapters of the tiny model, by path."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return [str(builders.adapter(folder / name, tiny, tiny, seed=seed)) for name, seed in (("one", 1), ("two.with.dots", 2))]
+
+
+@pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory) -> Path:
     """A random Llama as GGUF in float32, beside its transformers folder."""
     import gguf_builders

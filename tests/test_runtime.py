@@ -305,13 +305,41 @@ def test_a_stopped_worker_is_ready_for_the_next_answer(worker):
 
 
 @pytest.mark.long
+def test_a_worker_makes_two_answers_at_a_time(worker):
+    """What it sends arrives in order: whatever has come of the first answer came before the last token seen of the second."""
+    assert worker.slots == 2
+    ids = worker.encode(HELLO, "chat")
+    long = ChatSettings(max_new_tokens=4096, temperature=0)
+    first, second = (worker.generate(ids, long, 1, BASE, lambda: False) for _ in range(2))
+    assert next(first).tokens
+    (told,) = worker._answers.values()
+    assert worker.encode(HELLO, "chat") == ids
+    while not next(second).tokens:
+        pass
+    seen = told.qsize()
+    while told.qsize() == seen:
+        assert next(second).tokens
+    assert next(second).tokens
+    second.close()
+    number = next(worker._numbers)
+    third = worker._ask("generate", number, ids=ids.content, settings=long.model_dump(), seed=1, blend=())
+    until(lambda: "delta" in next(third))
+    worker._send(id=number, op="stop")
+    assert [answer for answer in third if answer][-1]["delta"][2] == "cancelled"
+    assert not any("done" in answer for answer in told.queue), "the first has gone on all the time"
+    assert next(first).tokens
+    first.close()
+
+
+@pytest.mark.long
 def test_a_crash_of_the_worker_is_told_and_costs_no_conversation(worker):
     from engine.chat import stream
 
-    events = stream(worker, HELLO, ChatSettings(max_new_tokens=400, temperature=1))
-    next(events)
+    both = [stream(worker, HELLO, ChatSettings(max_new_tokens=4096, temperature=0)) for _ in range(2)]
+    for events in both:
+        next(events)
     worker._process.kill()
-    assert "ended unexpectedly" in list(events)[-1].text
+    assert all("ended unexpectedly" in list(events)[-1].text for events in both)
     assert "ended unexpectedly" in list(stream(worker, HELLO, SHORT))[-1].text
 
 

@@ -28,8 +28,7 @@ def logits(backend, blend=BASE):
     import torch
 
     prompt = backend.encode(QUESTION, backend.prompt_format(blend.strongest))
-    with backend._blended(blend):
-        return backend._forward(torch.tensor([prompt.content]), None)[0]
+    return backend._forward(torch.tensor([prompt.content]), None, blend)[0]
 
 
 def test_every_projection_is_linear4bit(backend):

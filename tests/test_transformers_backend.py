@@ -9,7 +9,7 @@ import pytest
 from engine import adapters, models, paths
 from engine.backends import open_backend
 from engine.backends.transformers import bits_and_bytes
-from engine.blend import Blend
+from engine.blend import BASE, Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
 from engine.messages import Conversation
@@ -23,16 +23,15 @@ def opened(folder, **load):
     return open_backend(models.resolve(str(folder)), LoadSettings(**load), lambda progress: None)
 
 
+def begun(backend, blend=BASE, settings=GREEDY, seed=1):
+    """An answer's deltas, yet to be made."""
+    prompt = backend.encode(HELLO, backend.prompt_format(blend.strongest))
+    return backend.generate(prompt, settings, seed, blend, lambda: False)
+
+
 def ids_of(backend, settings=GREEDY, adapter=None, seed=1, scale=1.0):
     """The answer's raw text: what identifies its tokens."""
-    prompt = backend.encode(HELLO, backend.prompt_format(adapter))
-    return "".join(delta.text for delta in backend.generate(prompt, settings, seed, Blend.of([adapter], [scale]), lambda: False))
-
-
-@pytest.fixture(scope="module")
-def two_adapters(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
-    return [str(builders.adapter(folder / name, tiny, tiny, seed=seed)) for name, seed in (("one", 1), ("two.with.dots", 2))]
+    return "".join(delta.text for delta in begun(backend, Blend.of([adapter], [scale]), settings, seed))
 
 
 @pytest.mark.parametrize("load, kind, double", [({}, "nf4", True), ({"quantization": "fp4", "double_quantization": False}, "fp4", False)])
@@ -114,6 +113,8 @@ def test_a_long_prompt_in_chunks_gives_the_same(tiny, monkeypatch):
     whole = ids_of(backend)
     monkeypatch.setattr("engine.backends.transformers.PREFILL_CHUNK", 3)
     assert ids_of(backend) == whole
+    pieces = -(-backend.encode(HELLO, "chat").tokens // 3)
+    assert [delta.tokens for delta in begun(backend)][: pieces + 1] == [0] * (pieces - 1) + [1, 1], "it pauses between pieces"
 
 
 def test_same_seed_same_answer_other_seed_another(tiny):
@@ -175,8 +176,7 @@ def test_an_adapter_computes_what_peft_computes(tiny, two_adapters):
     backend = opened(tiny, quantization="none")
     backend.attach(two_adapters[0])
     prompt = torch.tensor([backend.encode(HELLO, "chat").content])
-    with backend._blended(Blend.of(two_adapters[:1])):
-        ours, _ = backend._forward(prompt, None)
+    ours, _ = backend._forward(prompt, None, Blend.of(two_adapters[:1]))
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), two_adapters[0])(prompt).logits[:, -1]
     assert torch.allclose(ours, theirs, atol=1e-4)
 
@@ -309,12 +309,13 @@ def test_context_is_no_longer_than_memory_allows(tiny, monkeypatch):
     from engine import hardware
 
     backend = opened(tiny, quantization="none")
+    assert backend.slots == 2
     backend._model.config.max_position_embeddings = 200_000
     plenty, little = [], []
     assert backend._context(plenty) == 200_000 and not plenty
     poor = replace(hardware.machine(), memory_free=8_192 * backend._spec.shape.cache_bytes(1, 4))
     monkeypatch.setattr(hardware, "machine", lambda: poor)
-    assert backend._context(little) == 4096 and "4,096 tokens" in little[0]
+    assert backend._context(little) == 2048 and "2,048 tokens" in little[0]
 
 
 def test_a_tokenizer_that_is_missing_is_named(tiny, tmp_path):

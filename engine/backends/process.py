@@ -46,7 +46,7 @@ class ProcessBackend(Backend):
                 if "progress" in answer:
                     report(Progress(**answer["progress"]))
                 elif "loaded" in answer:
-                    fields = answer["loaded"]
+                    fields, self.slots = answer["loaded"], answer["slots"]
                     self.loaded = Loaded(**{**fields, "notes": tuple(fields["notes"])})
         except errors.EngineError:
             self.close()
@@ -62,7 +62,7 @@ class ProcessBackend(Backend):
                     waiting.put(answer)
         with self._lock:
             self._gone = True
-            for waiting in self._answers.values():
+            for waiting in list(self._answers.values()):  # whoever is told leaves it at once
                 waiting.put(_GONE)
 
     @property

@@ -1,9 +1,9 @@
 """Base models through transformers, in 4 bits by bitsandbytes, with any number of LoRA adapters on one loaded base.
 
-Imports torch when a backend is opened, not before. The decoding loop is our own: it stops between any two tokens.
+Imports torch when a backend is opened, not before. The decoding loop is our own: it stops between any two tokens, and
+another answer, with another blend, may go on there.
 """
 
-import contextlib
 import functools
 import gc
 import hashlib
@@ -31,7 +31,10 @@ PREFILL_CHUNK = 512
 
 
 class TransformersBackend(LocalBackend):
-    """A base loaded by `AutoModelForCausalLM`; see `Backend`."""
+    """A base loaded by `AutoModelForCausalLM`; see `Backend`. Answers share it forward pass by forward pass, on one thread
+    or on several."""
+
+    slots = 2
 
     def __init__(self, spec: ModelSpec, load: LoadSettings, report: hub.Report):
         """Fetch, verify and load. Raises BadInput or EngineError; the message names what and what to do."""
@@ -47,6 +50,7 @@ class TransformersBackend(LocalBackend):
         self._spec = spec
         self._torch = torch
         self._busy = threading.Lock()
+        self._in_force: Blend | None = None  # what the layers are set to; None after any change of the adapters on them
         self.attached: dict[str, Adapter] = {}
         report(Progress(f"Loading {spec.id}", None))
         self._tokenizer = self._load_tokenizer(spec.folder)
@@ -76,10 +80,10 @@ class TransformersBackend(LocalBackend):
         )
 
     def _context(self, notes: list[str]) -> int:
-        """The model's context in tokens, or as much of it as half of the memory that is still free can cache."""
+        """The model's context in tokens, or as much of it as half of the memory that is still free can cache for every slot."""
         limit = getattr(self._model.config, "max_position_embeddings", None) or 4096
         free = self._torch.cuda.mem_get_info()[0] if self._torch.cuda.is_available() else hardware.machine().memory_free
-        each = self._spec.shape.cache_bytes(1, self._model.dtype.itemsize) if self._spec.shape else 0
+        each = self.slots * self._spec.shape.cache_bytes(1, self._model.dtype.itemsize) if self._spec.shape else 0
         if each and each * limit > free / 2:
             limit = max(1024, int(free / 2 / each))
             notes.append(f"conversations are cut to {limit:,} tokens, which is what memory allows")
@@ -145,6 +149,9 @@ class TransformersBackend(LocalBackend):
         tensors = adapter_files.load_tensors(found)
         adapter_files.check_base(found, self._spec, self._linear, tensors)
         with self._busy:
+            if adapter in self.attached:
+                return
+            self._in_force = None
             try:
                 self._inject(found, tensors)
             except Exception as error:
@@ -187,6 +194,7 @@ class TransformersBackend(LocalBackend):
     def detach(self, adapter: str) -> None:
         with self._busy:
             if self.attached.pop(adapter, None):
+                self._in_force = None
                 self._forget(_peft_name(adapter))
 
     def _forget(self, key: str) -> None:
@@ -200,26 +208,24 @@ class TransformersBackend(LocalBackend):
             self._peft = None
 
     def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
-        """Every answer is made from its beginning, so each is as good as `cold`."""
-        self.check_blend(blend)
-        with self._busy, self._blended(blend):
-            yield from self._decode(prompt.content, settings, seed, stop)
-
-    def _decode(self, ids: list[int], settings: ChatSettings, seed: int, stop: Stop) -> Iterator[Delta]:
+        """Every answer is made from its beginning, so each is as good as `cold`. Pauses, for whoever takes turns, after each
+        token and, with an empty Delta, between the pieces of a long prompt."""
         torch = self._torch
         device = self._model.get_input_embeddings().weight.device
         random = torch.Generator(device=device).manual_seed(seed)
-        seen = torch.tensor([ids], device=device)
+        seen = torch.tensor([prompt.content], device=device)
         processors = _processors(settings)
         text = TextStream(self._tokenizer)
         cache = None
         new = seen
         for _ in range(settings.max_new_tokens):
-            for chunk in new.split(PREFILL_CHUNK, dim=1):
+            for index, chunk in enumerate(new.split(PREFILL_CHUNK, dim=1)):
+                if index:
+                    yield Delta("")
                 if stop():
                     yield Delta(text.rest(), reason="cancelled")
                     return
-                logits, cache = self._forward(chunk, cache)
+                logits, cache = self._forward(chunk, cache, blend)
             token = _sampled(torch, processors, seen, logits, settings, random)
             if token in self._end_ids:
                 yield Delta(text.rest(), 1, "stop")
@@ -229,12 +235,13 @@ class TransformersBackend(LocalBackend):
             seen = torch.cat((seen, new), dim=1)
         yield Delta(text.rest(), reason="length")
 
-    def _forward(self, chunk, cache):
+    def _forward(self, chunk, cache, blend: Blend):
         """Logits of the last position, float32 [1, vocabulary], and the grown cache."""
         torch = self._torch
         extra = {"logits_to_keep": 1} if self._takes_logits_to_keep else {}
         try:
-            with torch.inference_mode():
+            with self._busy, torch.inference_mode():
+                self._put_in_force(blend)
                 output = self._model(chunk, past_key_values=cache, use_cache=True, **extra)
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(
@@ -246,22 +253,28 @@ class TransformersBackend(LocalBackend):
     def _takes_logits_to_keep(self) -> bool:
         return "logits_to_keep" in inspect.signature(self._model.forward).parameters
 
-    def _blended(self, blend: Blend):
-        """The base with the changes of a blend's adapters, each times its scale (LoRA's alpha / r counts besides)."""
-        if self._peft is None:
-            return contextlib.nullcontext()
-        if not blend.parts:
-            return self._peft.disable_adapter()
+    def _put_in_force(self, blend: Blend) -> None:
+        """Set the layers to the changes of a blend's adapters, each times its scale (LoRA's alpha / r counts besides)."""
+        if blend == self._in_force:
+            return
+        self.check_blend(blend)  # an adapter may have been detached since the answer began
+        if blend.parts:
+            self._switch_on(blend)
+        elif self._peft is not None:
+            self._peft.base_model.disable_adapter_layers()
+        self._in_force = blend
+
+    def _switch_on(self, blend: Blend) -> None:
         from peft.tuners.lora import LoraLayer
 
         scales = {_peft_name(adapter): scale for adapter, scale in blend.parts}
-        self._peft.set_adapter(next(iter(scales)), inference_mode=True)
-        self._peft.base_model.set_adapter(list(scales), inference_mode=True)
+        # Layer by layer: PEFT's own switches walk the whole model once each, which counts where answers take turns.
         for module in self._peft.modules():
             if isinstance(module, LoraLayer):
+                module.enable_adapters(True)
+                module.set_adapter(list(scales), inference_mode=True)
                 for key in scales.keys() & module.scaling.keys():
                     module.set_scale(key, scales[key])
-        return contextlib.nullcontext()
 
     def close(self) -> None:
         self._model = self._peft = None
