@@ -14,6 +14,8 @@ import pytest
 from hub_server import HubServer
 from pages import BARE, DEFAULTS, Page, ask, texts, thread, until
 from test_browser import app
+from test_llamacpp import opened
+from test_page import raw_chat
 
 import ui
 from engine.backends.scripted import ScriptedBackend
@@ -120,6 +122,26 @@ def test_a_flood_beyond_the_queue_is_refused_and_memory_stays_bounded(monkeypatc
                 assert error.code == 503
         assert refused == 197
         assert process.memory_info().rss - before < 60 * 2**20
+    finally:
+        page.close()
+
+
+@pytest.mark.long
+def test_huge_messages_and_floods_stop_before_llama_cpp(tiny_gguf, monkeypatch):
+    monkeypatch.setattr("engine.runtime.MAX_WAITING", 2)
+    backend = opened(tiny_gguf, 2)
+    page = Page(backend)
+    try:
+        assert "limit is 32,000" in raw_chat(page, "x" * 1_000_000, "huge")
+        with backend._turns.turn(object()):  # no answer can end meanwhile
+            for number in range(4):
+                join(page, f"visitor{number}", settings=LONG)
+            until(lambda: page.runtime._answering == 2 and len(page.runtime._line) == 2)
+            with pytest.raises(Exception, match="busy: 2 others wait"):
+                ask(page.client()).result(timeout=30)
+            assert not any(slot["is_processing"] for slot in backend.client.get("slots"))
+        until(lambda: not page.runtime._line)
+        assert len(texts(ask(page.client(), settings=[*DEFAULTS[:4], 5, None]).result(timeout=60))) == 2
     finally:
         page.close()
 
