@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import BadInput
+from engine.paths import public_name
 
 MAX_SCALE = 1.5
 MAX_PARTS = 4
@@ -49,7 +50,7 @@ class Blend:
     @property
     def label(self) -> str | None:
         """For people, e.g. `guanaco-mini × 0.7 + pirate × 0.3`; None for the bare base."""
-        return " + ".join(adapter if scale == 1 else f"{adapter} × {scale:g}" for adapter, scale in self.parts) or None
+        return " + ".join(public_name(adapter) + (f" × {scale:g}" if scale != 1 else "") for adapter, scale in self.parts) or None
 
 
 BASE = Blend()

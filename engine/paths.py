@@ -1,4 +1,4 @@
-"""Where state lives: one function, one variable (`GUANACO_HOME`).
+"""Where state lives: one function, one variable (`GUANACO_HOME`); and what strangers may see of a path.
 
 Folders made here are complete or absent: `building` writes beside the target and renames at the end.
 """
@@ -38,6 +38,11 @@ def models() -> Path:
 def adapters() -> Path:
     """Folder of adapters that were downloaded and turned into safetensors."""
     return _made(home() / "adapters")
+
+
+def public_name(name: str) -> str:
+    """A model's or adapter's name without the folders it lies in."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _made(folder: Path) -> Path:

@@ -4,7 +4,6 @@ import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from engine import hardware, layout_figures
 from engine.blend import NO_ADAPTER, Blend
@@ -14,6 +13,7 @@ from engine.hub import Report
 from engine.model_spec import ModelSpec
 from engine.models import ADAPTERS, MODELS, resolve
 from engine.pair import Pair
+from engine.paths import public_name
 from engine.runtime import Runtime, State
 from engine.settings import Layout
 from engine.store import Store
@@ -36,16 +36,16 @@ class Services:
         state = self.runtime.state
         if not self.read_only:
             return state
-        loaded = state.loaded and replace(state.loaded, model=_public(state.loaded.model))
+        loaded = state.loaded and replace(state.loaded, model=public_name(state.loaded.model))
         if loaded and loaded.backend == "remote":
             loaded = replace(loaded, device="another server")
         text = "This host could not load its model; its log says why." if state.phase == "failed" else state.text
         return replace(
             state,
-            model=_public(state.model),
+            model=public_name(state.model),
             text="Loading" if state.phase == "loading" else text,
             loaded=loaded,
-            adapters=tuple(map(_public, state.adapters)),
+            adapters=tuple(map(public_name, state.adapters)),
         )
 
     def load(self, model: str, layout: str | None = None) -> None:
@@ -123,7 +123,7 @@ class Services:
         if not self.read_only:
             return shown
         for adapter in self.runtime.state.adapters:
-            if _public(adapter) == shown:
+            if public_name(adapter) == shown:
                 return adapter
         raise BadInput("On this public host only the adapters in the list can be chosen. Run the app on your own machine for others.")
 
@@ -175,12 +175,7 @@ class Services:
     def chosen_adapter(self) -> str:
         """The adapter that the loaded model came with."""
         wanted = self.runtime.wanted_adapter or NO_ADAPTER
-        return _public(wanted) if self.read_only else wanted
-
-
-def _public(name: str) -> str:
-    """A model's or adapter's name without the folders it lies in."""
-    return Path(name).name if Path(name).is_absolute() else name
+        return public_name(wanted) if self.read_only else wanted
 
 
 def _short(spec: ModelSpec, machine: hardware.Machine) -> str:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from engine.errors import BadInput
 from engine.events import Finished, FinishReason
 from engine.messages import MAX_HISTORY_CHARS, MAX_HISTORY_MESSAGES, MAX_MESSAGE_CHARS, Conversation, Message, checked_text
+from engine.paths import public_name
 from engine.settings import MAX_SYSTEM_CHARS, ChatSettings, Settings
 
 MAX_TURNS = 1_000
@@ -57,8 +58,9 @@ class Facts(Settings):
 
     @classmethod
     def of(cls, event: Finished, settings: ChatSettings) -> Self:
-        """The facts of an answer that was made with `settings`."""
-        return cls(**{name: getattr(event, name) for name in cls.model_fields if name != "settings"}, settings=settings)
+        """The facts of an answer that was made with `settings`. Conversations travel: they name a model without its folder."""
+        fields = {name: getattr(event, name) for name in cls.model_fields if name != "settings"}
+        return cls(**{**fields, "model": public_name(event.model)}, settings=settings)
 
     def and_then(self, later: Self) -> Self:
         """The facts of an answer that was cut off and then continued."""

@@ -248,6 +248,16 @@ def test_two_real_models_through_llama_cpp(home, tmp_path):
         assert not hardware.process_memory(process)
 
 
+def test_what_came_so_far_is_kept_for_those_who_close_the_page(first, monkeypatch):
+    monkeypatch.setattr("ui.answers.KEPT_A_SECOND", 1e9)
+    first._backend._script, first._backend._pace = ["word "] * 40, 0.01  # longer than two updates of the screen
+    flow = Comparisons(Services(first))
+    begun = Comparison.read(None).asked("Hi")
+    updates = list(flow.stream(begun, [Side("", BASE), Side("", Blend.of(["scripted-x"]))], ChatSettings(), "me"))
+    kept = [Comparison.read(each["comparison"]) for each in updates if "comparison" in each]
+    assert len(kept) > 2 and kept[0] == begun and len(kept[-1].thread.turns) == 3
+
+
 @given(st.lists(comparisons(), min_size=2, max_size=4))
 def test_gradio_sends_every_view_as_it_is(made):
     """What Gradio sends is how a view differs from the one before; its way to tell has a fault with lists inside lists."""

@@ -10,13 +10,14 @@ from engine import models
 from engine.backends import open_backend
 from engine.backends.base import Loaded
 from engine.backends.scripted import ScriptedBackend
-from engine.blend import BASE
+from engine.blend import BASE, Blend
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
 from engine.messages import Conversation
 from engine.runtime import Runtime, State
 from engine.services import Services
 from engine.settings import ChatSettings, LoadSettings
+from engine.threads import Facts
 
 HELLO = Conversation().add("user", "Hello")
 SHORT = ChatSettings(max_new_tokens=5)
@@ -260,6 +261,8 @@ def test_a_public_host_shows_no_paths():
     services = Services(runtime, read_only=True)
     assert "secret" not in repr(services.state()) and "secret" not in repr(services.adapter_choices() + services.model_choices())
     assert services.blend("adapter", 0.5, None, 1).parts == (("/secret/place/adapter", 0.5),)
+    told = Finished("Hi", 1, 1, 1.0, 1.0, 0.0, "stop", 1, "llama.cpp", path, Blend.of(["/secret/place/adapter"], [0.5]).label)
+    assert "secret" not in repr(Facts.of(told, SHORT)) and Facts.of(told, SHORT).adapter == "adapter × 0.5"
     runtime._state = State("failed", path, f"The model {path} is damaged")
     assert "secret" not in repr(services.state())
     runtime._state = State("ready", "big", "Ready", loaded=Loaded("big", "remote", "gpu-box.secret:8000", "none", "none", 512, "chat"))

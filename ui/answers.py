@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from engine.blend import Blend
 from engine.comparison import Comparison, Side, together
 from engine.events import Event
+from engine.paths import public_name
 from engine.runtime import Runtime
 from engine.services import Services
 from engine.settings import ChatSettings
@@ -132,14 +133,17 @@ class Comparisons:
         A side that fails says so in its column; only where both do, that is raised after all else is shown. Raises BadInput
         or EngineError before the first update where a model cannot be had."""
         with self.services.pair.lent([side.model for side in sides]) as runtimes:
-            flag, pace, lives = self.stops.begin(session), Pace(), [Live() for _ in sides]
-            titles = [made_with(side.model or self.services.state().model, side.blend.label) for side in sides]
+            flag, pace, keeping, lives = self.stops.begin(session), Pace(), Pace(KEPT_A_SECOND), [Live() for _ in sides]
+            titles = [made_with(public_name(side.model or self.services.state().model), side.blend.label) for side in sides]
             view = self.shown(begun, titles)
             keep = [len(column["turns"]) for column in view["columns"].values()]
 
             def under_way() -> dict:
                 rows = [{"turns": [live.row()], "keep": at} for live, at in zip(lives, keep, strict=True)]
                 return {"columns": dict(zip(SIDES, rows, strict=True)), "busy": True}
+
+            def ended() -> Comparison:
+                return begun.answered([live.outcome(settings) for live in lives])
 
             answers = [
                 functools.partial(runtime.chat, begun.side(at).conversation(), settings, side.blend)
@@ -150,16 +154,19 @@ class Comparisons:
                     column["turns"] += [live.row()]
                 yield {**view, "busy": True}
                 drawn = [live.answer for live in lives]
+                keeping.due(0)  # it is kept as it is now
                 for at, event in together(answers, flag.is_set):
                     lives[at].take(event)
                     now = [live.answer for live in lives]
-                    if pace.due(sum(len(each.text) for each in now), now != drawn):
+                    length = sum(len(each.text) for each in now)
+                    if pace.due(length, now != drawn):
                         drawn = now
-                        yield under_way()
-                ended = self.shown(begun.answered([live.outcome(settings) for live in lives]), titles)
-                for column, live in zip(ended["columns"].values(), lives, strict=True):
+                        kept = {"comparison": ended().model_dump(mode="json")} if length and keeping.due(length) else {}
+                        yield {**under_way(), **kept}
+                view = self.shown(ended(), titles)
+                for column, live in zip(view["columns"].values(), lives, strict=True):
                     column["turns"] += live.told()
-                yield ended
+                yield view
             finally:
                 self.stops.end(session, flag)
         if all(live.answer.failed for live in lives):
@@ -169,6 +176,6 @@ class Comparisons:
         """A comparison for its view, with what is to be said of a second model in memory on a host of one's own."""
         second = self.services.pair.second
         state = second.state
-        held = f"{state.model} is loaded too ({size(second.memory())}); unused it makes room by itself."
+        held = f"{public_name(state.model)} is loaded too ({size(second.memory())}); unused it makes room by itself."
         there = state.phase == "ready" and not self.services.read_only
         return {**side_by_side(comparison, titles), "second": held if there else ""}
