@@ -307,6 +307,15 @@ def test_tokens_that_the_server_does_not_name_are_asked_for(text):
     assert said == text and bytes(answer.ids[1:]) == text.encode()
 
 
+@pytest.mark.parametrize("chat, pauses", [(GREEDY, False), (ChatSettings(), True), (ChatSettings(seed=1), False)])
+def test_what_promises_no_tokens_can_always_be_interrupted(chat, pauses):
+    """Bytes that are no character leave tokens without a name: only answers that must come out the same hold the turn for it."""
+    answer = _Answer([1], chat, 1, Slot(0), False)
+    answer.request([], 256)
+    answer.take({"content": "\ufffd", "tokens": [], "tokens_predicted": 2, "stop": False}, Tokenizing())
+    assert answer.may_pause is pauses and bytes(answer.ids[1:]).decode() == "\ufffd"
+
+
 LANGUAGES = [
     "Plain English, with numbers 12345 and code: def f(x): return x**2",
     "Año, naïve, Straße – „Größe“ … œuvre",

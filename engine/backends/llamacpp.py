@@ -237,6 +237,8 @@ class _Answer:
         self.ended = False  # by the server itself
         # The sampler cannot go on with its random numbers: an explicit seed is not interrupted while it draws them.
         self._pauses = settings.temperature < LEAST_TEMPERATURE or settings.seed is None
+        # What is drawn at random promises no tokens: it may go on from the same text in others.
+        self._needs_names = settings.temperature < LEAST_TEMPERATURE
 
     @property
     def may_pause(self) -> bool:
@@ -276,8 +278,9 @@ class _Answer:
         made = event.get("tokens") or []
         if text and len(made) < new and not event["stop"]:
             made = client.post("tokenize", {"content": text, "parse_special": False})["tokens"]
-            # Bytes that are no character cannot be asked for: what cannot be named cannot be gone on from.
-            self._pauses = self._pauses and len(made) == new and "\ufffd" not in text
+            # Bytes that are no character cannot be asked for: what cannot be named cannot be gone on from exactly.
+            named = len(made) == new and "\ufffd" not in text
+            self._pauses = self._pauses and (named or not self._needs_names)
         self.ids += made
         self._left -= new
         self.ended = event["stop"]
