@@ -53,18 +53,7 @@ def tab(services: Services) -> "Talk":
                 welcome={"title": starting.TITLE, "text": starting.TEXT, "groups": starting.GROUPS},
             )
             with gr.Row(elem_classes="composer"):
-                message = gr.Textbox(
-                    "",
-                    label="Message",
-                    show_label=False,
-                    container=False,
-                    placeholder="Write a message (Enter sends)",
-                    lines=1,
-                    max_lines=8,
-                    autofocus=True,
-                    elem_id="message",
-                    elem_classes="box",
-                )
+                message = form.message_box("Message", "Write a message (Enter sends)", "message", autofocus=True)
                 compare_button = gr.Button("Compare", scale=0, min_width=80, elem_id="to-compare")
                 send_button = gr.Button("Send", variant="primary", scale=0, min_width=80, elem_id="send")
                 stop_button = gr.Button("Stop", variant="stop", scale=0, min_width=80, elem_id="stop")

@@ -66,17 +66,7 @@ def tab(services: Services, talk: chat.Talk, tabs: gr.Tabs, mine: gr.Tab) -> Non
             apply_default_css=False,
         )
         with gr.Row(elem_classes="composer"):
-            message = gr.Textbox(
-                "",
-                label="Message to both",
-                show_label=False,
-                container=False,
-                placeholder="Write a message to both",
-                lines=1,
-                max_lines=8,
-                elem_id="compare-message",
-                elem_classes="box",
-            )
+            message = form.message_box("Message to both", "Write a message to both", "compare-message")
             new = gr.Button("New", scale=0, min_width=80, elem_id="compare-new")
             send = gr.Button("Compare", variant="primary", scale=0, min_width=80, elem_id="compare-send")
             stop = gr.Button("Stop", variant="stop", scale=0, min_width=80, elem_id="compare-stop")

@@ -1,4 +1,4 @@
-"""A settings class as form components, and values of those components as checked settings."""
+"""A settings class as form components, and values of those components as checked settings; what else forms share."""
 
 import contextlib
 import html
@@ -26,6 +26,22 @@ SILENT = {"queue": False, "show_progress": "hidden"}
 def components(settings: type[Settings]) -> list[Component]:
     """One component a field, in the order of the class, with its title, help, bounds and default."""
     return [_component(field) for field in settings.model_fields.values()]
+
+
+def message_box(label: str, placeholder: str, elem_id: str, autofocus: bool = False) -> gr.Textbox:
+    """The box that a message is written into: one line that grows, in a row of class `composer`."""
+    return gr.Textbox(
+        "",
+        label=label,
+        show_label=False,
+        container=False,
+        placeholder=placeholder,
+        lines=1,
+        max_lines=8,
+        autofocus=autofocus,
+        elem_id=elem_id,
+        elem_classes="box",
+    )
 
 
 def _component(field: FieldInfo) -> Component:
