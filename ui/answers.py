@@ -133,7 +133,7 @@ class Comparisons:
         A side that fails says so in its column; only where both do, that is raised after all else is shown. Raises BadInput
         or EngineError before the first update where a model cannot be had."""
         with self.services.pair.lent([side.model for side in sides]) as runtimes:
-            flag, pace, keeping, lives = self.stops.begin(session), Pace(), Pace(KEPT_A_SECOND), [Live() for _ in sides]
+            pace, keeping, lives = Pace(), Pace(KEPT_A_SECOND), [Live() for _ in sides]
             titles = [made_with(public_name(side.model or self.services.state().model), side.blend.label) for side in sides]
             view = self.shown(begun, titles)
             keep = [len(column["turns"]) for column in view["columns"].values()]
@@ -149,6 +149,7 @@ class Comparisons:
                 functools.partial(runtime.chat, begun.side(at).conversation(), settings, side.blend)
                 for at, (runtime, side) in enumerate(zip(runtimes, sides, strict=True))
             ]
+            flag = self.stops.begin(session)
             try:
                 for column, live in zip(view["columns"].values(), lives, strict=True):
                     column["turns"] += [live.row()]
