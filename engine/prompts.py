@@ -204,6 +204,11 @@ def prompt_format(name: str) -> Format:
     return PROMPTS[name]
 
 
+def own_format(stated: str, tokenizer: Tokenizer) -> str:
+    """The name of a model's prompt format; plain for a base of unknown training that brings no chat template."""
+    return "plain" if stated == "chat" and not tokenizer.template else stated
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of a prompt and, for each, whether training learns it. Both of the same length."""

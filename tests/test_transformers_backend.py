@@ -8,7 +8,7 @@ import pytest
 
 from engine import adapters, models, paths
 from engine.backends import open_backend
-from engine.backends.transformers import bits_and_bytes
+from engine.backends.pretrained import bits_and_bytes
 from engine.blend import BASE, Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError

@@ -128,10 +128,6 @@ class LocalBackend(Backend):
         own = self.attached[adapter].prompt if adapter in self.attached else None
         return own or self.loaded.prompt
 
-    def own_format(self, stated: str) -> str:
-        """The model's prompt format; plain for a base of unknown training that brings no chat template."""
-        return "plain" if stated == "chat" and not self.prompting.template else stated
-
     def encode(self, conversation: Conversation, form: str) -> Prompt:
         ids = list(encode(self.prompting, conversation, prompt_format(form), answering=True).ids)
         return Prompt(len(ids), ids)

@@ -28,6 +28,7 @@ from engine.llama_server import Settings
 from engine.memory import Architecture
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
+from engine.prompts import own_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 
 MOST_SLOTS = 8
@@ -98,7 +99,7 @@ class LlamaCppBackend(LocalBackend):
             else [f"conversations are cut to {context:,} tokens, which is what memory allows"]
         )
         label = gguf_file.quantization(header) + (" (faster layout)" if load.layout == "faster" else "")
-        self.loaded = Loaded(spec.id, "llama.cpp", "CPU", label, "float32", context, self.own_format(spec.prompt), tuple(notes))
+        self.loaded = Loaded(spec.id, "llama.cpp", "CPU", label, "float32", context, own_format(spec.prompt, self.prompting), tuple(notes))
 
     def _started_and_verified(self, header: Header, cancelled: Stop) -> tuple[LlamaProcess | None, str | None]:
         """The server, or what is wrong with the file: its checksum is compared while it loads."""

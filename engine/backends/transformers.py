@@ -10,20 +10,17 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 from engine import adapters as adapter_files
-from engine import hardware, hub, models
+from engine import hardware, hub
 from engine.adapters import Adapter
-from engine.backends import quantized
+from engine.backends import pretrained
 from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
 from engine.backends.decoding import TextStream
-from engine.backends.weights import fetch
 from engine.blend import Blend
 from engine.errors import BadInput, EngineError
-from engine.events import Progress
-from engine.model_files import read_config
 from engine.model_spec import ModelSpec
+from engine.prompts import own_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 from engine.tokenizers import PretrainedTokenizer
 
@@ -38,46 +35,24 @@ class TransformersBackend(LocalBackend):
 
     def __init__(self, spec: ModelSpec, load: LoadSettings, report: hub.Report):
         """Fetch, verify and load. Raises BadInput or EngineError; the message names what and what to do."""
-        notes: list[str] = []
-        models.check_fit(spec, hardware.machine(), load)
-        load = _without_bitsandbytes(load, notes)
-        spec, weights = fetch(spec, load, report)
-        models.check_fit(spec, hardware.machine(), load)
+        base = pretrained.opened(spec, load, report)
         import torch
-        import transformers
 
-        transformers.utils.logging.disable_progress_bar()
-        self._spec = spec
+        self._spec = base.spec
         self._torch = torch
         self._busy = threading.Lock()
         self._in_force: Blend | None = None  # what the layers are set to; None after any change of the adapters on them
         self.attached: dict[str, Adapter] = {}
-        report(Progress(f"Loading {spec.id}", None))
-        self._tokenizer = self._load_tokenizer(spec.folder)
+        self._tokenizer = base.tokenizer
         self.prompting = PretrainedTokenizer(self._tokenizer)
-        capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
-        dtype = hardware.compute_dtype(capabilities) if load.compute_dtype == "auto" else load.compute_dtype
-        notes.insert(0, hardware.dtype_reason(dtype, capabilities))
-        self._model = self._load_model(weights, load, getattr(torch, dtype), bool(capabilities))
+        self._model = base.model
         self._peft = None
         self._end_ids = self._ends()
-        self._linear = {name: tuple(shape) for name, shape in _linear_shapes(self._model)}
+        self._linear = dict(pretrained.linear_shapes(self._model))
+        notes = list(base.notes)
         limit = self._context(notes)
-        label = (
-            "unquantized"
-            if load.quantization == "none"
-            else load.quantization.upper() + (" double-quantized" if load.double_quantization else "")
-        )
-        self.loaded = Loaded(
-            spec.id,
-            "transformers",
-            torch.cuda.get_device_name(0) if capabilities else "CPU",
-            label,
-            dtype,
-            limit,
-            self.own_format(spec.prompt),
-            tuple(notes),
-        )
+        own = own_format(base.spec.prompt, self.prompting)
+        self.loaded = Loaded(base.spec.id, "transformers", base.device, base.quantization, base.dtype, limit, own, tuple(notes))
 
     def _context(self, notes: list[str]) -> int:
         """The model's context in tokens, or as much of it as half of the memory that is still free can cache for every slot."""
@@ -88,54 +63,6 @@ class TransformersBackend(LocalBackend):
             limit = max(1024, int(free / 2 / each))
             notes.append(f"conversations are cut to {limit:,} tokens, which is what memory allows")
         return limit
-
-    def _load_tokenizer(self, folder: Path):
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise BadInput(
-                f"The tokenizer of {self._spec.id} cannot be read: it is missing or damaged ({type(error).__name__}: {str(error)[:160]})."
-            ) from error
-        tokenizer.model_max_length = 10**9  # a long prompt is trimmed in engine/chat.py, not warned about
-        return tokenizer
-
-    def _load_model(self, folder: Path, load: LoadSettings, dtype, on_gpu: bool):
-        from transformers import AutoModelForCausalLM
-
-        already = "quantization_config" in read_config(folder)
-        fresh = load.quantization != "none" and not already
-        # Passed only where it is ours: an explicit None would override the one in the config.
-        ours = {"quantization_config": bits_and_bytes(load, dtype)} if fresh else {}
-        limits = load.max_memory_gib and {
-            int(key) if key.isdigit() else key: int(value * hardware.GIB) for key, value in load.max_memory_gib.items()
-        }
-        several = on_gpu and (self._torch.cuda.device_count() > 1 or limits)
-        # Spread over GPUs only where there are several: one device named plainly also suits 4-bit training.
-        device_map = "auto" if several else {"": 0 if on_gpu else "cpu"}
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=dtype,
-                device_map=device_map,
-                max_memory=limits if several else None,
-                **ours,
-            )
-        except self._torch.cuda.OutOfMemoryError as error:
-            raise EngineError(
-                f"{self._spec.id} does not fit in GPU memory: {str(error).splitlines()[0]} Close other programs, or choose one of: "
-                f"{', '.join(models.smaller_models(hardware.machine())[:4])}."
-            ) from error
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            raise BadInput(f"The model {self._spec.id} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
-        if fresh and not on_gpu:
-            quantized.keep(model, self._spec, load)
-        _keep_exact(model)
-        return model.eval()
 
     def _ends(self) -> set[int]:
         configured = self._model.generation_config.eos_token_id
@@ -281,50 +208,6 @@ class TransformersBackend(LocalBackend):
         gc.collect()
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
-
-
-def bits_and_bytes(load: LoadSettings, dtype):
-    """A BitsAndBytesConfig with every field set: its own defaults are fp4, float32 compute and no double quantization."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=load.quantization,
-        bnb_4bit_use_double_quant=load.double_quantization,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=torch.uint8,
-    )
-
-
-def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
-    """The same settings, or unquantized ones with the reason in `notes` where bitsandbytes does not import (row 2)."""
-    if load.quantization == "none":
-        return load
-    try:
-        import bitsandbytes  # noqa: F401
-    except Exception as error:
-        notes.append(
-            f"4 bits are not available here: bitsandbytes cannot be imported ({type(error).__name__}: {error}). The model runs unquantized."
-        )
-        return load.model_copy(update={"quantization": "none"})
-    return load
-
-
-def _linear_shapes(model) -> Iterator[tuple[str, tuple[int, int]]]:
-    import torch
-
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):  # bitsandbytes' Linear4bit is one too
-            yield name, (module.out_features, module.in_features)
-
-
-def _keep_exact(model) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights for CPUs with AVX512-BF16. It would compute in bfloat16, whatever was
-    asked for, and unpack with loss as soon as an adapter is attached: the base would no longer be the base."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _peft_name(adapter: str) -> str:

@@ -79,7 +79,7 @@ def against_nf4() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engine.backends.transformers import _keep_exact, bits_and_bytes
+    from engine.backends.pretrained import bits_and_bytes, keep_exact
 
     folder = models.resolve("starter").folder
     kwargs = {"quantization_config": bits_and_bytes(LoadSettings(), torch.float32), "dtype": torch.float32, "device_map": {"": "cpu"}}
@@ -89,7 +89,7 @@ def against_nf4() -> None:
         for exact in (True, False):
             model = AutoModelForCausalLM.from_pretrained(folder, **kwargs).eval()
             if exact:
-                _keep_exact(model)
+                keep_exact(model)
             paces = []
             for _ in range(3):
                 started = time.perf_counter()
