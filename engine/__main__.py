@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|layouts|thumbs`.
+"""The command line: `python -m engine models|chat|inspect-data|train|runs|layouts|thumbs`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -9,20 +9,25 @@ import json
 import sys
 import traceback
 from dataclasses import asdict
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from engine import hardware, layout_figures, models
+from engine import hardware, inspecting, layout_figures, models, training_commands
 from engine.backends import open_backend
 from engine.blend import Blend
 from engine.chat import stream
+from engine.data_formats import FORMATS
+from engine.datasets import AUTO
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished, Notice, Progress, Token
+from engine.examples import Lengths
 from engine.messages import Conversation, checked_text
+from engine.prompts import PROMPTS, prompt_format
 from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
 from engine.store import Store
+from engine.training_commands import AsJson
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
 _DEFAULTS = ChatSettings()
@@ -30,9 +35,6 @@ _DEFAULTS = ChatSettings()
 
 def _help(name: str, of: type = ChatSettings) -> str:
     return of.model_fields[name].description
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @app.command("models")
@@ -126,6 +128,51 @@ def chat(
         opened.close()
 
 
+@app.command("inspect-data")
+def inspect_data(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSON Lines, Parquet or text; or a Hub data set owner/name[@config][:split]."),
+    ],
+    data_format: Annotated[str, typer.Option("--format", help=f"{AUTO}, or one of {', '.join(FORMATS)}.")] = AUTO,
+    prompt: Annotated[str, typer.Option("--prompt-format", help=f"One of {', '.join(PROMPTS)}.")] = "guanaco",
+    model: Annotated[str, typer.Option(help="The model whose tokenizer counts.")] = models.STARTER,
+    max_length: Annotated[
+        int | None, typer.Option(help="Most tokens of a row; 512 where no other limit is given.", show_default=False)
+    ] = None,
+    source_length: Annotated[int | None, typer.Option(help="Most tokens before the last answer.")] = None,
+    target_length: Annotated[int | None, typer.Option(help="Most tokens of the last answer with its end.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Which column is a format's field, as in instruction=question; as often as needed.")
+    ] = None,
+    learn: Annotated[Literal["answers", "everything"], typer.Option(help="What is learnt.")] = "answers",
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a data set, row by row, before anything is trained on it."""
+    limits = {} if (max_length, source_length, target_length) == (None, None, None) else {"total": max_length}
+    lengths = Lengths(**limits, source=source_length, target=target_length)
+    spec, form = models.resolve(model), prompt_format(prompt)
+    found = inspecting.inspected(source, spec, form, lengths, data_format, _columns(column or []), learn == "everything", _report)
+    if as_json:
+        print(json.dumps(found.document(form, spec, lengths), ensure_ascii=False))
+    else:
+        print(found.table())
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        field, separator, column = pair.partition("=")
+        if not (field and separator and column):
+            raise BadInput(f"--column {pair}: say which column is a field, as in instruction=question.")
+        columns[field] = column
+    return columns
+
+
+app.command("train")(training_commands.train)
+app.command("runs")(training_commands.list_runs)
+
+
 @app.command("layouts")
 def compare_layouts(
     model: Annotated[str, typer.Option(help="A model that llama.cpp runs.")] = models.STARTER, as_json: AsJson = False
@@ -189,13 +236,10 @@ def _log(text: str) -> None:
 def main() -> NoReturn:
     """Run a command and exit with the code of the contract."""
     try:
-        app(standalone_mode=False)
-        code = 0
+        code = app(standalone_mode=False) or 0
     except EngineError as error:
         _log(str(error))
         code = error.exit_code
-    except typer.Exit as exit_:
-        code = exit_.exit_code
     except KeyboardInterrupt:
         code = 1
     except Exception as error:

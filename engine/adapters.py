@@ -4,6 +4,7 @@ Files of strangers are never handed to PEFT: fields are read one by one, weights
 the pinned official repositories, whose pickles are read with `weights_only=True` and turned into safetensors once.
 """
 
+import functools
 import json
 import pickle
 import re
@@ -16,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine import hub, paths
+from engine import hub, paths, runs
 from engine.errors import BadInput
 from engine.hub import HUB_ID
 from engine.model_files import PICKLES, local_path
@@ -124,7 +125,7 @@ class Adapter:
 
 
 def find(name: str, report: hub.Report) -> Adapter:
-    """The adapter that `name` means: a registry id, a local folder, or a Hub id, fetched if it must be.
+    """The adapter that `name` means: a registry id, a run that is done, a local folder, or a Hub id, fetched if it must be.
 
     Raises BadInput or EngineError; anything but safetensors from outside the official repositories is refused
     without being opened (faults, row 6).
@@ -134,6 +135,9 @@ def find(name: str, report: hub.Report) -> Adapter:
     official = next((spec for spec in ADAPTERS.values() if name in (spec.id, spec.source)), None)
     if official:
         return _from_hub(official, report)
+    run = next((run for run in runs.every() if run.id == name and run.adapter.is_dir()), None)
+    if run:
+        return read(run.adapter, name)
     path = local_path(name)
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. Adapters are read as safetensors only.")
@@ -144,8 +148,23 @@ def find(name: str, report: hub.Report) -> Adapter:
     if HUB_ID.fullmatch(name):
         return _from_hub(AdapterSpec(name, name, "", "", "see its page"), report)
     raise BadInput(
-        f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no folder here, and not of the form owner/name."
+        f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no run that is done, no folder here, and not of the form owner/name."
     )
+
+
+def trained(base: str) -> list[str]:
+    """Ids of the runs that gave an adapter of that base, newest first."""
+    facts = ((run.id, run.adapter / PLAYGROUND) for run in runs.every())
+    return [name for name, path in facts if path.is_file() and _stated_base(path, path.stat().st_mtime_ns) == base]
+
+
+@functools.lru_cache(maxsize=1_000)
+def _stated_base(path: Path, written: int) -> str | None:
+    """The base that a `playground.json` of that time names; pickers ask every second."""
+    try:
+        return paths.read_object(path, path.name).get("base")
+    except BadInput:
+        return None
 
 
 def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 FinishReason = Literal["stop", "length", "cancelled"]
+# How a training run ended: all steps made; stopped by a person, to be resumed; paused because its numbers went wrong; failed.
+Status = Literal["done", "stopped", "paused", "failed"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,91 @@ class Failed:
     exit_code: int = 1
 
 
-Event = Progress | Notice | Token | Finished | Failed
-_KINDS = {kind.__name__: kind for kind in (Progress, Notice, Token, Finished, Failed)}
+@dataclass(frozen=True)
+class Queued:
+    """A training run waits: `holder` has the machine, `place` is 1 for the next one."""
+
+    holder: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins, or goes on after step `resumed_from`; what earlier events told of later steps no longer counts.
+
+    `rows` and `held_out` count rows, `parameters` those that are learnt; `device`, `dtype` and `quantization` say how the base is
+    held, `micro_batch` how many rows share one pass.
+    """
+
+    run: str
+    steps: int
+    resumed_from: int
+    rows: int
+    held_out: int
+    parameters: int
+    device: str
+    dtype: str
+    quantization: str
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step is made, the first is 1. `loss` is the raw mean over the step's targets in nats, `grad_norm` that before cutting
+    (None where a step in 16 bits was skipped for overflow), `tokens_per_second` counts real tokens, no padding, since the start
+    without evaluation and saving; `memory` is the process's in bytes, `eta_seconds` what is left at this pace."""
+
+    step: int
+    loss: float
+    grad_norm: float | None
+    learning_rate: float
+    epoch: float
+    tokens_per_second: float
+    memory: int
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Mean loss in nats over the `targets` tokens of the held-out rows, after so many steps (0: the base, or where it began)."""
+
+    step: int
+    loss: float
+    targets: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model answers to one of the recipe's prompts after so many steps."""
+
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint of so many steps is on disk, whole and verified."""
+
+    step: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run, or of this part of it. `text` is for people: what happened and what can be done. `seconds` run from the
+    start of this part."""
+
+    status: Status
+    step: int
+    text: str
+    seconds: float
+
+
+Training = Queued | Started | Step | Evaluated | Sample | Saved | Ended
+Event = Progress | Notice | Token | Finished | Failed | Training
+_KINDS = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def to_json(event: Event) -> str:

@@ -25,6 +25,7 @@ Report = Callable[[Progress], None]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 # Beyond this the Hub serves a file through its own client alone.
 MAX_PLAIN_BYTES = 50 * 10**9
+MODEL, DATA_SET = "model", "data set"
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class Repository:
 
 
 @contextlib.contextmanager
-def _explained(repo: str, what: str) -> Iterator[None]:
+def explained(repo: str, what: str, kind: str = MODEL) -> Iterator[None]:
     """Turn the Hub client's errors into a sentence with what, why and what to do (faults, row 33)."""
     from huggingface_hub import errors
 
-    still = "The starter model still works."
+    still = "The starter model still works." if kind == MODEL else "A file on this machine still works."
     try:
         yield
     except errors.GatedRepoError as error:
@@ -66,28 +67,28 @@ def _explained(repo: str, what: str) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise BadInput(
-            f"There is no model {repo} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN."
+            f"There is no {kind} {repo} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN."
         ) from error
     except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, so it comes first
         raise EngineError(f"The Hub cannot be reached for {what} of {repo}. Check the connection and try again. {still}") from error
     except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise BadInput(f"{repo} has no {what}. It may not be a model in safetensors form.") from error
+        raise BadInput(f"{repo} has no {what}." + " It may not be a model in safetensors form." * (kind == MODEL)) from error
     except errors.OfflineModeIsEnabled as error:
         raise EngineError(
-            f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or choose a model on disk. {still}"
+            f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or choose a {kind} on disk. {still}"
         ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 404:
             raise BadInput(
-                f"The Hub has no {what} of {repo}: there is no such model, or it is private. Check the spelling; for a private one set HF_TOKEN."
+                f"The Hub does not have {what} of {repo}: there is no such {kind}, or it is private. Check the spelling; for a private one set HF_TOKEN."
             ) from error
         why = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not read it", 429: "too many requests"}
         raise EngineError(
             f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}"
         ) from error
     except errors.HFValidationError as error:
-        raise BadInput(f"{repo!r} cannot be the name of a model on the Hub: {_line(error)}") from error
+        raise BadInput(f"{repo!r} cannot be the name of a {kind} on the Hub: {_line(error)}") from error
     except (OSError, RuntimeError) as error:
         _no_space(error)
         raise EngineError(
@@ -116,7 +117,7 @@ def repository(repo: str, revision: str | None = None) -> Repository:
     """What a model repository holds, in one request. Raises EngineError or BadInput with the reason."""
     from huggingface_hub import HfApi
 
-    with _explained(repo, "the list of files"):
+    with explained(repo, "the list of files"):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=15)
     files = tuple(
         RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in info.siblings or ()
@@ -141,7 +142,7 @@ def _fetch(repo: Repository, file: RemoteFile, folder: Path) -> Path:
 
     if not (folder / file.name).resolve().is_relative_to(folder.resolve()):
         raise EngineError(f"{repo.id} names a file {file.name[:80]!r}, which would lie outside of its folder. Nothing was fetched.")
-    with _explained(repo.id, file.name):
+    with explained(repo.id, file.name):
         if file.sha256 and file.size <= MAX_PLAIN_BYTES:
             path = _go_on(repo, file, folder)
         else:

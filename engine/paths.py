@@ -40,6 +40,11 @@ def adapters() -> Path:
     return _made(home() / "adapters")
 
 
+def runs() -> Path:
+    """Folder of training runs; one subfolder a run."""
+    return _made(home() / "runs")
+
+
 def public_name(name: str) -> str:
     """A model's or adapter's name without the folders it lies in."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -4,7 +4,7 @@ One renderer serves chat, preview and training. Text of people never turns into 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.errors import BadInput
@@ -226,18 +226,27 @@ def encode(tokenizer: Tokenizer, conversation: Conversation, form: Format, answe
     Special tokens are recognised in control pieces only. An answer is tokenized apart from what stands before it,
     so that the tokens at its start in training are those a model meets in chat, where its text is not yet there.
     """
-    ids: list[int] = [] if form.name == "chat" else tokenizer.start()
-    learn = [False] * len(ids)
+    ids: list[int] = []
+    learn: list[bool] = []
+    for piece, new in encoded_pieces(tokenizer, conversation, form, answering):
+        ids += new
+        learn += [piece.learn] * len(new)
+    return Encoded(tuple(ids), tuple(learn))
+
+
+def encoded_pieces(
+    tokenizer: Tokenizer, conversation: Conversation, form: Format, answering: bool = False
+) -> Iterator[tuple[Piece, list[int]]]:
+    """As `encode`, piece by piece: an answer's text is a learnt piece, the end after it a learnt control piece of its own."""
+    if form.name != "chat":
+        yield Piece("", control=True), tokenizer.start()
     pieces = form.pieces(conversation, tokenizer.template)
     if answering and conversation.continues:
         while pieces[-1].control:
             pieces.pop()
     for index, piece in enumerate(_joined(pieces)):
         ends = piece == Piece(END, True, piece.learn)
-        new = [tokenizer.end] if ends else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
-        ids += new
-        learn += [piece.learn] * len(new)
-    return Encoded(tuple(ids), tuple(learn))
+        yield piece, [tokenizer.end] if ends else _piece_ids(tokenizer, piece, first=not index and not piece.learn)
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:

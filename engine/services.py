@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from engine import hardware, layout_figures
+from engine import adapters, hardware, layout_figures
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
 from engine.errors import BadInput
@@ -159,18 +159,19 @@ class Services:
         return " · ".join(filter(None, parts))
 
     def adapter_choices(self, model: str = "") -> list[tuple[str, str]]:
-        """What an adapter picker shows, and the id: none, the attached ones, and the registry's for the base, which is the
-        loaded one unless `model` names another."""
+        """What an adapter picker shows, and the id: none, the attached ones, those trained here and the registry's for the base,
+        which is the loaded one unless `model` names another."""
         state = self.state()
         name = model or state.model
-        base = MODELS[name].source if name in MODELS else None
-        offered = [spec.id for spec in ADAPTERS.values() if spec.base == base and not self.read_only]
-        attached = {adapter: f"{adapter} · loaded" for adapter in state.adapters if name == state.model}
-        names = dict.fromkeys([NO_ADAPTER, *attached, *offered])
-        return [
-            (attached.get(name) or (f"{name} · {ADAPTERS[name].licence}" if name in ADAPTERS else "none: the bare base"), name)
-            for name in names
-        ]
+        base = MODELS[name].source if name in MODELS else name
+        shown = {NO_ADAPTER: "none: the bare base"}
+        shown |= {adapter: f"{adapter} · loaded" for adapter in state.adapters if name == state.model}
+        if not self.read_only:
+            offered = {run: f"{run} · trained here" for run in adapters.trained(base)}
+            offered |= {spec.id: f"{spec.id} · {spec.licence}" for spec in ADAPTERS.values() if spec.base == base}
+            shown = offered | shown
+            shown = {NO_ADAPTER: shown.pop(NO_ADAPTER), **shown}
+        return [(title, adapter) for adapter, title in shown.items()]
 
     def chosen_adapter(self) -> str:
         """The adapter that the loaded model came with."""

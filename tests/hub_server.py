@@ -6,19 +6,30 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = (".safetensors", ".bin", ".gguf")
+DATA = (".jsonl", ".csv", ".parquet")
 
 
 class HubServer:
     """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
     `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token.
+    `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
     `requests` records (method, path, authorization), `ranges` the first bytes that were asked for."""
 
-    def __init__(self, repos: dict[str, Path], status: int | None = None, lie: bool = False, hang: bool | int = False, gated: bool = False):
+    def __init__(
+        self,
+        repos: dict[str, Path],
+        status: int | None = None,
+        lie: bool = False,
+        hang: bool | int = False,
+        gated: bool = False,
+        datasets: dict[str, Path] | None = None,
+    ):
         self.repos, self.status, self.lie, self.hang, self.gated = repos, status, lie, hang, gated
+        self.datasets = datasets or {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.ranges: list[int] = []
         self._closing = threading.Event()
@@ -28,6 +39,9 @@ class HubServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
+                hub._answer(self, body=True)
+
+            def do_POST(self):
                 hub._answer(self, body=True)
 
             def do_HEAD(self):
@@ -61,15 +75,37 @@ class HubServer:
         self.requests.append((request.command, path, request.headers.get("authorization")))
         if self.status:
             return self._send(request, self.status, b"{}", {}, body)
-        for repo, folder in self.repos.items():
-            if path.startswith(f"/api/models/{repo}"):
+        served = [("models", repo, f"/{repo}", folder) for repo, folder in self.repos.items()]
+        served += [("datasets", repo, f"/datasets/{repo}", folder) for repo, folder in self.datasets.items()]
+        for kind, repo, root, folder in served:
+            if path.startswith(f"/api/{kind}/{repo}"):
                 if self.gated and not request.headers.get("authorization"):
                     return self._send(request, 401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}, body)
-                return self._send(request, 200, json.dumps(self._info(repo, folder)).encode(), {"Content-Type": "application/json"}, body)
-            prefix = f"/{repo}/resolve/{COMMIT}/"
+                answer = self._listing(request, path.removeprefix(f"/api/{kind}/{repo}"), repo, folder)
+                return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
+            prefix = f"{root}/resolve/{COMMIT}/"
             if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
                 return self._file(request, folder / path.removeprefix(prefix), body)
         self._send(request, 404, b"{}", {"X-Error-Code": "EntryNotFound" if "/resolve/" in path else "RepoNotFound"}, body)
+
+    def _listing(self, request: BaseHTTPRequestHandler, question: str, repo: str, folder: Path) -> dict | list:
+        """What is asked of a repository: all about it, a folder's files, or the files named in the request's body."""
+        entries = [
+            {
+                "type": "directory" if path.is_dir() else "file",
+                "oid": "0" * 40,
+                "size": path.stat().st_size,
+                "path": path.relative_to(folder).as_posix(),
+            }
+            for path in sorted(folder.rglob("*"))
+        ]
+        if question.startswith("/paths-info/"):
+            fields = parse_qs(request.rfile.read(int(request.headers.get("content-length") or 0)).decode())
+            return [entry for entry in entries if entry["path"] in fields.get("paths", ())]
+        if question.startswith("/tree/"):
+            within = question.removeprefix(f"/tree/{COMMIT}").strip("/")
+            return [entry for entry in entries if not within or entry["path"].startswith(f"{within}/")]
+        return self._info(repo, folder)
 
     def _info(self, repo: str, folder: Path) -> dict:
         siblings = []
@@ -92,7 +128,7 @@ class HubServer:
 
     def _file(self, request: BaseHTTPRequestHandler, path: Path, body: bool) -> None:
         data = path.read_bytes()
-        weights = path.suffix in WEIGHTS
+        weights = path.suffix in (*WEIGHTS, *DATA)
         headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if weights and self.lie:
             data = data[:-1] + bytes([data[-1] ^ 1])

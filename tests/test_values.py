@@ -1,38 +1,29 @@
 """Pure values: messages, events, settings, and the form made from them."""
 
+import dataclasses
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadInput
-from engine.events import Failed, Finished, Notice, Progress, Token, from_json, to_json
+from engine.events import Event, FinishReason, Status, from_json, to_json
 from engine.messages import MAX_HISTORY_MESSAGES, MAX_MESSAGE_CHARS, Conversation, checked_history, checked_text
 from engine.settings import ChatSettings
 
 texts = st.text(st.characters(blacklist_categories=["Cs"]))
-events = st.one_of(
-    st.builds(Token, texts),
-    st.builds(Notice, texts),
-    st.builds(Failed, texts, st.integers(0, 2)),
-    st.builds(Progress, texts, st.none() | st.floats(0, 1)),
-    st.builds(
-        Finished,
-        texts,
-        st.integers(0),
-        st.integers(0),
-        st.floats(0, 1e6),
-        st.floats(0, 1e6),
-        st.floats(0, 1e6),
-        st.sampled_from(["stop", "length", "cancelled"]),
-        st.integers(0),
-        texts,
-        texts,
-        st.none() | texts,
-        st.integers(0),
-    ),
-)
+
+
+def _fields(kind: type) -> st.SearchStrategy:
+    numbers = {int: st.integers(0), float: st.floats(0, 1e6), str: texts}
+    named = {FinishReason: st.sampled_from(get_args(FinishReason)), Status: st.sampled_from(get_args(Status))}
+    kinds = numbers | named | {each | None: st.none() | strategy for each, strategy in numbers.items()}
+    return st.builds(kind, *(kinds[field.type] for field in dataclasses.fields(kind)))
+
+
+events = st.one_of(*map(_fields, get_args(Event)))
 
 
 @given(events)

@@ -3,6 +3,7 @@
 Imports torch when a model is opened, not before.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,13 @@ class Pretrained:
     device: str
     quantization: str
     notes: tuple[str, ...]
+
+    @property
+    def ends(self) -> set[int]:
+        """The ids of tokens that end an answer."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return {token for token in (*ids, self.tokenizer.eos_token_id) if token is not None}
 
 
 def opened(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> Pretrained:
@@ -127,6 +135,8 @@ def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
     """The same settings, or unquantized ones with the reason in `notes` where bitsandbytes does not import (row 2)."""
     if load.quantization == "none":
         return load
+    # It warns of a kernel that it would fetch from the Hub, which nobody asked for; its own kernels do.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:
@@ -140,10 +150,13 @@ def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
 def linear_shapes(model) -> Iterator[tuple[str, tuple[int, int]]]:
     """Name and (out, in) of every linear layer of a model, in 4 bits or not."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):  # bitsandbytes' Linear4bit is one too
             yield name, (module.out_features, module.in_features)
+        elif isinstance(module, Conv1D):  # GPT-2's linear layers, whose weights are [in, out]
+            yield name, (module.nf, module.nx)
 
 
 def keep_exact(model) -> None:

@@ -47,7 +47,7 @@ class TransformersBackend(LocalBackend):
         self.prompting = PretrainedTokenizer(self._tokenizer)
         self._model = base.model
         self._peft = None
-        self._end_ids = self._ends()
+        self._end_ids = base.ends
         self._linear = dict(pretrained.linear_shapes(self._model))
         notes = list(base.notes)
         limit = self._context(notes)
@@ -63,11 +63,6 @@ class TransformersBackend(LocalBackend):
             limit = max(1024, int(free / 2 / each))
             notes.append(f"conversations are cut to {limit:,} tokens, which is what memory allows")
         return limit
-
-    def _ends(self) -> set[int]:
-        configured = self._model.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return {token for token in (*ids, self._tokenizer.eos_token_id) if token is not None}
 
     def attach(self, adapter: str) -> None:
         if adapter in self.attached:

@@ -1,0 +1,177 @@
+"""Data to finetune on: a file or Hub data set read, its format found, each row made a conversation or reported with its line.
+
+What is good is kept whatever else a file holds. Splits are the same for the same seed.
+"""
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from engine import data_files, data_hub, hub, paths
+from engine.data_files import BadRow, Row, Unit
+from engine.data_formats import FORMATS, DataFormat, Unfit
+from engine.errors import BadInput
+from engine.events import Progress
+from engine.messages import Conversation
+from engine.model_files import local_path
+
+AUTO = "auto"
+_SAMPLE_ROWS = 100
+_REPORT_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set as conversations, whose answers are marked as learnt.
+
+    `lines` has the line (or row, as `unit` says) of each conversation; a row of several instances gives several. `bad` are the
+    rows left out, `rows` counts good and bad. `reason` says why this format. `sha256` is that of the file, or of a Hub data
+    set's rows as canonical JSON.
+    """
+
+    conversations: tuple[Conversation, ...]
+    lines: tuple[int, ...]
+    bad: tuple[BadRow, ...]
+    format: str
+    reason: str
+    source: str
+    sha256: str
+    rows: int
+    unit: Unit
+
+
+def load(
+    source: str | Path,
+    format: str = AUTO,
+    columns: Mapping[str, str] | None = None,
+    report: hub.Report = lambda progress: None,
+    limit: int | None = None,
+) -> Data:
+    """Read at most `limit` rows of a local file, or of a Hub data set `owner/name[@config][:split]` (default split: train).
+
+    `columns` says which column of the data is a format's field: `{"instruction": "my question column"}`. Raises BadInput where
+    nothing can be read or no row is good, EngineError where the Hub does not answer.
+    """
+    if format != AUTO and format not in FORMATS:
+        raise BadInput(f"There is no data format {format!r}. There are: {AUTO}, {', '.join(FORMATS)}.")
+    if limit is not None and limit < 1:
+        raise BadInput(f"The limit of rows is {limit}; it must be at least 1.")
+    name = str(source)
+    path = _file(source)
+    checksum = data_hub.RowsChecksum()
+    unit, found = data_files.opened(path) if path else data_hub.opened(name, report)
+    rows = itertools.islice(found, limit)
+    head = list(itertools.islice(rows, _SAMPLE_ROWS))
+    if not head:
+        raise BadInput(f"{name} has no rows.")
+    _check_columns(columns or {}, head)
+    rows = (_renamed(row, columns or {}) for row in itertools.chain(head, rows))
+    head = list(itertools.islice(rows, len(head)))
+    sample = [row.fields for row in head if isinstance(row, Row)]
+    form, reason = (FORMATS[format], "this format was asked for") if format != AUTO else _detected(name, head, sample)
+    conversations: list[Conversation] = []
+    lines: list[int] = []
+    bad: list[BadRow] = []
+    count = 0
+    for row in itertools.chain(head, rows):
+        count += 1
+        if not count % _REPORT_ROWS:
+            report(Progress(f"Reading {name}: {count:,} rows"))
+        if not path:
+            checksum.add(row)
+        made = _converted(row, form)
+        if isinstance(made, BadRow):
+            bad.append(made)
+        else:
+            conversations += made
+            lines += [row.line] * len(made)
+    if not conversations:
+        raise BadInput(f"{name} has no rows that can be used as {form.name}: in {unit} {bad[0].line}, {bad[0].reason}.{_hint(sample)}")
+    digest = paths.sha256(path) if path else checksum.hexdigest()
+    return Data(tuple(conversations), tuple(lines), tuple(bad), form.name, reason, name, digest, count, unit)
+
+
+def detect(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
+    """The format that most of these rows are in, and the reason as a clause for people. Raises BadInput, with the columns there
+    are, where no format fits any row."""
+    signs = Counter((form.name, sign) for fields in rows if (form := _fitting(fields)) and (sign := form.sign(fields)))
+    if not signs:
+        known = "; ".join(f"{form.name} ({form.fields})" for form in FORMATS.values())
+        raise BadInput(f"No known format fits these rows. Known are: {known}.{_hint(rows)}")
+    forms = Counter()
+    for (name, _), count in signs.items():
+        forms[name] += count
+    best = forms.most_common(1)[0][0]
+    return best, next(sign for (name, sign), _ in signs.most_common() if name == best)
+
+
+def split(count: int, held_out: int | float, seed: int, order: Literal["random", "last"]) -> tuple[list[int], list[int]]:
+    """Indices 0..count-1 to train on and to hold out, both ascending. `held_out` is a number of rows, or as a float in (0, 1) a
+    share of them, rounded and at least one; 0 holds out none. Raises BadInput where nothing would be left to train on."""
+    if isinstance(held_out, float) and held_out and not 0 < held_out < 1:
+        raise BadInput(f"{held_out} rows cannot be held out: give a whole number of rows, or a share between 0 and 1.")
+    if held_out < 0:
+        raise BadInput(f"{held_out} rows cannot be held out: give 0 for none.")
+    number = max(1, math.floor(held_out * count + 0.5)) if isinstance(held_out, float) and held_out else int(held_out)
+    if number >= count:
+        raise BadInput(f"{number} of {count} rows are to be held out, which leaves none to train on. Hold out fewer, or add rows.")
+    last = range(count - number, count)
+    kept_back = set(last if order == "last" else random.Random(seed).sample(range(count), number))
+    return [index for index in range(count) if index not in kept_back], sorted(kept_back)
+
+
+def _file(source: str | Path) -> Path | None:
+    """The local file that is meant, None for a Hub data set. Raises BadInput for what is neither."""
+    path = local_path(str(source))
+    if path.exists() or path.suffix.lower() in data_files.KINDS or not data_hub.NAME.fullmatch(str(source)):
+        return path
+    return None
+
+
+def _renamed(row: Row | BadRow, columns: Mapping[str, str]) -> Row | BadRow:
+    if isinstance(row, BadRow) or not columns:
+        return row
+    taken = set(columns.values())
+    fields = {name: value for name, value in row.fields.items() if name not in taken}
+    return replace(row, fields=fields | {field: row.fields[column] for field, column in columns.items() if column in row.fields})
+
+
+def _check_columns(columns: Mapping[str, str], head: Iterable[Row | BadRow]) -> None:
+    sample = [row.fields for row in head if isinstance(row, Row)]
+    for field, column in columns.items():
+        if sample and not any(column in fields for fields in sample):
+            raise BadInput(f"There is no column {column!r} to take as {field}.{_hint(sample)}")
+
+
+def _detected(name: str, head: Iterable[Row | BadRow], sample: Sequence[Mapping[str, object]]) -> tuple[DataFormat, str]:
+    if not sample:
+        first = next(row for row in head if isinstance(row, BadRow))
+        raise BadInput(f"{name} has no rows that can be read: in line {first.line}, {first.reason}.")
+    form, reason = detect(sample)
+    return FORMATS[form], reason
+
+
+def _fitting(fields: Mapping[str, object]) -> DataFormat | None:
+    return next((form for form in FORMATS.values() if form.sign(fields)), None)
+
+
+def _hint(sample: Sequence[Mapping[str, object]]) -> str:
+    found = list(dict.fromkeys(str(name)[:60] for fields in sample for name in fields))
+    if not found:
+        return ""
+    shown = ", ".join(map(repr, found[:20])) + (" …" if len(found) > 20 else "")
+    return f" The columns are {shown}; say which of them is a format's field, e.g. instruction={found[0]!r}."
+
+
+def _converted(row: Row | BadRow, form: DataFormat) -> tuple[Conversation, ...] | BadRow:
+    if isinstance(row, BadRow):
+        return row
+    try:
+        return form.convert(row.fields)
+    except Unfit as error:
+        return BadRow(row.line, str(error))

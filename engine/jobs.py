@@ -1,0 +1,182 @@
+"""Training runs as jobs: started in processes of their own, one at a time on a machine, stopped, resumed, followed.
+
+Who has the machine is a lock that the system frees when its holder dies; who waits stands in line with a ticket.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from engine import paths, runs
+from engine.errors import BadInput, EngineError
+from engine.events import Ended, Event, Queued
+from engine.recipe import Recipe
+from engine.runs import EventLog, Run
+
+# How often a waiting run looks whether it is its turn, seconds.
+_LOOK = 0.5
+NICENESS = 19
+
+
+def start(plan: Recipe, name: str) -> Run:
+    """Write a new run's folder and train it in a process of its own, which outlives this one. `name` becomes part of its id."""
+    run = runs.create(runs.fresh_folder(name), plan)
+    _spawn(run)
+    return run
+
+
+def resume(run: Run) -> None:
+    """Go on with a run that stopped, was paused, failed or was killed. Raises BadInput where it is under way or done."""
+    phase = runs.phase(run, runs.all_events(run))
+    if run.process:
+        raise BadInput(f"{run.id} is {phase} already.")
+    if phase == "done":
+        raise BadInput(f"{run.id} is done: there is nothing to go on with.")
+    _spawn(run)
+
+
+def _spawn(run: Run) -> None:
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
+    detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    with open(run.folder / runs.OUTPUT, "ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached)
+    run.claim(process.pid)
+
+
+def stop(run: Run) -> None:
+    """Ask a run to save and end; it does within one pass of a step. Raises BadInput where it is not under way."""
+    process = run.process
+    if not process:
+        raise BadInput(f"{run.id} is not under way.")
+    run.ask_to_stop(process.pid)
+
+
+def kill(run: Run) -> None:
+    """End a run's process at once; it can be resumed from its last checkpoint. Raises BadInput where it is not under way."""
+    process = run.process
+    if not process:
+        raise BadInput(f"{run.id} is not under way.")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+        process.wait(10)
+
+
+def follow(run: Run, offset: int = 0) -> tuple[list[Event], int]:
+    """The events from byte `offset` on, and the offset for the next call."""
+    return runs.read_events(run, offset)
+
+
+def work(run: Run, tell) -> Ended:
+    """Train a run in this process when the machine is free. Every event goes to the run's log and to `tell`; the last one is
+    given back. Raises BadInput where another process has the run, EngineError after the run is noted as failed."""
+    with _owned(run):
+        run.claim(os.getpid())
+        psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
+        log = EventLog(run)
+
+        def both(event: Event) -> None:
+            log.append(event)
+            tell(event)
+
+        try:
+            return _when_free(run, both)
+        except Exception as error:
+            known = isinstance(error, EngineError)
+            with contextlib.suppress(EngineError):  # a full disk takes not even this
+                both(Ended("failed", _last_step(run), str(error) if known else f"{type(error).__name__}: {error}", 0.0))
+            raise
+        finally:
+            log.close()
+            run.disclaim()
+
+
+def _when_free(run: Run, tell) -> Ended:
+    with _machine(run, tell) as free:
+        if not free:
+            ended = Ended("stopped", _last_step(run), "Stopped while it waited for the machine. Resume puts it in line again.", 0.0)
+            tell(ended)
+            return ended
+        from engine.train import train
+
+        return train(run, tell)
+
+
+def _last_step(run: Run) -> int:
+    return max(run.steps_saved(), default=0)
+
+
+@contextlib.contextmanager
+def _owned(run: Run) -> Iterator[None]:
+    """The run's own lock: two processes never write one run (faults, row 23)."""
+    try:
+        with FileLock(run.folder / runs.LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        process = run.process
+        who = f"process {process.pid}" if process else "another process"
+        raise BadInput(f"{run.id} is under way already, in {who}. Stop that first, or follow it.") from error
+
+
+@contextlib.contextmanager
+def _machine(run: Run, tell) -> Iterator[bool]:
+    """The machine's lock, held within the block, first come first served. Tells who has it while this run waits. False where
+    the run was asked to stop meanwhile."""
+    lock = FileLock(paths.runs() / ".machine.lock")
+    ticket = paths.runs() / f".ticket-{time.time_ns():020}-{os.getpid()}"
+    runs.note_process(ticket, os.getpid(), run=run.id)
+    told = None
+    try:
+        while True:
+            ahead = [other for other in _tickets() if other < ticket.name]
+            if not ahead:
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    break
+            if run.asked_to_stop:
+                yield False
+                return
+            waits = Queued(_holder(), len(ahead) + 1)
+            if waits != told:
+                tell(waits)
+                told = waits
+            time.sleep(_LOOK)
+        runs.note_process(_holder_file(), os.getpid(), run=run.id)
+        ticket.unlink(missing_ok=True)
+        yield True
+    finally:
+        ticket.unlink(missing_ok=True)
+        if lock.is_locked:
+            _holder_file().unlink(missing_ok=True)
+        lock.release()
+
+
+def _tickets() -> list[str]:
+    """Names of the tickets of living processes, first in line first; those of dead ones are removed."""
+    found = []
+    for path in sorted(paths.runs().glob(".ticket-*")):
+        if runs.noted_process(path):
+            found.append(path.name)
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def _holder_file() -> Path:
+    return paths.runs() / ".machine.json"
+
+
+def _holder() -> str:
+    """The id of the run that has the machine."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(_holder_file().read_text())["run"])
+    return "another run"

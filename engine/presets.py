@@ -1,0 +1,111 @@
+"""PRESETS: recipes by name, with the published values of Guanaco and OpenOrca, versions for a T4 of 15 GB, and the starter's.
+
+Published values: QLoRA, table 9 and appendix B.2, with `scripts/finetune_guanaco_*.sh` of artidoro/qlora; the model cards of
+uwnlp/llama-2-*-qlora-openorca.
+"""
+
+from engine.errors import BadInput
+from engine.model_spec import STARTER
+from engine.recipe import CadenceRecipe, DataRecipe, LoraRecipe, MemoryRecipe, OptimizationRecipe, QuantizationRecipe, Recipe, SamplesRecipe
+
+_GUANACO_DATA = "timdettmers/openassistant-guanaco"
+_OPENORCA_DATA = "Open-Orca/OpenOrca"
+_QUESTIONS = ["What is a guanaco?", "Explain in two sentences why the sky is blue.", "Write a short poem about the Andes."]
+_BF16 = QuantizationRecipe(kind="nf4", double=True, compute_dtype="bfloat16")
+# A T4 has no bfloat16: what is computed in 16 bits is computed in float16, what is learnt is held in float32.
+_FP16 = QuantizationRecipe(kind="nf4", double=True, compute_dtype="float16")
+
+
+def _guanaco(size: str, quantization: QuantizationRecipe = _BF16, optimizer: str = "paged_adamw_32bit", max_length: int = 512) -> Recipe:
+    large = size in ("33b", "65b")
+    return Recipe(
+        model=f"guanaco-{size}",
+        quantization=quantization,
+        lora=LoraRecipe(r=64, alpha=16, dropout=0.05 if large else 0.1),
+        data=DataRecipe(
+            source=_GUANACO_DATA, format="oasst", prompt_format="guanaco", learn="everything", max_length=max_length, held_out=200
+        ),
+        optimization=OptimizationRecipe(
+            optimizer=optimizer,
+            learning_rate=1e-4 if large else 2e-4,
+            schedule="constant",
+            beta2=0.999,
+            max_grad_norm=0.3,
+            batch=16,
+            accumulation=16,
+            steps=1875,
+        ),
+        samples=SamplesRecipe(prompts=_QUESTIONS, max_new_tokens=128),
+        cadence=CadenceRecipe(save_every=250, eval_every=187),
+    )
+
+
+def _openorca(size: str, quantization: QuantizationRecipe = _BF16, optimizer: str = "paged_adamw_32bit") -> Recipe:
+    large = size == "70b"
+    batch = 64 if large else 16
+    return Recipe(
+        model=f"openorca-{size}",
+        quantization=quantization,
+        lora=LoraRecipe(r=64, alpha=16, dropout=0.05 if large else 0.1),
+        data=DataRecipe(
+            source=_OPENORCA_DATA,
+            format="openorca",
+            prompt_format="openorca",
+            max_length=512,
+            source_length=384,
+            target_length=128,
+            held_out=1000,
+        ),
+        optimization=OptimizationRecipe(
+            optimizer=optimizer,
+            learning_rate=1e-4 if large else 2e-4,
+            schedule="constant",
+            beta2=0.999,
+            max_grad_norm=0.3,
+            batch=batch,
+            accumulation=batch,
+            steps=3750 if large else 15000,
+        ),
+        samples=SamplesRecipe(prompts=_QUESTIONS, max_new_tokens=128),
+        cadence=CadenceRecipe(save_every=500, eval_every=1500),
+    )
+
+
+def _starter(**data: object) -> Recipe:
+    return Recipe(
+        model=STARTER,
+        quantization=QuantizationRecipe(kind="nf4", double=True, compute_dtype="float32"),
+        lora=LoraRecipe(r=16, alpha=32, dropout=0.05),
+        data=DataRecipe(prompt_format="chat", max_length=256, held_out=0.25, held_out_from="last", **data),
+        optimization=OptimizationRecipe(
+            optimizer="adamw_torch",
+            learning_rate=5e-4,
+            schedule="linear",
+            warmup_steps=2,
+            max_grad_norm=1.0,
+            batch=8,
+            accumulation=1,
+            epochs=3,
+        ),
+        memory=MemoryRecipe(activation_checkpointing=False),
+        samples=SamplesRecipe(prompts=_QUESTIONS[:2], max_new_tokens=40),
+        cadence=CadenceRecipe(save_every=50, eval_every=25),
+    )
+
+
+PRESETS: dict[str, Recipe] = {
+    **{f"guanaco-{size}": _guanaco(size) for size in ("7b", "13b", "33b", "65b")},
+    **{f"openorca-{size}": _openorca(size) for size in ("7b", "13b", "70b")},
+    # 8-bit paged optimizer states and shorter rows leave room beside 7 or 13 billion parameters in 4 bits.
+    "guanaco-7b-t4": _guanaco("7b", _FP16, "paged_adamw_8bit"),
+    "guanaco-13b-t4": _guanaco("13b", _FP16, "paged_adamw_8bit", max_length=384),
+    "openorca-7b-t4": _openorca("7b", _FP16, "paged_adamw_8bit"),
+    "starter": _starter(),
+}
+
+
+def preset(name: str) -> Recipe:
+    """The preset of that name. Raises BadInput with the names there are."""
+    if name not in PRESETS:
+        raise BadInput(f"There is no preset {name!r}. There are: {', '.join(PRESETS)}.")
+    return PRESETS[name]

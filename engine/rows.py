@@ -1,0 +1,72 @@
+"""From a recipe's data to rows of tokens: read, reported on, held out, cut to length. What is previewed is what trains."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from engine import datasets, hub
+from engine.datasets import Data
+from engine.errors import BadInput
+from engine.events import Event, Notice
+from engine.examples import Example, Lengths, example
+from engine.prompts import Format
+from engine.recipe import DataRecipe
+from engine.tokenizers import Tokenizer
+
+LEAST_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is learnt and what is kept for testing, as tokens."""
+
+    train: list[Example]
+    held_out: list[Example]
+
+
+def read(plan: DataRecipe, report: hub.Report) -> Data:
+    """The conversations of a recipe's data. Raises BadInput where there are too few, or bad ones that are not to be skipped."""
+    if not plan.source:
+        raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
+    data = datasets.load(plan.source, plan.format, plan.columns, report)
+    if data.bad and not plan.skip_bad_rows:
+        raise BadInput(f"{_bad(data)} Mend them, or set data.skip_bad_rows to leave them out.")
+    if len(data.conversations) < LEAST_ROWS:
+        raise BadInput(
+            f"{len(data.conversations)} row of {plan.source} can be used; at least {LEAST_ROWS} are needed. {_bad(data)}".strip()
+        )
+    return data
+
+
+def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form: Format, tell: Callable[[Event], None]) -> Rows:
+    """The rows as tokens, split. Tells what was skipped and cut (faults, rows 11 and 13). Raises BadInput where nothing is left."""
+    if data.bad:
+        tell(Notice(_bad(data)))
+    lengths = Lengths(plan.max_length, plan.source_length, plan.target_length)
+
+    def made(indices: list[int]) -> list[Example]:
+        conversations = (data.conversations[index] for index in indices)
+        asked = (each if each.system else replace(each, system=plan.system) for each in conversations)
+        return [row for each in asked if (row := example(tokenizer, each, form, lengths, plan.learn == "everything"))]
+
+    count = len(data.conversations)
+    held_out = min(plan.held_out, count // 2) if plan.held_out >= 1 else plan.held_out
+    if held_out != plan.held_out:
+        tell(Notice(f"{held_out} of {count} rows are held out instead of {plan.held_out}: the other half is needed to learn from."))
+    learnt, tested = datasets.split(count, held_out, seed, plan.held_out_from)
+    rows = Rows(made(learnt), made(tested))
+    cut = sum(bool(row.cut) for row in (*rows.train, *rows.held_out))
+    lost = count - len(rows.train) - len(rows.held_out)
+    if cut:
+        tell(Notice(f"{cut:,} of {count:,} rows are longer than the limit and are cut; each still ends with the end token."))
+    if lost:
+        tell(Notice(f"{lost:,} rows are left out: their question alone fills the limit, so there is no answer to learn."))
+    if not rows.train:
+        raise BadInput(f"No row has an answer within {plan.max_length} tokens. Raise data.max_length.")
+    return rows
+
+
+def _bad(data: Data) -> str:
+    if not data.bad:
+        return ""
+    shown = "; ".join(f"{data.unit} {bad.line}: {bad.reason}" for bad in data.bad[:3])
+    return f"{len(data.bad):,} of {data.rows:,} rows cannot be read ({shown}{' …' if len(data.bad) > 3 else ''})."

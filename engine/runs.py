@@ -1,0 +1,290 @@
+"""Run folders: `recipe.yaml`, `events.jsonl`, `checkpoints/step-N/`, `adapter/`; written by the training process, read by all.
+
+Events are whole lines. What a run is doing follows from them and from whether its process lives.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from engine import paths, recipe
+from engine.errors import BadInput, EngineError
+from engine.events import Ended, Event, Queued, Saved, Started, Step, from_json, to_json
+from engine.recipe import Recipe
+
+RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
+_PROCESS, _STOP, _ELSEWHERE = "process.json", "stop", ".elsewhere"
+_PARTIAL, LOCK, OUTPUT = f".{RECIPE}", ".lock", "output.log"
+# What a run that never came to train may leave in its folder.
+_OURS = {_PARTIAL, LOCK, OUTPUT, _PROCESS, _STOP}
+_STEP = re.compile(r"step-(\d+)")
+# A read of a growing file: so much at once, so that following a long run stays in little memory.
+READ_BYTES = 4_000_000
+Phase = Literal["waiting", "starting", "training", "done", "stopped", "paused", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, by what lies where in it."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe.read(self.folder / RECIPE)
+
+    @property
+    def events(self) -> Path:
+        return self.folder / EVENTS
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / ADAPTER
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    def steps_saved(self) -> list[int]:
+        """Steps that there are checkpoints of, oldest first; whether they are whole is for `engine.checkpoints` to say."""
+        found = (_STEP.fullmatch(path.name) for path in self.checkpoints.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def ask_to_stop(self, process_id: int) -> None:
+        """Ask the process that trains it to save and end. A later process is not meant."""
+        (self.folder / _STOP).write_text(str(process_id))
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether this process was asked to."""
+        with contextlib.suppress(OSError):
+            return (self.folder / _STOP).read_text() == str(os.getpid())
+        return False
+
+    def claim(self, process_id: int) -> None:
+        """Note a process as the one that trains it."""
+        note_process(self.folder / _PROCESS, process_id)
+
+    def disclaim(self) -> None:
+        """Note that no process trains it any more."""
+        (self.folder / _PROCESS).unlink(missing_ok=True)
+        (self.folder / _STOP).unlink(missing_ok=True)
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The living process that trains it or waits to."""
+        return noted_process(self.folder / _PROCESS)
+
+
+def note_process(path: Path, process_id: int, **about: str) -> None:
+    """Write down a living process, with `about` beside it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        text = json.dumps({"pid": process_id, "created": psutil.Process(process_id).create_time(), **about})
+        partial = path.with_name(f".partial-{os.getpid()}{path.name}")
+        partial.write_text(text)
+        os.replace(partial, path)
+
+
+def noted_process(path: Path) -> psutil.Process | None:
+    """The process that `note_process` wrote down, if it lives. A number given again to another process is told by its start."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
+        noted = json.loads(path.read_text())
+        process = psutil.Process(noted["pid"])
+        if process.create_time() == noted["created"] and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+class EventLog:
+    """Appends events to a run's file, each a whole line by one write, so that no reader sees half of one it would believe.
+
+    Opening cuts off a line that a killed writer left unfinished. Raises EngineError where the disk is full (faults, row 20).
+    """
+
+    def __init__(self, run: Run):
+        self._run = run
+        with full_disk_told(run.folder, 0):
+            self._file = os.open(run.events, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            os.ftruncate(self._file, _whole_lines_end(run.events))
+
+    def append(self, event: Event) -> None:
+        """Write one event."""
+        line = f"{to_json(event)}\n".encode()
+        with full_disk_told(self._run.folder, len(line)):
+            end = os.fstat(self._file).st_size
+            written = os.write(self._file, line)
+            if written < len(line):  # the disk took a part
+                os.ftruncate(self._file, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@contextlib.contextmanager
+def full_disk_told(folder: Path, need: int):
+    """Turn "no space left" into a sentence with the space needed and free, in place of the system's error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise EngineError(
+            f"The disk of {folder} is full: {max(need, 1) / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free. "
+            "The last checkpoint is kept. Free some space, then resume."
+        ) from error
+
+
+def _whole_lines_end(path: Path) -> int:
+    """Where the last whole line of a file ends."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65_536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+def read_events(run: Run, offset: int = 0) -> tuple[list[Event], int]:
+    """The events that begin at byte `offset` or later, and the offset to go on from; a line under way waits for its end.
+    A line that is no event, such as one that a failing disk mangled, is left out."""
+    try:
+        with open(run.events, "rb") as file:
+            file.seek(offset)
+            data = file.read(READ_BYTES)
+    except FileNotFoundError:
+        return [], 0
+    whole = data[: data.rfind(b"\n") + 1]
+    events = []
+    for line in whole.splitlines():
+        with contextlib.suppress(ValueError):
+            events.append(from_json(line.decode("utf-8", "replace")))
+    return events, offset + len(whole)
+
+
+def all_events(run: Run) -> list[Event]:
+    """Every event so far."""
+    events, offset = read_events(run)
+    while True:
+        more, further = read_events(run, offset)
+        if further == offset:
+            return events
+        events += more
+        offset = further
+
+
+def in_force(events: Iterable[Event]) -> list[Event]:
+    """The events less those of steps that a resumed run made again."""
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, Started):
+            kept = [each for each in kept if getattr(each, "step", 0) <= event.resumed_from and not isinstance(each, Ended)]
+        kept.append(event)
+    return kept
+
+
+def phase(run: Run, events: list[Event]) -> Phase:
+    """What a run is doing, from its events and whether its process lives."""
+    last = next((event for event in reversed(events) if isinstance(event, (Queued, Started, Step, Ended))), None)
+    if run.process:
+        if isinstance(last, Queued):
+            return "waiting"
+        return "training" if isinstance(last, (Started, Step)) else "starting"
+    return last.status if isinstance(last, Ended) else "interrupted"
+
+
+def create(folder: Path, plan: Recipe) -> Run:
+    """Make a run's folder with its recipe. One that never came to train gives way. Raises BadInput where there is another run."""
+    run = Run(folder)
+    if (folder / RECIPE).exists():
+        if not run.process and not any(isinstance(event, Started) for event in all_events(run)):
+            run.events.unlink(missing_ok=True)
+            (folder / RECIPE).unlink()
+    if (folder / RECIPE).exists():
+        raise BadInput(f"{folder} already holds a run. Go on with it by --resume, or choose another --run-dir.")
+    if folder.exists() and any(path.name not in _OURS for path in folder.iterdir()):
+        raise BadInput(f"{folder} is not empty. Choose another --run-dir, one that is empty or not there yet.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with full_disk_told(folder, 10_000):
+            partial = folder / _PARTIAL
+            partial.write_text(plan.to_yaml(), encoding="utf-8")
+            os.replace(partial, folder / RECIPE)
+            if folder.parent != paths.runs():
+                (paths.runs() / f"{folder.name}{_ELSEWHERE}").write_text(str(folder), encoding="utf-8")
+    except OSError as error:
+        raise EngineError(f"{folder} cannot be used for a run ({error.strerror}). Choose another --run-dir.") from error
+    return run
+
+
+def fresh_folder(name: str) -> Path:
+    """A folder for a new run called after its recipe and the time."""
+    stem = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = {run.id for run in every()}
+    number = next(number for number in range(1, len(taken) + 2) if (stem if number == 1 else f"{stem}-{number}") not in taken)
+    return paths.runs() / (stem if number == 1 else f"{stem}-{number}")
+
+
+def every() -> list[Run]:
+    """All runs of this GUANACO_HOME, newest first, also those whose folder is elsewhere."""
+    folders = [path.parent for path in paths.runs().glob(f"*/{RECIPE}")]
+    for pointer in paths.runs().glob(f"*{_ELSEWHERE}"):
+        folder = Path(pointer.read_text(encoding="utf-8"))
+        if (folder / RECIPE).is_file():
+            folders.append(folder)
+    return sorted(map(Run, folders), key=lambda run: (run.folder / RECIPE).stat().st_mtime, reverse=True)
+
+
+def find(name: str) -> Run:
+    """The run of that id or folder. Raises BadInput with the latest ids."""
+    if (Path(name).expanduser() / RECIPE).is_file():
+        return Run(Path(name).expanduser().resolve())
+    runs = every()
+    for run in runs:
+        if run.id == name:
+            return run
+    known = ", ".join(run.id for run in runs[:5])
+    raise BadInput(f"There is no run {name!r}. " + (f"The latest are: {known}." if known else "Nothing has been trained yet."))
+
+
+def summary(run: Run) -> dict:
+    """A row for `python -m engine runs --json`."""
+    events = in_force(all_events(run))
+    started = next((event for event in reversed(events) if isinstance(event, Started)), None)
+    steps = [event for event in events if isinstance(event, Step)]
+    saved = [event.step for event in events if isinstance(event, Saved)]
+    ended = events[-1] if events and isinstance(events[-1], Ended) else None
+    plan = run.recipe
+    return {
+        "id": run.id,
+        "folder": str(run.folder),
+        "status": phase(run, events),
+        "model": plan.model,
+        "data": plan.data.source,
+        "step": steps[-1].step if steps else 0,
+        "steps": started.steps if started else None,
+        "loss": steps[-1].loss if steps else None,
+        "eval_loss": next((event.loss for event in reversed(events) if type(event).__name__ == "Evaluated"), None),
+        "saved_step": saved[-1] if saved else None,
+        "adapter": str(run.adapter) if run.adapter.is_dir() else None,
+        "text": ended.text if ended else "",
+    }

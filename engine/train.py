@@ -1,0 +1,332 @@
+"""One training run from recipe to adapter, step by step, in this process: what `python -m engine train` does.
+
+It may be killed at any moment and goes on from its last checkpoint to the same weights, bit for bit on a CPU.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine import checkpoints, hardware, lineage, optimizers, passes, rows, runs, trainee
+from engine.chat import StopStrings
+from engine.checkpoints import Checkpoint
+from engine.errors import EngineError
+from engine.events import Ended, Evaluated, Event, Notice, Progress, Sample, Started, Status, Step
+from engine.messages import Conversation
+from engine.prompts import encode
+from engine.recipe import Recipe
+from engine.rows import Rows
+from engine.runs import Run
+from engine.trainee import Trainee
+
+Tell = Callable[[Event], None]
+
+
+class _Stopped(Exception):
+    """A person asked to stop."""
+
+
+class _Diverged(Exception):
+    """The numbers of a step are none."""
+
+
+@dataclass
+class _Pace:
+    """Where the time of this part of a run goes. Seconds."""
+
+    steps: int = 0
+    tokens: int = 0
+    stepping: float = 0.0
+    tests: int = 0
+    testing: float = 0.0
+
+    def eta(self, steps_left: int, tests_left: int) -> float:
+        return steps_left * self.stepping / max(1, self.steps) + tests_left * self.testing / max(1, self.tests)
+
+
+@dataclass
+class _Training:
+    """A run under way: what all of its parts work on. `step` is the last one made, `saved` the last one on disk."""
+
+    run: Run
+    recipe: Recipe
+    tell: Tell
+    learner: Trainee
+    rows: Rows
+    facts: dict
+    accelerator: Any
+    optimizer: Any
+    rate: Callable[[int], float]
+    steps: int
+    micro_batch: int
+    at_first: dict
+    pace: _Pace
+    step: int = 0
+    saved: int = 0
+
+    def check(self) -> None:
+        if self.run.asked_to_stop:
+            raise _Stopped
+
+    def tests(self, step: int) -> bool:
+        """Whether the held-out rows and the samples are due after so many steps."""
+        return step in (0, self.steps) or step % self.recipe.cadence.eval_every == 0
+
+
+def train(run: Run, tell: Tell) -> Ended:
+    """Train a run to its end, or until it is asked to stop, and tell everything as events; the last one is given back.
+
+    The caller holds the machine and the run's event log (`engine.jobs`). Raises BadInput or EngineError where it fails.
+    """
+    began = time.monotonic()
+
+    def end(status: Status, step: int, text: str) -> Ended:
+        event = Ended(status, step, text, round(time.monotonic() - began, 2))
+        tell(event)
+        return event
+
+    found, told = checkpoints.newest(run)
+    for text in told:
+        tell(Notice(text))
+    with _exact(found):
+        job = _begin(run, tell, found)
+        try:
+            _loop(job)
+        except _Stopped:
+            _save(job)
+            return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}. Resume goes on from there.")
+        except _Diverged as error:
+            return end("paused", job.step, str(error))
+        _finish(job)
+        return end("done", job.step, _summary(job))
+
+
+@contextlib.contextmanager
+def _exact(found: Checkpoint | None) -> Iterator[None]:
+    """The same sums in the same order within the block, also where this machine's processors are no longer as many."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_num_threads(found.numbers["threads"] if found else before[0])
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+
+
+def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
+    """Load everything and stand where the checkpoint stands."""
+    from accelerate import Accelerator
+
+    recipe = run.recipe
+    plan = recipe.optimization
+    spec = trainee.resolved(recipe)
+    data = rows.read(recipe.data, tell)
+    learner = trainee.prepare(recipe, spec, tell, found.numbers["unpacked"] if found else None)
+    if not learner.parameters:
+        raise EngineError("The adapter has nothing that could learn: no matrix of it is trained. Check lora.targets.")
+    encoded = rows.encoded(recipe.data, data, plan.seed, learner.tokenizer, learner.form, tell)
+    facts = lineage.of(learner, recipe, data)
+    lineage.keep(run, facts)
+    optimizer = optimizers.make(plan, learner.parameters)
+    mixed = {"float16": "fp16", "bfloat16": "bf16"}.get(learner.base.dtype, "no")
+    # After the optimizer: transformers' TrainingArguments, which name it, set Accelerate's state back.
+    accelerator = Accelerator(mixed_precision=mixed, cpu=not learner.on_gpu)
+    for text in (*learner.notes, optimizers.paging(optimizer, learner.parameters, learner.on_gpu)):
+        if text:
+            tell(Notice(f"{text[0].upper()}{text[1:]}."))
+    steps = plan.steps or max(1, math.ceil(plan.epochs * len(encoded.train) / plan.batch))
+    job = _Training(
+        run,
+        recipe,
+        tell,
+        learner,
+        encoded,
+        facts,
+        accelerator,
+        optimizer,
+        optimizers.rates(plan, steps, optimizer),
+        steps,
+        plan.batch // plan.accumulation,
+        learner.weights(),
+        _Pace(),
+    )
+    if found:
+        _restore(job, found)
+    job.optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
+    count = sum(parameter.numel() for parameter in learner.parameters)
+    base = learner.base
+    tell(
+        Started(
+            run.id,
+            steps,
+            job.step,
+            len(encoded.train),
+            len(encoded.held_out),
+            count,
+            base.device,
+            base.dtype,
+            base.quantization,
+            job.micro_batch,
+        )
+    )
+    return job
+
+
+def _restore(job: _Training, found: Checkpoint) -> None:
+    job.learner.put(found.weights)
+    optimizers.restore(job.optimizer, job.learner.parameters, found.optimizer, found.numbers["optimizer"])
+    if job.accelerator.scaler is not None and found.numbers["scaler"]:
+        job.accelerator.scaler.load_state_dict(found.numbers["scaler"])
+    job.step = job.saved = found.step
+
+
+def _loop(job: _Training) -> None:
+    cadence = job.recipe.cadence
+    told = runs.in_force(runs.all_events(job.run))
+    while True:
+        if job.tests(job.step):
+            _test(job, told)
+            told = []
+        if job.step >= job.steps:
+            return
+        job.check()
+        event = _step(job, job.step + 1)
+        job.step += 1
+        job.tell(event)
+        if job.step % cadence.save_every == 0 or job.step == job.steps:
+            _save(job)
+
+
+def _step(job: _Training, step: int) -> Step:
+    """Learn from one batch. A stop that is asked for meanwhile leaves the weights as the step before left them."""
+    plan, learner = job.recipe.optimization, job.learner
+    began = time.monotonic()
+    chosen = [job.rows.train[index] for index in passes.rows_of_step(len(job.rows.train), plan.batch, step, plan.seed)]
+    count = passes.targets(chosen)
+    learner.model.train()
+    job.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for number, part in enumerate(passes.split(learner, chosen, job.micro_batch)):
+        job.check()
+        learner.draw_from(plan.seed, step, number)
+        with job.accelerator.autocast():
+            loss = passes.summed_loss(learner, part)
+        total += float(loss.detach())
+        job.accelerator.backward(loss / count)
+    mean = total / count
+    if not math.isfinite(mean):
+        raise _Diverged(_diverged(job, step, "loss"))
+    norm = float(job.accelerator.clip_grad_norm_(learner.parameters, plan.max_grad_norm or math.inf))
+    if not math.isfinite(norm) and job.accelerator.scaler is None:
+        raise _Diverged(_diverged(job, step, "gradient"))
+    rate = job.rate(step)
+    for group in job.optimizer.param_groups:
+        group["lr"] = rate
+    job.optimizer.step()
+    pace = job.pace
+    pace.stepping += time.monotonic() - began
+    pace.steps += 1
+    pace.tokens += sum(len(row.ids) for row in chosen)
+    tests_left = sum(map(job.tests, range(step, job.steps + 1)))
+    return Step(
+        step,
+        mean,
+        norm if math.isfinite(norm) else None,
+        rate,
+        round(step * plan.batch / len(job.rows.train), 4),
+        round(pace.tokens / pace.stepping, 2),
+        _memory(learner.on_gpu),
+        round(pace.eta(job.steps - step, tests_left), 1),
+    )
+
+
+def _memory(on_gpu: bool) -> int:
+    """Bytes this run takes: of the GPU where it is on one."""
+    return torch.cuda.max_memory_reserved() if on_gpu else hardware.process_memory(os.getpid())
+
+
+def _diverged(job: _Training, step: int, what: str) -> str:
+    if job.saved:
+        kept = f"The checkpoint of step {job.saved} is sound: {job.run.checkpoints / f'step-{job.saved}'} can be the lora.start_from of a new run"
+    else:
+        kept = "There is no checkpoint yet. Start a new run"
+    calmer = ", in bfloat16 or float32," if job.learner.base.dtype == "float16" else ""
+    rate = job.recipe.optimization.learning_rate
+    return f"Paused: the {what} of step {step} is not a number. {kept}{calmer} with a learning rate below {rate:g}."
+
+
+def _test(job: _Training, told: list[Event]) -> None:
+    """Held-out loss and samples of this step, but for what `told` has of it from before an interruption."""
+    began = time.monotonic()
+    held_out, samples = job.rows.held_out, job.recipe.samples
+    if held_out and not any(isinstance(event, Evaluated) and event.step == job.step for event in told):
+        loss = passes.held_out_loss(job.learner, held_out, job.micro_batch, job.check)
+        job.tell(Evaluated(job.step, loss, passes.targets(held_out)))
+    seen = {event.prompt for event in told if isinstance(event, Sample) and event.step == job.step}
+    prompts = [prompt for prompt in samples.prompts if prompt not in seen]
+    if prompts:
+        for prompt, text in zip(prompts, _answers(job, prompts), strict=True):
+            job.tell(Sample(job.step, prompt, text))
+    job.pace.tests += 1
+    job.pace.testing += time.monotonic() - began
+
+
+def _answers(job: _Training, prompts: list[str]) -> Iterator[str]:
+    learner = job.learner
+    asked = [Conversation(system=job.recipe.data.system).add("user", prompt) for prompt in prompts]
+    encoded = [encode(learner.tokenizer, each, learner.form, answering=True).ids for each in asked]
+    made = list(passes.answers(learner, encoded, job.recipe.samples.max_new_tokens, lambda: job.run.asked_to_stop))
+    job.check()
+    for ids in made:
+        stops = StopStrings(learner.form.stop)
+        yield stops.add(learner.base.tokenizer.decode(ids, skip_special_tokens=True)) + stops.rest()
+
+
+def _save(job: _Training) -> None:
+    if job.saved == job.step:
+        return
+    tensors, numbers = optimizers.state(job.optimizer, job.learner.parameters)
+    numbers = {
+        "unpacked": job.learner.unpacked,
+        "threads": torch.get_num_threads(),
+        "optimizer": numbers,
+        "scaler": job.accelerator.scaler and job.accelerator.scaler.state_dict(),
+    }
+    kept = Checkpoint(job.step, job.learner.weights(), tensors, numbers)
+    job.tell(checkpoints.save(job.run, kept, job.learner.config(), job.recipe.cadence.keep))
+    job.saved = job.step
+
+
+def _finish(job: _Training) -> None:
+    """Hand the adapter over, if it is one. Raises EngineError where it learnt nothing (faults, row 10)."""
+    job.tell(Progress("Writing the adapter"))
+    weights = job.learner.weights()
+    if all(torch.equal(tensor, job.at_first[name]) for name, tensor in weights.items()):
+        raise EngineError(
+            f"The adapter learnt nothing: after {job.steps} steps its matrices are what they were at the start. "
+            "No adapter is handed over. Check that lora.targets are layers this model uses, and that the learning rate is not too small."
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise EngineError("The adapter holds numbers that are none; it is not handed over. Train again with a lower learning rate.")
+    losses = _losses(job.run)
+    facts = job.facts | {"steps": job.steps, "held_out_loss": {"before": losses[0], "after": losses[-1]} if losses else None}
+    checkpoints.hand_over(job.run, weights, job.learner.config(), facts, getattr(torch, job.recipe.lora.save_as))
+
+
+def _losses(run: Run) -> list[float]:
+    return [event.loss for event in runs.in_force(runs.all_events(run)) if isinstance(event, Evaluated)]
+
+
+def _summary(job: _Training) -> str:
+    losses = _losses(job.run)
+    learnt = f" Held-out loss {losses[0]:.3f} → {losses[-1]:.3f}." if len(losses) > 1 else ""
+    return f"Done: {job.steps} steps.{learnt} The adapter is in {job.run.adapter}."

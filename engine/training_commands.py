@@ -1,0 +1,176 @@
+"""`python -m engine train` and `runs`: a training in the terminal with progress, time left and loss; Ctrl-C saves and ends."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from engine import jobs, presets, recipe, runs
+from engine.errors import BadInput
+from engine.events import Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
+from engine.model_files import local_path
+from engine.recipe import Recipe
+from engine.runs import Run
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def train(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|PRESET", help=f"A recipe file, or a preset: {', '.join(presets.PRESETS)}.")],
+    data: Annotated[str, typer.Option(help="Train on this file or Hub data set in place of the recipe's.")] = "",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder; without it a new one under GUANACO_HOME/runs.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir from its last checkpoint.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Finetune an adapter. Ctrl-C saves and ends; --resume goes on."""
+    plan, name = _recipe(what)
+    if data:
+        plan = plan.with_data(data)
+    run = _run(plan.with_absolute_data(), name, run_dir, resume)
+    done = _done(run)
+    if not done:
+        _end_on_signals(run)
+        with _Terminal(run) as terminal:
+            done = jobs.work(run, terminal.show)
+    print(json.dumps(runs.summary(run), ensure_ascii=False) if as_json else done.text)
+    if done.status != "done":
+        raise typer.Exit(1)
+
+
+def list_runs(as_json: AsJson = False) -> None:
+    """List the training runs, newest first: what they learn, how far they are, where the adapter is."""
+    rows = [runs.summary(run) for run in runs.every()]
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    if not rows:
+        print("Nothing has been trained yet. Begin with: python -m engine train starter --data FILE")
+        return
+    print(f"{'id':<34}{'status':<13}{'step':>12}  {'loss':>7}{'held out':>10}  model")
+    for row in rows:
+        steps = f"{row['step']}/{row['steps'] or '?'}"
+        print(f"{row['id']:<34}{row['status']:<13}{steps:>12}  {_number(row['loss']):>7}{_number(row['eval_loss']):>10}  {row['model']}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _recipe(what: str) -> tuple[Recipe, str]:
+    """The recipe that is meant, and what to call a run of it."""
+    path = local_path(what)
+    if what in presets.PRESETS and not path.is_file():
+        return presets.preset(what), what
+    if path.suffix.lower() not in (".yaml", ".yml") and not path.is_file():
+        return presets.preset(what), what
+    return recipe.read(path), path.stem
+
+
+def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
+    """The run to work on: a new one, or the one that is to go on. Raises BadInput where the two are mixed up."""
+    if folder is None:
+        if resume:
+            raise BadInput("Say which run is to go on: give its folder with --run-dir (`python -m engine runs --json` lists them).")
+        return runs.create(runs.fresh_folder(name), plan)
+    folder = folder.expanduser().absolute()
+    if not (resume and (folder / runs.RECIPE).is_file()):
+        return runs.create(folder, plan)
+    run = Run(folder)
+    if run.recipe != plan:
+        raise BadInput(
+            f"{folder} was begun with another recipe. Resume it with its own, {folder / runs.RECIPE}, or choose another --run-dir."
+        )
+    return run
+
+
+def _done(run: Run) -> Ended | None:
+    """The end of a run that has nothing left to do."""
+    events = runs.all_events(run)
+    last = events[-1] if events else None
+    return last if isinstance(last, Ended) and last.status == "done" and run.adapter.is_dir() else None
+
+
+def _end_on_signals(run: Run) -> None:
+    """The first Ctrl-C (or a polite kill) asks to save and end; a second Ctrl-C ends at once."""
+
+    def ask(number: int, frame: object) -> None:
+        run.ask_to_stop(os.getpid())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT:
+            print("\nSaving. Ctrl-C again ends at once, from the last checkpoint on the work is lost.", file=sys.stderr)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, ask)
+        signal.signal(signal.SIGTERM, ask)
+
+
+class _Terminal:
+    """Events as a progress bar on a terminal, as lines elsewhere; all on stderr."""
+
+    def __init__(self, run: Run):
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("Starting", total=None, figures="")
+        self._steps = 0
+        self._say(f"Run {run.id} in {run.folder}")
+
+    def __enter__(self) -> "_Terminal":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Progress():
+                self._bar.update(self._task, description=event.text[:60])
+            case Notice():
+                self._say(event.text)
+            case Queued():
+                self._say(f"Waiting: {event.holder} has the machine; place {event.place} in line.")
+            case Started():
+                self._steps = event.steps
+                self._bar.update(self._task, description="Training", total=event.steps, completed=event.resumed_from)
+                begins = f"Going on after step {event.resumed_from}" if event.resumed_from else "Beginning"
+                self._say(
+                    f"{begins}: {event.steps} steps on {event.rows} rows, {event.held_out} held out; {event.parameters / 1e6:.2f}M parameters learn, "
+                    f"on {event.device}, base {event.quantization}, computing in {event.dtype}"
+                )
+            case Step():
+                self._step(event)
+            case Evaluated():
+                self._say(f"step {event.step}: held-out loss {event.loss:.4f}")
+            case Sample():
+                self._say(f"step {event.step}: {event.prompt}\n  {' '.join(event.text.split())}")
+            case Saved():
+                self._say(f"step {event.step}: saved, {event.bytes / 1e6:.1f} MB in {event.seconds:.1f} s")
+            case Ended():
+                pass  # the command prints it
+
+    def _step(self, event: Step) -> None:
+        figures = f"loss {event.loss:.3f} · {event.tokens_per_second:.0f} tokens/s · {_duration(event.eta_seconds)} left"
+        self._bar.update(self._task, completed=event.step, figures=figures)
+        if not self._console.is_terminal:
+            self._say(f"step {event.step}/{self._steps}: {figures}")
+
+    def _say(self, text: str) -> None:
+        # Samples and rows are no markup, and may not steer a terminal.
+        self._console.print("".join(each if each.isprintable() or each == "\n" else " " for each in text), markup=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,487 @@
+"""Data sets: every format to the same messages, bad rows with their lines, detection, splits (faults, rows 11 and 12)."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import datasets, paths
+from engine.data_formats import FORMATS, Unfit
+from engine.errors import BadInput
+from engine.messages import Conversation, Message
+
+SHARED = ROOT.parent / "shared/data"
+shared = pytest.mark.skipif(not SHARED.exists(), reason="the folder of real data sets is not here")
+EVERY_FILE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+characters = st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00")
+text = st.text(characters, min_size=1, max_size=30).filter(str.strip)
+# Text between markers loses the white space at its ends, and a marker inside would be one.
+inner = text.map(str.strip).filter(
+    lambda each: not any(marker in f"\n\n{each}" for marker in ("###", "<human>:", "<bot>:", "Human:", "Assistant:"))
+)
+
+
+def alternating(texts):
+    return st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
+
+
+def conversation(turns, system: str = "") -> Conversation:
+    messages = [message for asked, said in turns for message in (Message("user", asked), Message("assistant", said, train=True))]
+    return Conversation(tuple(messages), system)
+
+
+def converted(name: str, **fields) -> tuple[Conversation, ...]:
+    return FORMATS[name].convert(fields)
+
+
+def one(name: str, **fields) -> Conversation:
+    (only,) = converted(name, **fields)
+    return only
+
+
+@given(alternating(inner), st.one_of(st.just(""), inner))
+def test_marked_text_gives_its_turns(turns, system):
+    for name, field, asked, said in (
+        ("oasst", "text", " ### Human: {} ", "### Assistant: {}"),
+        ("oasst", "text", "### Human: {}", "### Assistant: {}"),
+        ("chip2", "text", "\n<human>: {}", "\n<bot>: {}"),
+        ("hh-rlhf", "chosen", "\n\nHuman: {}", "\n\nAssistant: {}"),
+    ):
+        written = system + "".join(asked.format(question) + said.format(answer) for question, answer in turns)
+        assert one(name, **{field: written}) == conversation(turns, system)
+        assert datasets.detect([{field: written}])[0] == name
+        open_end = written + asked.format("and then")
+        assert one(name, **{field: open_end}) == conversation(turns, system), "a question without an answer is dropped"
+
+
+@given(alternating(text), st.one_of(st.just(""), text))
+def test_lists_of_messages_give_their_turns(turns, system):
+    for name, field, role, content, names in (
+        ("messages", "messages", "role", "content", ("system", "user", "assistant")),
+        ("sharegpt", "conversations", "from", "value", ("system", "human", "gpt")),
+        ("sharegpt", "conversations", "from", "value", ("system", "user", "chatgpt")),
+    ):
+        rows = [{role: names[0], content: system}] if system else []
+        rows += [{role: who, content: said} for turn in turns for who, said in zip(names[1:], turn, strict=True)]
+        assert one(name, **{field: rows}) == conversation(turns, system)
+        assert datasets.detect([{field: rows}])[0] == name
+        parts = [{**row, content: [{"type": "text", "text": row[content]}]} for row in rows]
+        assert one(name, **{field: parts}) == conversation(turns, system)
+        columns = {key: [row[key] for row in rows] for key in (role, content)}
+        assert one(name, **{field: columns}) == conversation(turns, system), "Parquet files may hold a list as columns"
+
+
+@given(text, text, text, text)
+def test_fields_give_one_question_and_answer(question, extra, answer, system):
+    plain, both = conversation([(question, answer)]), conversation([(f"{question}\n\n{extra}", answer)])
+    for expected, name, fields in (
+        (both, "alpaca", {"instruction": question, "input": extra, "output": answer}),
+        (plain, "alpaca", {"instruction": question, "input": "", "output": answer}),
+        (plain, "alpaca", {"instruction": question, "output": answer}),
+        (both, "self-instruct", {"instruction": question, "instances": [{"input": extra, "output": answer}]}),
+        (plain, "openorca", {"system_prompt": "", "question": question, "response": answer}),
+        (conversation([(question, answer)], system), "openorca", {"system_prompt": system, "question": question, "response": answer}),
+        (plain, "unnatural-instructions", {"instruction": "i", "instruction_with_input": question, "input": extra, "output": answer}),
+        (plain, "unnatural-instructions", {"instruction": "i", "instances": [{"instruction_with_input": question, "output": answer}]}),
+        (plain, "longform", {"input": question, "output": answer, "source": "s", "subset": "t"}),
+        (plain, "input-output", {"inputs": question, "targets": answer}),
+        (plain, "input-output", {"input": question, "output": answer}),
+        (plain, "input-output", {"prompt": question, "completion": answer}),
+        (plain, "input-output", {"question": question, "answer": answer}),
+        (plain, "input-output", {"prompt": question, "response": answer}),
+    ):
+        assert one(name, **fields) == expected
+        assert datasets.detect([fields])[0] == name
+
+
+@given(st.lists(st.tuples(text, text), min_size=1, max_size=4), text)
+def test_instances_give_a_conversation_each(pairs, instruction):
+    instances = [{"input": extra, "output": answer} for extra, answer in pairs]
+    expected = tuple(conversation([(f"{instruction}\n\n{extra}", answer)]) for extra, answer in pairs)
+    assert converted("self-instruct", instruction=instruction, instances=instances) == expected
+    assert converted("unnatural-instructions", instruction=instruction, instances=instances) == expected
+
+
+@given(text)
+def test_plain_text_is_one_answer_without_a_question(text):
+    assert one("text", text=text) == Conversation((Message("assistant", text, train=True),))
+
+
+def test_neighbours_of_one_role_are_joined():
+    rows = [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e")]
+    assert one("messages", messages=[{"role": role, "content": said} for role, said in rows]) == conversation([("a\n\nb", "c\n\nd")])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from(
+    "instruction input output instances text system_prompt question response chosen messages conversations prompt completion "
+    "inputs targets instruction_with_input role content from value type".split()
+)
+turn = st.dictionaries(
+    names, st.sampled_from(["user", "assistant", "human", "gpt", "text", "### Human:", "", None]) | json_values, max_size=4
+)
+junk = st.dictionaries(
+    names, json_values | st.lists(turn, max_size=3) | st.sampled_from(["### Human: a ### Assistant: b", "\n\nHuman:"]), max_size=5
+)
+
+
+@settings(max_examples=400)
+@given(junk)
+def test_no_row_raises_anything_but_unfit(fields):
+    for form in FORMATS.values():
+        assert isinstance(form.sign(fields), str)
+        try:
+            made = form.convert(fields)
+        except Unfit as error:
+            assert str(error)
+            continue
+        assert made
+        for each in made:
+            roles = [message.role for message in each.messages]
+            assert roles[-1] == "assistant" and not any(left == right for left, right in zip(roles, roles[1:], strict=False))
+            for message in each.messages:
+                assert message.text.strip() and message.train == (message.role == "assistant")
+                message.text.encode("utf-8")
+
+
+@settings(max_examples=50)
+@given(st.lists(json_values | junk, max_size=6))
+def test_no_file_raises_anything_but_bad_input(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("junk")
+    for path, content in (
+        (folder / "a.json", json.dumps(rows, default=repr)),
+        (folder / "a.jsonl", "\n".join(json.dumps(row, default=repr) for row in rows)),
+        (folder / "a.csv", "\n".join(str(row) for row in rows)),
+        (folder / "a.txt", "\n\n".join(str(row) for row in rows)),
+    ):
+        path.write_bytes(content.encode("utf-8", "surrogatepass"))
+        for name in ("auto", *FORMATS):
+            try:
+                data = datasets.load(path, name)
+            except BadInput:
+                continue
+            assert data.rows == len(data.bad) + len(set(data.lines)) and len(data.lines) == len(data.conversations)
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"instruction": "q"}, "output is missing"),
+        ({"instruction": "q", "output": None}, "output is null"),
+        ({"instruction": "q", "output": 7}, "output is a number, not text"),
+        ({"instruction": "q", "output": float("nan")}, "output is NaN"),
+        ({"instruction": "q", "output": ["a"]}, "output is a list"),
+        ({"instruction": "q", "output": True}, "output is true or false"),
+        ({"instruction": "q", "output": {"a": 1}}, "output is an object"),
+        ({"instruction": "q", "output": b"a"}, "output is binary data"),
+        ({"instruction": "q", "output": " \n"}, "output is empty"),
+        ({"instruction": "", "output": "a"}, "instruction is empty"),
+        ({"instruction": "q", "input": 3, "output": "a"}, "input is a number"),
+        ({"instruction": "q", "output": "a\x00"}, "output holds a NUL"),
+        ({"instruction": "q", "output": "a\ud83d"}, "output holds half of a surrogate pair"),
+        ({"instruction": "q", "output": "a\udcff"}, "output is not UTF-8"),
+        ({"instruction": "q", "output": "a" * 1_000_001}, "output has more than 1,000,000 characters"),
+    ],
+)
+def test_an_unfit_field_is_named_with_its_fault(fields, words):
+    with pytest.raises(Unfit, match=words):
+        converted("alpaca", **fields)
+
+
+@pytest.mark.parametrize(
+    "name, fields, words",
+    [
+        ("oasst", {"text": "### Human: hi"}, "no answer"),
+        ("oasst", {"text": "hi"}, "none of the markers ### Human:"),
+        ("oasst", {"text": "### Human: ### Assistant: b"}, "the user's turn at place 1 is empty"),
+        ("messages", {"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "place 2 has the role 'tool'"),
+        ("messages", {"messages": [{"role": "assistant", "content": None}]}, "place 1 is null"),
+        ("messages", {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]}, "does not stand first"),
+        ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type 'image_url'"),
+        ("messages", {"messages": "hi"}, "messages is a str, not a list"),
+        ("messages", {"messages": ["hi"]}, "holds a str at place 1"),
+        ("sharegpt", {"conversations": []}, "conversations is missing|conversations is empty"),
+        ("self-instruct", {"instruction": "q", "instances": []}, "instances is empty"),
+        ("input-output", {"text": "a"}, "none of the pairs"),
+    ],
+)
+def test_an_unfit_conversation_says_where(name, fields, words):
+    with pytest.raises(Unfit, match=words):
+        converted(name, **fields)
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    """The rows in the kind of file that the path's ending names."""
+    kind = path.suffix
+    if kind in (".jsonl", ".ndjson"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif kind == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif kind == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, rows[0], delimiter="\t" if kind == ".tsv" else ",")
+            table.writeheader()
+            table.writerows(rows)
+    return path
+
+
+ROWS = [{"instruction": f"Question {number}?", "output": f'Answer,\n"{number}" 🦙'} for number in range(4)]
+
+
+@pytest.mark.parametrize("kind", EVERY_FILE)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path, kind):
+    path = write(tmp_path / f"rows{kind}", ROWS)
+    data = datasets.load(path)
+    assert data.conversations == tuple(conversation([(row["instruction"], row["output"])]) for row in ROWS)
+    assert (data.format, data.rows, data.bad, data.source, data.sha256) == ("alpaca", 4, (), str(path), paths.sha256(path))
+    assert data.reason == "the rows have the fields instruction and output"
+    assert (data.unit, data.lines) == {
+        ".json": ("row", (1, 2, 3, 4)),
+        ".parquet": ("row", (1, 2, 3, 4)),
+        ".csv": ("line", (2, 4, 6, 8)),
+        ".tsv": ("line", (2, 4, 6, 8)),
+    }.get(kind, ("line", (1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize("kind", EVERY_FILE)
+def test_columns_are_renamed_before_conversion(tmp_path, kind):
+    path = write(tmp_path / f"rows{kind}", [{"my question": row["instruction"], "output": "old", "answer": row["output"]} for row in ROWS])
+    data = datasets.load(path, columns={"instruction": "my question", "output": "answer"})
+    assert data.conversations == tuple(conversation([(row["instruction"], row["output"])]) for row in ROWS)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    with pytest.raises(BadInput, match="no column 'nope' to take as instruction. The columns are 'instruction', 'output'"):
+        datasets.load(write(tmp_path / "rows.jsonl", ROWS), columns={"instruction": "nope", "output": "output"})
+
+
+def test_columns_may_change_places(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"input": "said", "output": "asked"}])
+    assert datasets.load(path, columns={"input": "output", "output": "input"}).conversations == (conversation([("asked", "said")]),)
+
+
+def bad_rows(path: Path, content: bytes, name: str = "auto") -> dict[int, str]:
+    path.write_bytes(content)
+    data = datasets.load(path, name)
+    assert data.rows == len(data.bad) + len(data.conversations)
+    return {bad.line: bad.reason for bad in data.bad}
+
+
+GOOD = b'{"instruction": "q", "output": "a"}\n'
+
+
+def test_each_bad_line_of_json_lines_is_reported(tmp_path):
+    long = b'{"instruction": "q", "output": "%s"}\n' % (b"a" * 1_000_000)
+    lines = [
+        b"\xef\xbb\xbf" + GOOD,
+        b"\n",
+        b"not json\n",
+        b'{"instruction": "q", "output": "\xff"}\n',
+        b"[1, 2]\n",
+        long,
+        b'{"instruction": "q", "output": NaN}\n',
+        b'{"instruction": "q", "output": "\\ud800"}\n',
+        b'{"instruction": "q", "output": "\\u0000"}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"instruction": "q", "output": ' + b"9" * 5_000 + b"}\n",
+        GOOD.replace(b"\n", b"\r\n"),
+        GOOD.rstrip(),
+    ]
+    found = bad_rows(tmp_path / "rows.jsonl", b"".join(lines))
+    assert list(found) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
+    for line, words in {
+        3: "not JSON (Expecting value, column 1)",
+        4: "not UTF-8 (byte 0xff at 33)",
+        5: "no JSON object",
+        6: "longer than 1,000,000 bytes",
+        7: "output is NaN",
+        8: "half of a surrogate pair",
+        9: "NUL",
+        10: "",
+        11: "",
+    }.items():
+        assert words in found[line], found[line]
+
+
+def test_each_bad_row_of_a_table_is_reported_by_its_first_line(tmp_path):
+    content = (
+        b'\xef\xbb\xbfinstruction,output\nq,"two\nlines"\nq\nq,a,b\n\nq,"'
+        + b"a" * 1_100_000
+        + b'"\nq,\xffa\nq,"quoted" more\nq,\nq,a\nq,"never closed\n'
+    )
+    found = bad_rows(tmp_path / "rows.csv", content)
+    assert list(found) == [4, 5, 7, 8, 9, 10, 12]
+    assert "1 columns, the header has 2" in found[4] and "3 columns" in found[5] and "longer than" in found[7]
+    assert "not UTF-8" in found[8] and "told apart" in found[9] and "output is empty" in found[10] and "told apart" in found[12]
+    assert datasets.load(tmp_path / "rows.csv").lines == (2, 11)
+
+
+def test_a_table_may_be_separated_by_semicolons(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction;output\nq, and more;a\n")
+    assert datasets.load(tmp_path / "rows.csv").conversations == (conversation([("q, and more", "a")]),)
+
+
+def test_each_bad_row_of_a_json_list_is_reported_by_its_number(tmp_path):
+    content = (
+        b'\xef\xbb\xbf{"data": [{"instruction": "q", "output": "a"}, 7, {"instruction": "q", "output": "\xff"}, {"instruction": "q"}]}'
+    )
+    found = bad_rows(tmp_path / "rows.json", content)
+    assert list(found) == [2, 3, 4] and "no JSON object" in found[2] and "not UTF-8" in found[3] and "missing" in found[4]
+
+
+def test_json_lines_may_be_called_json(tmp_path):
+    (tmp_path / "rows.json").write_bytes(b"\n" + GOOD + b"nonsense\n")
+    data = datasets.load(tmp_path / "rows.json")
+    assert (data.unit, data.lines, data.bad[0].line) == ("line", (2,), 3)
+
+
+def test_each_bad_row_of_parquet_is_reported_by_its_number(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    raw = pyarrow.array([b"a", b"\xff", None, b"a"], pyarrow.binary())
+    strings = pyarrow.StringArray.from_buffers(4, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0])
+    pyarrow.parquet.write_table(pyarrow.table({"instruction": ["q"] * 4, "output": strings}), tmp_path / "rows.parquet")
+    data = datasets.load(tmp_path / "rows.parquet")
+    assert [(bad.line, bad.reason) for bad in data.bad] == [(2, "it is not UTF-8 (byte 0xff at 1)"), (3, "output is null, not text")]
+    assert (data.unit, data.lines) == ("row", (1, 4))
+
+
+def test_paragraphs_of_a_text_file_are_rows(tmp_path):
+    path = tmp_path / "story.txt"
+    path.write_bytes(
+        b"\xef\xbb\xbfOnce\r\nupon a time.\r\n\r\n \nBad \xff\nparagraph.\n\n\n" + b"a" * 600_000 + b"\n" + b"b" * 600_000 + b"\n\nThe end."
+    )
+    data = datasets.load(path)
+    assert [each.messages[0].text for each in data.conversations] == ["Once\nupon a time.", "The end."]
+    assert (data.format, data.lines, [bad.line for bad in data.bad]) == ("text", (1, 12), [5, 9])
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("rows.jsonl", b"", "has no rows"),
+        ("rows.json", b"", "has no rows"),
+        ("rows.json", b"[]", "has no rows"),
+        ("rows.csv", b"instruction,output\n", "has no rows"),
+        ("rows.txt", b"\n \n", "has no rows"),
+        ("rows.jsonl", b"nonsense\n", "no rows that can be read: in line 1, it is not JSON"),
+        ("rows.jsonl", b'{"instruction": "q", "output": 7}\n', "no rows that can be used as alpaca: in line 1, output is a number"),
+        ("rows.json", b'{\n"rows": []\n}', 'must hold a list of rows, or an object with that list as "data"'),
+        ("rows.json", b'[\n{"a": }]', "not JSON: Expecting value in line 2, column 7"),
+        ("rows.json", b"[" * 100_000, "is not JSON"),
+        ("rows.csv", b"a,a\n1,2\n", "names the column 'a' twice"),
+        ("rows.parquet", b"PAR1 no", "not a Parquet file, or damaged"),
+        ("rows.parquet", b"", "not a Parquet file, or damaged"),
+        ("rows.jsonl", '{"instruction": "q"}\n'.encode("utf-16"), "UTF-16"),
+        ("rows.jsonl.gz", b"", "no data file this can read. It reads .jsonl"),
+        ("rows.pkl", b"", "pickle file, which can run code"),
+        ("rows.jsonl", b'{"Frage": "q", "Antwort": "a"}\n', "No known format fits.*alpaca.*The columns are 'Frage', 'Antwort'; say which"),
+    ],
+)
+def test_a_file_that_gives_nothing_says_why(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=words):
+        datasets.load(tmp_path / name)
+
+
+def test_names_that_mean_nothing_are_refused(tmp_path):
+    for source, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "none.jsonl", "no file"),
+        ("data/none.csv", "no file"),
+        ("what", "no file"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            datasets.load(source)
+    with pytest.raises(BadInput, match="no data format 'nope'. There are: auto, messages"):
+        datasets.load(write(tmp_path / "rows.jsonl", ROWS), "nope")
+
+
+def test_nothing_in_a_row_or_file_is_run(tmp_path):
+    """A pickle is refused by its name, and one under another name is only bytes."""
+    import pickle
+
+    canary = tmp_path / "canary"
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (canary,))
+
+    for name in ("a.pkl", "a.jsonl", "a.json", "a.csv", "a.parquet", "a.txt"):
+        (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(BadInput):
+            datasets.load(tmp_path / name, "alpaca")
+    assert not canary.exists()
+
+
+def test_one_row_is_enough_and_a_limit_ends_reading(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    assert datasets.load(path, limit=1).rows == len(datasets.load(path, limit=1).conversations) == 1
+    with pytest.raises(BadInput, match="limit of rows is 0"):
+        datasets.load(path, limit=0)
+
+
+def test_detection_goes_by_most_rows():
+    rows = [{"text": "only this"}, {"text": "### Human: a ### Assistant: b"}, {"text": "### Human: c ### Assistant: d"}, {}]
+    assert datasets.detect(rows) == ("oasst", "the field text holds turns marked ### Human: and ### Assistant:")
+    with pytest.raises(BadInput, match="No known format"):
+        datasets.detect([{}])
+
+
+@shared
+@pytest.mark.parametrize(
+    "name, form, count",
+    [
+        ("instruct/alpaca.json", "alpaca", 187),
+        ("instruct/oasst_text.jsonl", "oasst", 500),
+        ("instruct/short.jsonl", "alpaca", 64),
+        ("self-instruct/seed_tasks.jsonl", "self-instruct", 175),
+    ],
+)
+def test_real_files_are_read_whole(name, form, count):
+    data = datasets.load(SHARED / name)
+    assert (data.format, data.rows, len(data.conversations), data.bad) == (form, count, count, ())
+    if form == "oasst":
+        written = [json.loads(line)["text"] for line in (SHARED / name).read_text(encoding="utf-8").splitlines()]
+        for row, each in zip(written, data.conversations, strict=True):
+            spoken = " ".join(f"### {'Human' if message.role == 'user' else 'Assistant'}: {message.text}" for message in each.messages)
+            assert " ".join(spoken.split()) == " ".join(row.split())
+
+
+@given(st.integers(1, 200), st.integers(0, 250), st.integers(0, 2**31 - 1), st.sampled_from(["random", "last"]))
+def test_a_split_is_whole_disjoint_and_the_same_again(count, held_out, seed, order):
+    if held_out >= count:
+        with pytest.raises(BadInput, match="leaves none to train on"):
+            datasets.split(count, held_out, seed, order)
+        return
+    train, kept = datasets.split(count, held_out, seed, order)
+    assert sorted(train + kept) == list(range(count)) and len(kept) == held_out
+    assert (train, kept) == datasets.split(count, held_out, seed, order)
+    assert order == "random" or kept == list(range(count - held_out, count))
+
+
+def test_shares_and_seeds_of_splits():
+    assert len(datasets.split(200, 0.05, 1, "random")[1]) == 10
+    assert len(datasets.split(10, 0.01, 1, "random")[1]) == 1
+    assert datasets.split(3, 0, 1, "random") == datasets.split(3, 0.0, 1, "last") == ([0, 1, 2], [])
+    assert datasets.split(100, 50, 1, "random") != datasets.split(100, 50, 2, "random")
+    for held_out in (-1, 1.0, 1.5, -0.1, float("nan")):
+        with pytest.raises(BadInput):
+            datasets.split(10, held_out, 1, "random")
+    with pytest.raises(BadInput, match="1 of 1 rows"):
+        datasets.split(1, 0.1, 1, "random")

@@ -1,0 +1,92 @@
+"""Small recipes, rows and runs for the tests of training."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import ROOT
+
+from engine import runs
+from engine.events import Ended, Event, Step
+from engine.recipe import Recipe
+from engine.runs import EventLog, Run
+
+STEPS = 6
+
+
+def data(path: Path, rows: int = 12) -> Path:
+    """Questions and answers that a byte-level model of a few thousand parameters can begin to learn."""
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(rows):
+            file.write(json.dumps({"instruction": f"Count {number}", "output": f"{number} {'one two ' * (number % 4)}three"}) + "\n")
+    return path
+
+
+def plan(model: Path, source: Path | str, **sections: dict) -> Recipe:
+    """A recipe of `STEPS` steps on CPU; `sections` overrides single fields, as in `lora={"r": 2}`."""
+    fields: dict = {
+        "model": str(model),
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+        "data": {"source": str(source), "max_length": 96, "held_out": 3, "held_out_from": "last", "prompt_format": "chat"},
+        "optimization": {"optimizer": "adamw_torch", "learning_rate": 0.01, "batch": 4, "steps": STEPS, "max_grad_norm": 1.0},
+        "memory": {"activation_checkpointing": False},
+        "samples": {"prompts": ["Count 1"], "max_new_tokens": 4},
+        "cadence": {"save_every": 2, "eval_every": 3},
+    }
+    for name, section in sections.items():
+        fields[name] = {**fields.get(name, {}), **section}
+    return Recipe.model_validate(fields)
+
+
+def written(plan: Recipe, path: Path) -> Path:
+    path.write_text(plan.to_yaml(), encoding="utf-8")
+    return path
+
+
+def trained(run: Run, watch: Callable[[Event], None] = lambda event: None) -> tuple[Ended, list[Event]]:
+    """Train in this process as `jobs.work` does, without its locks; how it ended, and the events of this part."""
+    from engine.train import train
+
+    log, told = EventLog(run), []
+
+    def tell(event: Event) -> None:
+        log.append(event)
+        told.append(event)
+        watch(event)
+
+    try:
+        return train(run, tell), told
+    finally:
+        log.close()
+
+
+def fresh(plan: Recipe, folder: Path) -> Run:
+    return runs.create(folder, plan)
+
+
+def stop_after(run: Run, step: int) -> Callable[[Event], None]:
+    """Asks a run to stop as soon as that step is made."""
+    return lambda event: run.ask_to_stop(os.getpid()) if getattr(event, "step", None) == step and type(event) is Step else None
+
+
+def started(recipe_file: Path, folder: Path, *options: str, **environment: str) -> subprocess.Popen:
+    """`python -m engine train` as a process."""
+    command = [sys.executable, "-m", "engine", "train", str(recipe_file), "--run-dir", str(folder), *options]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(happened, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Until `happened()` is true, or fail with what the process said."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def adapter_bytes(run: Run) -> bytes:
+    return (run.adapter / "adapter_model.safetensors").read_bytes()
