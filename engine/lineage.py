@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from engine import adapters, paths
 from engine.datasets import Data
@@ -12,7 +13,9 @@ from engine.errors import BadInput
 from engine.model_spec import ModelSpec
 from engine.recipe import Recipe
 from engine.runs import Run, full_disk_told
-from engine.trainee import Trainee
+
+if TYPE_CHECKING:  # it imports torch
+    from engine.trainee import Trainee
 
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 # What a resumed run must find as it was, and how people call it.
@@ -25,7 +28,7 @@ _FIXED = {
 }
 
 
-def of(learner: Trainee, recipe: Recipe, data: Data) -> dict:
+def of(learner: "Trainee", recipe: Recipe, data: Data) -> dict:
     """Base, prompt format, data and versions of a run, as `playground.json` holds them. Hashes are hex SHA-256."""
     spec = learner.base.spec
     return {
@@ -68,7 +71,7 @@ def _revision(spec: ModelSpec) -> str:
     return sha256(json.dumps(weights).encode()).hexdigest()
 
 
-def _tokenizer(learner: Trainee) -> str:
+def _tokenizer(learner: "Trainee") -> str:
     """A hash of everything that makes text into tokens: vocabulary, merges, added tokens, template."""
     tokenizer = learner.base.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -3,6 +3,7 @@
 One `Recipe` is the form, the YAML file, the command line and the run folder's `recipe.yaml`. Unknown keys are refused by name.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -146,9 +147,9 @@ class OptimizationRecipe(Settings):
         title="Accumulation",
         description="Passes a batch is split into: as many times less memory for rows, the same result.",
     )
-    steps: int | None = Field(None, ge=1, le=10_000_000, title="Steps", description="How long to train. Empty: by epochs.")
+    steps: int | None = Field(None, ge=1, le=10_000_000, title="Steps", description="How long to train, at most. Empty: by epochs.")
     epochs: Float | None = Field(
-        None, gt=0, le=10_000, title="Epochs", description="How often every row is seen, where no steps are given."
+        None, gt=0, le=10_000, title="Epochs", description="How often every row is seen, at most. With steps as well, what is reached first ends the run."
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="The same seed gives the same run.")
 
@@ -156,9 +157,14 @@ class OptimizationRecipe(Settings):
     def _whole(self) -> Self:
         if self.batch % self.accumulation:
             raise ValueError(f"a batch of {self.batch} rows cannot be split into {self.accumulation} equal passes (accumulation)")
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give steps or epochs")
         return self
+
+    def steps_over(self, rows: int) -> int:
+        """How many steps a run over so many rows takes."""
+        by_epochs = [] if self.epochs is None else [max(1, math.ceil(self.epochs * rows / self.batch))]
+        return min([*by_epochs, *([] if self.steps is None else [self.steps])])
 
 
 class MemoryRecipe(Settings):

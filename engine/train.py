@@ -143,7 +143,7 @@ def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
     for text in (*learner.notes, optimizers.paging(optimizer, learner.parameters, learner.on_gpu)):
         if text:
             tell(Notice(f"{text[0].upper()}{text[1:]}."))
-    steps = plan.steps or max(1, math.ceil(plan.epochs * len(encoded.train) / plan.batch))
+    steps = plan.steps_over(len(encoded.train))
     job = _Training(
         run,
         recipe,

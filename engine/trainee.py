@@ -43,8 +43,8 @@ class Trainee:
 
     @property
     def pad(self) -> int:
-        """The id that fills up shorter rows; masked and never a target, so that it may be any, and no token is added for it."""
-        return 0
+        """The id that fills up shorter rows; masked and never a target. The first that ends no answer: no token is added for it."""
+        return next(token for token in range(len(self.base.ends) + 1) if token not in self.base.ends)
 
     def draw_from(self, *key: int) -> None:
         """Let what dropout draws in the next pass depend on these numbers alone."""

@@ -18,6 +18,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def conversation(turns, system: str = ""):
+    """Pairs of question and answer as a conversation whose answers train."""
+    from engine.messages import Conversation, Message
+
+    messages = [message for asked, said in turns for message in (Message("user", asked), Message("assistant", said, train=True))]
+    return Conversation(tuple(messages), system)
+
+
 def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE):
     """Every byte a token, plus <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2 (the end token)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

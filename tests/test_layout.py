@@ -8,6 +8,8 @@ import pytest
 from conftest import ROOT
 
 TOP = {"app.py", "ui", "engine", "notebooks", "spaces", "tests", "requirements.txt", "README.md", ".ci"}
+# What a training process alone imports: these define layers and gradients, which torch has to be there for.
+TRAINING = {f"engine.{name}" for name in ("lora_layers", "packing", "passes", "train", "trainee")}
 ENGINE = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "engine").rglob("*.py"))
 
 
@@ -16,12 +18,12 @@ def _tracked() -> list[str]:
 
 
 @pytest.mark.parametrize("module", ENGINE)
-def test_engine_module_imports_neither_gradio_nor_torch(module):
+def test_engine_module_imports_no_gradio_and_torch_for_training_only(module):
     module = module.removesuffix(".__init__")
     code = f"import sys, {module}; print([name for name in ('gradio', 'torch', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == ("['torch']" if module in TRAINING else "[]")
 
 
 def test_readme_maps_every_source_file_and_no_other():

@@ -56,8 +56,7 @@ WRONG = {
     "optimization: {epochs: 1}\nlearning_rate: 1": "no key 'learning_rate'.*optimization",
     "optimization: {epochs: 1, lr: 1}": "no key 'optimization.lr'.*learning_rate",
     "model: starter": "key 'optimization' is missing",
-    "optimization: {}": "either steps or epochs",
-    "optimization: {steps: 1, epochs: 1}": "either steps or epochs",
+    "optimization: {}": "give steps or epochs",
     "optimization: {epochs: 1, batch: 6, accumulation: 4}": "6 rows cannot be split into 4",
     "optimization: {epochs: 1, optimizer: adam}": "optimization.optimizer: .*paged_adamw_32bit",
     "optimization: {epochs: 1, learning_rate: fast}": "optimization.learning_rate",
@@ -130,6 +129,16 @@ def test_every_optimizer_learns_and_goes_on_from_its_state(name):
     stepped(halfway, again, 1)
     assert all(not torch.equal(each, begun) for each, begun in zip(whole, start, strict=True))
     assert all(torch.equal(*both) for both in zip(whole, halfway, strict=True))
+
+
+@pytest.mark.parametrize("limits, rows, steps", [({"steps": 9}, 4, 9), ({"epochs": 1.5}, 10, 4), ({"epochs": 0.1}, 4, 1)])
+def test_a_run_ends_with_its_steps_or_epochs(limits, rows, steps):
+    assert OptimizationRecipe(batch=4, **limits).steps_over(rows) == steps
+
+
+def test_of_steps_and_epochs_the_first_ends_a_run():
+    plan = OptimizationRecipe(batch=4, steps=60, epochs=3)
+    assert (plan.steps_over(20), plan.steps_over(1000)) == (15, 60)
 
 
 def test_rates_are_those_of_the_schedule():

@@ -1,0 +1,97 @@
+"""From a recipe's data to rows that train: sizes, bad rows, what is cut and held out (faults, rows 11 to 13)."""
+
+import json
+
+import builders
+import pytest
+import training
+from training import fresh, plan, trained
+
+from engine import rows
+from engine.errors import BadInput
+from engine.events import Notice, Started
+from engine.prompts import PROMPTS
+from engine.recipe import DataRecipe
+from engine.tokenizers import PretrainedTokenizer
+
+BYTES = PretrainedTokenizer(builders.byte_tokenizer())
+
+
+def written(path, *pairs) -> str:
+    path.write_text("".join(json.dumps({"instruction": asked, "output": said}) + "\n" for asked, said in pairs), encoding="utf-8")
+    return str(path)
+
+
+def made(**fields) -> tuple[rows.Rows, list[str]]:
+    """The rows of a data recipe, and what was told of them."""
+    plan, told = DataRecipe(**fields), []
+    found = rows.encoded(plan, rows.read(plan, told.append), 0, BYTES, PROMPTS["chat"], told.append)
+    return found, [event.text for event in told if isinstance(event, Notice)]
+
+
+@pytest.mark.parametrize("count, words", [(0, "no rows"), (1, "1 row of .* can be used; at least 2")])
+def test_too_few_rows_end_a_run_before_the_model_is_loaded(count, words, tiny, tmp_path, monkeypatch):
+    from engine import trainee
+
+    monkeypatch.setattr(trainee, "prepare", lambda *arguments: pytest.fail("the model was loaded"))
+    with pytest.raises(BadInput, match=words):
+        trained(fresh(plan(tiny, training.data(tmp_path / "rows.jsonl", count)), tmp_path / "run"))
+
+
+def test_two_rows_are_enough(tiny, tmp_path):
+    run = fresh(plan(tiny, training.data(tmp_path / "rows.jsonl", 2)), tmp_path / "run")
+    ended, events = trained(run)
+    begun = next(event for event in events if isinstance(event, Started))
+    assert ended.status == "done" and (begun.rows, begun.held_out) == (1, 1)
+    assert any("1 of 2 rows are held out instead of 3" in event.text for event in events if isinstance(event, Notice))
+
+
+def test_bad_rows_are_told_by_line_and_left_out(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps({"instruction": f"q{number}", "output": "a"}).encode() for number in range(4)]
+    bad = [b'{"instruction": "q", "output": null}', b"\xff\xfe", b'{"instruction": "q", "output": 7}', b"{", b'["x"]']
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([good[0], *bad, *good[1:]]) + b"\n")
+    found, told = made(source=str(path), held_out=0)
+    assert len(found.train) == 4
+    assert told == ["5 of 9 rows cannot be read (line 2: output is null, not text; line 3: it is not UTF-8 (byte 0xff at 1); line 4: output is a number, not text …)."]
+
+
+def test_bad_rows_stop_a_run_where_they_are_not_to_be_skipped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "q", "output": "a"}\n{"instruction": "q"}\n{"instruction": "q", "output": "a"}\n')
+    with pytest.raises(BadInput, match="line 2: the field output is missing.*Mend them, or set data.skip_bad_rows"):
+        made(source=str(path), skip_bad_rows=False)
+
+
+def test_cut_rows_are_counted_and_each_ends(tmp_path):
+    source = written(tmp_path / "rows.jsonl", ("q", "word " * 40), ("q", "short"), ("long " * 40, "lost"), ("q", "also"))
+    found, told = made(source=source, max_length=96, held_out=0)
+    assert len(found.train) == 3 and all(len(row.ids) <= 96 and row.ids[-1] == BYTES.end and row.learn[-1] for row in found.train)
+    assert told == [
+        "1 of 4 rows are longer than the limit and are cut; each still ends with the end token.",
+        "1 rows are left out: their question alone fills the limit, so there is no answer to learn.",
+    ]
+
+
+def test_rows_that_are_all_too_long_say_what_to_do(tmp_path):
+    source = written(tmp_path / "rows.jsonl", *[("long " * 40, "a")] * 3)
+    with pytest.raises(BadInput, match="within 96 tokens. Raise data.max_length"):
+        made(source=source, max_length=96)
+
+
+def test_the_last_rows_are_held_out_where_the_recipe_says_so(tmp_path):
+    source = written(tmp_path / "rows.jsonl", *((f"q{number}", "a") for number in range(6)))
+    found, _ = made(source=source, held_out=2, held_out_from="last")
+    text = [BYTES._tokenizer.decode(row.ids) for row in (*found.train, *found.held_out)]
+    assert len(found.train) == 4 and [f"q{number}" in text[number] for number in range(6)] == [True] * 6
+
+
+def test_a_system_text_stands_before_rows_that_bring_none(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    with open(path, "w") as file:
+        for own in ([{"role": "system", "content": "Own."}], []):
+            file.write(json.dumps({"messages": own + turns}) + "\n")
+    found, _ = made(source=str(path), system="Given.", held_out=0)
+    text = [BYTES._tokenizer.decode(row.ids) for row in found.train]
+    assert "Own." in text[0] and "Given." not in text[0] and "Given." in text[1]
