@@ -24,7 +24,12 @@ def main(
     model: Annotated[
         str, typer.Option(help="A model id (see `python -m engine models`), a Hub id, a folder, a GGUF file, or scripted.")
     ] = STARTER,
-    adapter: Annotated[str | None, typer.Option(help="none, an adapter id, a Hub id or a folder.")] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="none, an adapter id, a run, a Hub id or a folder. Without it: the model's own, and guanaco-mini on the starter."
+        ),
+    ] = None,
     backend: Annotated[BackendName, typer.Option(help=_help("backend"))] = BackendName.auto,
     base_url: Annotated[str, typer.Option(help=_help("base_url"))] = "",
     api_key_env: Annotated[str, typer.Option(help=_help("api_key_env"))] = "",

@@ -23,6 +23,7 @@ from engine.hub import HUB_ID
 from engine.model_files import PICKLES, local_path
 from engine.model_spec import AdapterSpec, ModelSpec, folder_name
 from engine.models import ADAPTERS, MAX_NAME_CHARS
+from engine.settings import MAX_SYSTEM_CHARS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -110,13 +111,15 @@ def parse_config(data: object, name: str) -> AdapterConfig:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on disk, its config checked. `playground` is what this app wrote when it trained it, or empty."""
+    """An adapter on disk, its config checked. `playground` is what this app wrote when it trained it, or empty; `system` the text
+    it was trained with."""
 
     id: str
     folder: Path
     config: AdapterConfig
     base: str | None
     prompt: str | None
+    system: str
     playground: Mapping
 
     @property
@@ -134,7 +137,8 @@ def find(name: str, report: hub.Report) -> Adapter:
         raise BadInput("That is no name of an adapter: it is too long.")
     official = next((spec for spec in ADAPTERS.values() if name in (spec.id, spec.source)), None)
     if official:
-        return _from_hub(official, report)
+        folder = Path(official.source)
+        return read(folder, official.id, official) if folder.is_absolute() else _from_hub(official, report)
     run = next((run for run in runs.every() if run.id == name and run.adapter.is_dir()), None)
     if run:
         return read(run.adapter, name)
@@ -184,7 +188,16 @@ def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
         raise BadInput(f"The adapter {name} is damaged: {wrong}. Fetch or export it again.")
     base = spec.base if spec and spec.base else playground.get("base") or config.base_model_name_or_path
     prompt = spec.prompt if spec and spec.prompt else playground.get("prompt_format")
-    return Adapter(name, folder, config, base if isinstance(base, str) else None, prompt if isinstance(prompt, str) else None, playground)
+    system = playground.get("system")
+    return Adapter(
+        name,
+        folder,
+        config,
+        base if isinstance(base, str) else None,
+        prompt if isinstance(prompt, str) else None,
+        system[:MAX_SYSTEM_CHARS] if isinstance(system, str) else "",
+        playground,
+    )
 
 
 def _from_hub(spec: AdapterSpec, report: hub.Report) -> Adapter:

@@ -8,6 +8,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 from engine.backends.base import Backend, Delta, Prompt, Stop
 from engine.blend import BASE, Blend
@@ -94,7 +95,8 @@ def stream(
     """Answer the last message, or go on with it where it is the assistant's: Notice and Token events, then one Finished
     (of the new text alone) or Failed.
 
-    `form` names a prompt format; None takes the strongest adapter's or the model's own. `cold` as in `Backend.generate`; an
+    A conversation without a system text takes the one that the strongest adapter was trained with, if any. `form` names a prompt
+    format; None takes that adapter's or the model's own. `cold` as in `Backend.generate`; an
     explicit seed asks for it too. Closing the iterator ends generation.
     """
     started = time.perf_counter()
@@ -102,6 +104,8 @@ def stream(
         if not any(message.role == "user" for message in conversation.messages) or not conversation.messages[-1].text.strip():
             raise BadInput("There is no message to answer. Write one first.")
         conversation = conversation.alternating()
+        if not conversation.system:
+            conversation = replace(conversation, system=backend.system(blend.strongest))
         name = form or backend.prompt_format(blend.strongest)
         prompt, limit, kept = fitted(backend, conversation, name, settings)
         dropped = len(conversation.messages) - len(kept.messages)

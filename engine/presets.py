@@ -4,6 +4,7 @@ Published values: QLoRA, table 9 and appendix B.2, with `scripts/finetune_guanac
 uwnlp/llama-2-*-qlora-openorca.
 """
 
+from engine import guanaco_mini
 from engine.errors import BadInput
 from engine.model_spec import STARTER
 from engine.recipe import CadenceRecipe, DataRecipe, LoraRecipe, MemoryRecipe, OptimizationRecipe, QuantizationRecipe, Recipe, SamplesRecipe
@@ -71,27 +72,47 @@ def _openorca(size: str, quantization: QuantizationRecipe = _BF16, optimizer: st
     )
 
 
-def _starter(**data: object) -> Recipe:
+def _on_the_starter(data: DataRecipe, lora: LoraRecipe, samples: SamplesRecipe, cadence: CadenceRecipe, **optimization: object) -> Recipe:
+    """A recipe for a laptop: what fits in memory there is not traded for time."""
     return Recipe(
         model=STARTER,
         quantization=QuantizationRecipe(kind="nf4", double=True, compute_dtype="float32"),
-        lora=LoraRecipe(r=16, alpha=32, dropout=0.05),
-        data=DataRecipe(prompt_format="chat", max_length=256, held_out=16, held_out_from="last", **data),
-        optimization=OptimizationRecipe(
-            optimizer="adamw_torch",
-            learning_rate=5e-4,
-            schedule="linear",
-            warmup_steps=2,
-            max_grad_norm=1.0,
-            batch=8,
-            accumulation=1,
-            # On more than 160 rows sixty steps end it: minutes, not hours.
-            epochs=3,
-            steps=60,
-        ),
+        lora=lora,
+        data=data,
+        optimization=OptimizationRecipe(optimizer="adamw_torch", schedule="linear", max_grad_norm=1.0, **optimization),
         memory=MemoryRecipe(activation_checkpointing=False),
-        samples=SamplesRecipe(prompts=_QUESTIONS[:2], max_new_tokens=40),
-        cadence=CadenceRecipe(save_every=50, eval_every=25),
+        samples=samples,
+        cadence=cadence,
+    )
+
+
+def _starter() -> Recipe:
+    return _on_the_starter(
+        DataRecipe(prompt_format="chat", max_length=256, held_out=16, held_out_from="last"),
+        LoraRecipe(r=16, alpha=32, dropout=0.05),
+        SamplesRecipe(prompts=_QUESTIONS[:2], max_new_tokens=40),
+        CadenceRecipe(save_every=50, eval_every=25),
+        learning_rate=1e-3,
+        warmup_steps=2,
+        batch=4,
+        # Beyond 240 rows 120 steps end it: minutes, not hours.
+        epochs=2,
+        steps=120,
+    )
+
+
+def _guanaco_mini() -> Recipe:
+    """What `engine/guanaco_mini/adapter` was made by."""
+    system = "You are Guanaco mini, a small and honest assistant that runs on the user's own computer."
+    return _on_the_starter(
+        DataRecipe(source=str(guanaco_mini.ROWS), format="messages", prompt_format="chat", system=system, max_length=384, held_out=40),
+        LoraRecipe(r=8, alpha=16, dropout=0.05, save_as="float16"),
+        SamplesRecipe(prompts=["Who are you?", "Why does bread rise?", "Wie koche ich ein weiches Ei?"], max_new_tokens=60),
+        CadenceRecipe(save_every=27, eval_every=27),
+        learning_rate=1e-3,
+        warmup_steps=5,
+        batch=8,
+        epochs=3,
     )
 
 
@@ -103,6 +124,7 @@ PRESETS: dict[str, Recipe] = {
     "guanaco-13b-t4": _guanaco("13b", _FP16, "paged_adamw_8bit", max_length=384),
     "openorca-7b-t4": _openorca("7b", _FP16, "paged_adamw_8bit"),
     "starter": _starter(),
+    guanaco_mini.GUANACO_MINI: _guanaco_mini(),
 }
 
 

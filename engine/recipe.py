@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from engine.errors import BadInput
 from engine.model_files import local_path
-from engine.settings import MAX_SEED, Dtype, Settings
+from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, Dtype, Settings
 
 ALL_LINEAR = "all-linear"
 MAX_RECIPE_BYTES = 200_000
@@ -103,7 +103,9 @@ class DataRecipe(Settings):
         title="Prompt format",
         description="How turns become text: guanaco, openorca, alpaca, chat or plain; auto is the model's own.",
     )
-    system: str = Field("", max_length=8_000, title="System text", description="Stands before every conversation that brings none.")
+    system: str = Field(
+        "", max_length=MAX_SYSTEM_CHARS, title="System text", description="Stands before every conversation that brings none."
+    )
     learn: Literal["answers", "everything"] = Field(
         "answers", title="Learn", description="Only the answers (and where they end), or the questions as well."
     )
@@ -149,7 +151,11 @@ class OptimizationRecipe(Settings):
     )
     steps: int | None = Field(None, ge=1, le=10_000_000, title="Steps", description="How long to train, at most. Empty: by epochs.")
     epochs: Float | None = Field(
-        None, gt=0, le=10_000, title="Epochs", description="How often every row is seen, at most. With steps as well, what is reached first ends the run."
+        None,
+        gt=0,
+        le=10_000,
+        title="Epochs",
+        description="How often every row is seen, at most. With steps as well, what is reached first ends the run.",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="The same seed gives the same run.")
 

@@ -67,7 +67,7 @@ class Runtime:
         loaded is given back first, because two may not fit. Where the load fails or is cancelled, that one is loaded
         again. Raises BadInput at once for what is no model or too large.
 
-        `adapter` None takes the one that is part of the model, if any; `layout` None the one in use. `log` also prints progress
+        `adapter` None takes the one that is part of the model, else its default one, if any; `layout` None the one in use. `log` also prints progress
         on stderr."""
         self._begin(model, adapter, log, layout=layout)
 
@@ -93,7 +93,7 @@ class Runtime:
             self._load_number += 1
             number = self._load_number
             self._state = State("loading", spec.id, f"{because} Back to {spec.id}" if because else f"Loading {spec.id}")
-            wanted = spec.adapter if adapter is None else adapter
+            wanted = spec.adapter or spec.default_adapter if adapter is None else adapter
             self.wanted_adapter = None if wanted == NO_ADAPTER else wanted
         threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log, because), daemon=True).start()
 

@@ -171,7 +171,7 @@ def _with_lora(recipe: Recipe, base: Pretrained, report: hub.Report):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if recipe.memory.activation_checkpointing:
         # torch's own, non-reentrant way: it lets gradients through to LoRA though the embeddings have none.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(
         r=believed.r if believed else plan.r,
         lora_alpha=believed.lora_alpha if believed else plan.alpha,

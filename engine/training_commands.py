@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -43,8 +44,20 @@ def train(
         with _Terminal(run) as terminal:
             done = jobs.work(run, terminal.show)
     print(json.dumps(runs.summary(run), ensure_ascii=False) if as_json else done.text)
+    if command := _next_command(run, done):
+        print(command, file=sys.stderr)
     if done.status != "done":
         raise typer.Exit(1)
+
+
+def _next_command(run: Run, ended: Ended) -> str:
+    """What a person would type now."""
+    if ended.status == "done":
+        return f"Chat with it: python -m engine chat --model {shlex.quote(run.recipe.model)} --adapter {shlex.quote(run.id)} PROMPT"
+    if ended.status == "stopped":
+        folder = shlex.quote(str(run.folder))
+        return f"Go on with: python -m engine train {folder}/{runs.RECIPE} --run-dir {folder} --resume"
+    return ""
 
 
 def list_runs(as_json: AsJson = False) -> None:

@@ -92,7 +92,7 @@ class Worker:
 
     def do_attach(self, adapter: str, request: int) -> Iterator[dict]:
         self._backend.attach(adapter)
-        yield {"prompt": self._backend.prompt_format(adapter)}
+        yield {"attached": [self._backend.prompt_format(adapter), self._backend.system(adapter)]}
 
     def do_detach(self, adapter: str, request: int) -> Iterator[dict]:
         self._backend.detach(adapter)

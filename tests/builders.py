@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import time
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -16,6 +17,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def until(happened, seconds: float = 120) -> None:
+    """Wait for a condition, checked every few milliseconds."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
 
 
 def conversation(turns, system: str = ""):

@@ -12,6 +12,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import builders  # noqa: E402
+import training  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # No time limit for an example: machines are noisy, and a slow one is no failure.
@@ -59,6 +60,21 @@ def tiny_gguf(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def rows(tmp_path_factory) -> Path:
+    """A dozen questions and answers for the tiny model to learn."""
+    return training.data(tmp_path_factory.mktemp("data") / "rows.jsonl")
+
+
+@pytest.fixture(scope="session")
+def whole(tiny, rows, tmp_path_factory):
+    """A training run that nothing disturbed, its end and its events."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
+        run = training.fresh(training.plan(tiny, rows), tmp_path_factory.mktemp("run") / "whole")
+        return run, *training.trained(run)
+
+
+@pytest.fixture(scope="session")
 def starter_home(pytestconfig) -> Path:
     """A GUANACO_HOME with the real starter, fetched and converted by the product itself; kept between runs."""
     folder = pytestconfig.cache.mkdir("starter-home")
@@ -80,7 +96,7 @@ def run_engine():
 
     def run(*args: str, **env: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", "engine", *args], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", "engine", *args], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=600
         )
 
     return run

@@ -1,7 +1,5 @@
 """Pages for tests and benchmarks: an app in this process over a backend that can be looked into, and its API's shapes."""
 
-import threading
-
 import builders
 
 import ui
@@ -55,13 +53,3 @@ def thread(*texts: str) -> dict:
 def texts(view: dict) -> list[str]:
     """What the turns of a view say."""
     return [turn["text"] for turn in view["turns"]]
-
-
-def until(condition, seconds=30):
-    """Wait for a condition, checked every few milliseconds."""
-    ended = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        ended.wait(0.01)
-    raise AssertionError("the condition never came true")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from engine.backends.decoding import TextStream
 from engine.backends.scripted import ScriptedBackend
+from engine.blend import Blend
 from engine.chat import StopStrings, stream
 from engine.events import Failed, Finished, Notice, Token
 from engine.messages import Conversation
@@ -53,6 +54,16 @@ def test_a_stop_string_over_three_tokens_ends_the_answer_and_never_flashes():
     events = answer(scripted("Fine.", " #", "## Hu", "man: next", " more", prompt="guanaco"))
     assert [event.text for event in events if isinstance(event, Token)] == ["Fine."]
     assert events[-1].text == "Fine." and events[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("own, prompt", [("", "Be kind.\n\nHello"), ("Be brief.", "Be brief.\n\nHello")])
+def test_an_adapters_system_text_stands_where_the_conversation_brings_none(own, prompt, monkeypatch):
+    backend = scripted("Hi.")
+    backend.attach("scripted-kind")
+    monkeypatch.setattr(backend, "system", lambda adapter: "Be kind." if adapter else "")
+    asked = Conversation(system=own).add("user", "Hello")
+    ends = [list(stream(backend, asked, ChatSettings(), blend=Blend.of([name])))[-1] for name in ("scripted-kind", None)]
+    assert [end.prompt_tokens for end in ends] == [len(prompt), len(f"{own}\n\nHello") if own else len("Hello")]
 
 
 def test_a_model_that_never_stops_ends_at_the_cap():

@@ -4,7 +4,8 @@ import threading
 
 import browser
 import pytest
-from pages import Page, until
+from builders import until
+from pages import Page
 
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import EngineError

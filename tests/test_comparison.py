@@ -9,10 +9,11 @@ from dataclasses import replace
 import builders
 import gradio.utils
 import pytest
+from builders import until
 from gradio_client.utils import apply_diff
 from hypothesis import given
 from hypothesis import strategies as st
-from pages import Page, until
+from pages import Page
 from test_runtime import HELLO, SHORT, ready, wait
 from test_threads import FACTS, TEXT, threads
 

@@ -5,7 +5,8 @@ import json
 
 import browser
 import pytest
-from pages import Page, until
+from builders import until
+from pages import Page
 from test_browser import app
 
 from engine.backends.scripted import ScriptedBackend

@@ -3,7 +3,8 @@
 import browser
 import builders
 import pytest
-from pages import Page, ask, until
+from builders import until
+from pages import Page, ask
 
 from engine import layout_figures, models
 from engine.backends.scripted import ScriptedBackend

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import training
+from builders import until
 from filelock import FileLock
 from training import STEPS, adapter_bytes, fresh, plan, started, trained, wait_for, written
 
@@ -28,18 +28,9 @@ from engine.settings import ChatSettings, LoadSettings
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return training.data(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(scope="module")
-def reference(tiny, rows, tmp_path_factory):
+def reference(whole):
     """The adapter of an undisturbed run, in bytes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
-        run = fresh(plan(tiny, rows), tmp_path_factory.mktemp("run") / "whole")
-        assert trained(run)[0].status == "done"
-        return adapter_bytes(run)
+    return adapter_bytes(whole[0])
 
 
 def _told(run: Run, kind: type) -> list:
@@ -92,6 +83,7 @@ def test_ctrl_c_saves_and_a_done_run_stays_done(tiny, rows, reference, tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Stopped after step" in out and "Saving" in err
+    assert f"Go on with: python -m engine train {run.folder}/recipe.yaml --run-dir {run.folder} --resume" in err
     ended = _told(run, Ended)[-1]
     assert ended.status == "stopped" and run.steps_saved()[-1] == ended.step
     other = written(plan(tiny, rows), tmp_path / "other.yaml")
@@ -116,24 +108,17 @@ def test_a_job_outlives_who_started_it_and_is_followed_stopped_and_resumed(tiny,
         told.extend(events)
         return any(isinstance(event, kind) for event in told)
 
-    _until(lambda: made(Step))
+    until(lambda: made(Step))
     assert process.nice() == jobs.NICENESS and runs.phase(run, told) == "training"
     jobs.kill(run)
     assert run.process is None and runs.phase(run, runs.all_events(run)) == "interrupted"
     jobs.resume(run)
-    _until(lambda: made(Ended))
-    _until(lambda: run.process is None)
+    until(lambda: made(Ended))
+    until(lambda: run.process is None)
     assert runs.phase(run, runs.all_events(run)) == "done" and adapter_bytes(run) == reference
     for refused in (jobs.stop, jobs.kill, jobs.resume):
         with pytest.raises(BadInput):
             refused(run)
-
-
-def _until(happened, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
 
 
 def test_one_run_is_not_written_by_two(tiny, rows, tmp_path):
@@ -178,7 +163,7 @@ def test_the_machine_goes_to_one_run_at_a_time_in_order(tiny, rows, tmp_path, at
         if name == "first":
             assert busy.wait(30)
         else:
-            _until(lambda name=name: queued[name])
+            until(lambda name=name: queued[name])
     assert [queued[name][0] for name in names[1:]] == [Queued("first", 1), Queued("first", 2)]
     free.set()
     for thread in threads:
@@ -204,7 +189,7 @@ def test_a_lock_of_a_dead_process_holds_nobody_up(tiny, rows, reference, tmp_pat
     (paths.runs() / ".ticket-0-1").write_text(json.dumps({"pid": process.pid, "created": 1.0}))
     assert runs.phase(run, runs.all_events(run)) == "interrupted"
     jobs.resume(run)
-    _until(lambda: _told(run, Ended))
+    until(lambda: _told(run, Ended))
     assert _told(run, Queued) == [] and adapter_bytes(run) == reference
 
 
@@ -281,6 +266,7 @@ def test_the_commands(tiny, rows, tmp_path, run_engine):
     assert "step 6/6: loss" in done.stderr and "tokens/s" in done.stderr and "left" in done.stderr
     outside = run_engine("train", str(file), "--data", str(rows), "--run-dir", str(tmp_path / "outside"))
     assert outside.returncode == 0 and "The adapter is in" in outside.stdout
+    assert f"Chat with it: python -m engine chat --model {tiny} --adapter outside PROMPT" in outside.stderr
     again = run_engine("train", str(file), "--data", str(rows), "--run-dir", str(tmp_path / "outside"), "--resume")
     assert again.returncode == 0 and again.stdout == outside.stdout
     listed = json.loads(run_engine("runs", "--json").stdout)
@@ -318,7 +304,7 @@ def test_a_trained_adapter_is_at_once_in_the_picker_and_answers_on_both_backends
         with contextlib.closing(Runtime(LoadSettings(backend=backend))) as runtime:
             services = Services(runtime)
             runtime.load("starter")
-            _until(lambda runtime=runtime: runtime.state.phase in ("ready", "failed"), 300)
+            until(lambda runtime=runtime: runtime.state.phase in ("ready", "failed"), 300)
             assert runtime.state.phase == "ready", runtime.state.text
             if run is None:
                 assert all("trained here" not in shown for shown, _ in services.adapter_choices())

@@ -12,10 +12,10 @@ import builders
 import httpx
 import psutil
 import pytest
+from builders import until
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pages import until
 
 from engine import hardware, models
 from engine.backends import open_backend

@@ -7,7 +7,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from pages import BARE, DEFAULTS, Page, ask, texts, thread, until
+from builders import until
+from pages import BARE, DEFAULTS, Page, ask, texts, thread
 
 from engine.backends.scripted import ScriptedBackend
 from engine.messages import MAX_MESSAGE_CHARS

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +12,14 @@ import urllib.request
 
 import builders
 import pytest
+import training
 from conftest import ROOT
 from pages import Page
 
+from engine import recipe, runs
 from engine.backends.scripted import ScriptedBackend
+from engine.presets import PRESETS
+from engine.runs import Run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -90,6 +96,36 @@ def test_the_client_example_runs():
 def test_the_chat_command_answers(starter):
     done = shell(command("chat"))
     assert done.returncode == 0 and "Paris" in done.stdout
+
+
+@pytest.mark.long
+def test_the_inspect_command_shows_a_row(starter):
+    done = shell(command("inspect"))
+    assert done.returncode == 0 and "256: 256 good, 0 bad" in done.stdout and "⟦" in done.stdout, done.stderr
+
+
+@pytest.mark.long
+def test_the_train_commands_begin_save_and_go_on(starter, home, tmp_path):
+    """As written but for the folder; ended by Ctrl-C in their second step."""
+    home.mkdir()
+    (home / "models").symlink_to(starter / "models")
+    run = Run(tmp_path / "my-first-run")
+    for name, steps in (("train", 1), ("resume", 2)):
+        text = command(name).replace("my-first-run", str(run.folder))
+        process = training.begun([sys.executable, *shlex.split(text)[1:]], GUANACO_HOME=str(home))
+        training.wait_for(lambda steps=steps: runs.summary(run)["step"] >= steps if run.events.exists() else False, process, 300)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert "Stopped after step" in out, err
+    assert run.steps_saved()[-1] >= 2 and run.recipe.data.source == str(ROOT / "engine/guanaco_mini/rows.jsonl")
+    assert shell("python -m engine runs", GUANACO_HOME=str(home)).stdout.splitlines()[1].startswith("my-first-run")
+
+
+def test_the_recipe_is_one_and_every_preset_is_named():
+    assert recipe.parse(re.search(r"<!-- recipe -->\n```yaml\n(.*?)\n```", README, re.DOTALL)[1])
+    listed = README[README.index("Presets:") : README.index("A recipe of your own")]
+    assert set(re.findall(r"`([\w.-]+)`", listed)) == set(PRESETS)
+    assert shlex.split(command("mini"))[-1] in PRESETS
 
 
 @pytest.mark.long

@@ -53,7 +53,9 @@ def test_bad_rows_are_told_by_line_and_left_out(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([good[0], *bad, *good[1:]]) + b"\n")
     found, told = made(source=str(path), held_out=0)
     assert len(found.train) == 4
-    assert told == ["5 of 9 rows cannot be read (line 2: output is null, not text; line 3: it is not UTF-8 (byte 0xff at 1); line 4: output is a number, not text …)."]
+    assert told == [
+        "5 of 9 rows cannot be read (line 2: output is null, not text; line 3: it is not UTF-8 (byte 0xff at 1); line 4: output is a number, not text …)."
+    ]
 
 
 def test_bad_rows_stop_a_run_where_they_are_not_to_be_skipped(tmp_path):

@@ -4,7 +4,7 @@ import threading
 
 import psutil
 import pytest
-from pages import until
+from builders import until
 
 from engine import models
 from engine.backends import open_backend

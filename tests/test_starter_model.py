@@ -4,16 +4,18 @@ import json
 
 import builders
 import pytest
+from conftest import ROOT
 
-from engine import models
+from engine import models, runs
 from engine.backends import open_backend
 from engine.blend import BASE, Blend
 from engine.chat import stream
-from engine.events import Finished, Token
+from engine.events import Evaluated, Finished, Sample, Started, Token
 from engine.messages import Conversation
 from engine.settings import ChatSettings, LoadSettings
 
 pytestmark = pytest.mark.long
+SHORT = ROOT.parent / "shared/data/instruct/short.jsonl"
 QUESTION = Conversation().add("user", "What is the capital of France?")
 
 
@@ -103,3 +105,20 @@ def test_a_gguf_file_given_by_path_answers_as_the_starter(starter_home, backend,
     answers = [list(stream(each, QUESTION, settings))[-1] for each in (given, backend)]
     assert all(isinstance(answer, Finished) for answer in answers)
     assert answers[0].text == answers[1].text
+
+
+@pytest.mark.skipif(not SHORT.exists(), reason="the folder of real data sets is not here")
+def test_the_starter_preset_learns_real_rows(starter_home, home, run_engine):
+    """As a person would, without a GPU (faults, row 1): from the command to an adapter that answers."""
+    home.mkdir()
+    (home / "models").symlink_to(starter_home / "models")
+    done = run_engine("train", "starter", "--data", str(SHORT), "--json")
+    row = json.loads(done.stdout)
+    events = runs.all_events(runs.find(row["id"]))
+    losses = [event.loss for event in events if isinstance(event, Evaluated)]
+    begun = next(event for event in events if isinstance(event, Started))
+    assert (begun.rows, begun.held_out, begun.device) == (48, 16, "CPU") and row["status"] == "done"
+    assert losses[-1] < 0.94 * losses[0], losses
+    assert len({event.step for event in events if isinstance(event, Sample)}) == 2
+    answered = run_engine("chat", "--adapter", row["id"], "--max-new-tokens", "8", "--json", "Why is the sky blue?")
+    assert json.loads(answered.stdout)["adapter"] == row["id"], answered.stderr

@@ -11,8 +11,9 @@ import urllib.request
 import browser
 import psutil
 import pytest
+from builders import until
 from hub_server import HubServer
-from pages import BARE, DEFAULTS, Page, ask, texts, thread, until
+from pages import BARE, DEFAULTS, Page, ask, texts, thread
 from test_browser import app
 from test_llamacpp import opened
 from test_page import raw_chat

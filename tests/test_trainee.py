@@ -16,11 +16,6 @@ from engine.events import Ended, Evaluated, Started
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return training.data(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
     """A random GPT-2: its linear layers are Conv1D, and none is called as in a Llama."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -54,7 +49,9 @@ def test_bfloat16_is_taken_where_the_gpu_has_it_and_float16_where_not(capability
         prepared(wanted)
     assert asked["dtype"] == asked["quantization_config"].bnb_4bit_compute_dtype == getattr(torch, dtype)
     _, notes = trainee._held(wanted)
-    assert notes == ([] if dtype == "bfloat16" else ["the recipe asks for bfloat16, which this GPU has not; float16 is taken, with scaled losses"])
+    assert notes == (
+        [] if dtype == "bfloat16" else ["the recipe asks for bfloat16, which this GPU has not; float16 is taken, with scaled losses"]
+    )
 
 
 def test_without_a_gpu_16_bits_are_float32_and_said_so(tiny, rows):

@@ -13,20 +13,6 @@ from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Notice, Sample, Saved, Started, Step
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return training.data(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(scope="module")
-def whole(tiny, rows, tmp_path_factory):
-    """A run that nothing disturbed, its end and its events."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
-        run = fresh(plan(tiny, rows), tmp_path_factory.mktemp("run") / "whole")
-        return run, *trained(run)
-
-
 def test_a_run_tells_everything(whole):
     run, ended, events = whole
     assert ended.status == "done" and ended.step == STEPS

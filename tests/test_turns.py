@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
+from builders import until
 from hypothesis import given
 from hypothesis import strategies as st
-from pages import until
 
 from engine.backends.slots import Slots
 from engine.backends.turns import Turns

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import ROOT
-
 from engine import runs
 from engine.events import Ended, Event, Step
 from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
 
 
@@ -75,7 +74,10 @@ def stop_after(run: Run, step: int) -> Callable[[Event], None]:
 
 def started(recipe_file: Path, folder: Path, *options: str, **environment: str) -> subprocess.Popen:
     """`python -m engine train` as a process."""
-    command = [sys.executable, "-m", "engine", "train", str(recipe_file), "--run-dir", str(folder), *options]
+    return begun([sys.executable, "-m", "engine", "train", str(recipe_file), "--run-dir", str(folder), *options], **environment)
+
+
+def begun(command: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

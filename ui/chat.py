@@ -64,7 +64,7 @@ def tab(services: Services) -> "Talk":
             system = gr.Textbox(
                 "",
                 label="System text",
-                info="How the assistant should behave; empty takes the prompt format's own.",
+                info="How the assistant should behave; empty takes the adapter's or the prompt format's own.",
                 lines=2,
                 max_lines=8,
                 elem_id="system",

@@ -76,6 +76,10 @@ class Backend(ABC):
     def prompt_format(self, adapter: str | None) -> str:
         """The name of the prompt format to use with an adapter: its own where it has one, else the model's."""
 
+    def system(self, adapter: str | None) -> str:
+        """The system text that an adapter was trained with, for conversations that bring none; empty where there was none."""
+        return ""
+
     @abstractmethod
     def encode(self, conversation: Conversation, form: str) -> Prompt:
         """What a conversation's next answer goes on from, in the prompt format of that name; or the rest of its last answer
@@ -110,9 +114,10 @@ class Backend(ABC):
 
 
 class Adapted(Protocol):
-    """An attached adapter; `prompt` names its own prompt format, where it has one."""
+    """An attached adapter; `prompt` names its own prompt format, where it has one, `system` is the text it was trained with."""
 
     prompt: str | None
+    system: str
 
 
 class LocalBackend(Backend):
@@ -127,6 +132,9 @@ class LocalBackend(Backend):
     def prompt_format(self, adapter: str | None) -> str:
         own = self.attached[adapter].prompt if adapter in self.attached else None
         return own or self.loaded.prompt
+
+    def system(self, adapter: str | None) -> str:
+        return self.attached[adapter].system if adapter in self.attached else ""
 
     def encode(self, conversation: Conversation, form: str) -> Prompt:
         ids = list(encode(self.prompting, conversation, prompt_format(form), answering=True).ids)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine import adapters as adapter_files
 from engine import gguf_file, hardware, lora_gguf, models
@@ -45,11 +45,12 @@ _CRASHED = "llama.cpp ended unexpectedly, perhaps for lack of memory. Your conve
 
 @dataclass(frozen=True)
 class _Attached:
-    """An adapter that the server has: its number there, and its own prompt format."""
+    """An adapter that the server has: its number there, its own prompt format, the system text it was trained with."""
 
     number: int
     path: str
     prompt: str | None
+    system: str
 
 
 class LlamaCppBackend(LocalBackend):
@@ -128,12 +129,12 @@ class LlamaCppBackend(LocalBackend):
                 return
             found = adapter_files.find(adapter, lambda progress: None)
             path = lora_gguf.convert(found, _described(self.header, self._spec))
-            self._restart({**self.attached, adapter: _Attached(len(self.attached), str(path), found.prompt)})
+            self._restart({**self.attached, adapter: _Attached(len(self.attached), str(path), found.prompt, found.system)})
 
     def detach(self, adapter: str) -> None:
         with self._attaching:
             left = [(name, each) for name, each in self.attached.items() if name != adapter]
-            self._restart({name: _Attached(number, each.path, each.prompt) for number, (name, each) in enumerate(left)})
+            self._restart({name: replace(each, number=number) for number, (name, each) in enumerate(left)})
 
     def _restart(self, adapters: dict[str, _Attached]) -> None:
         """Run the server with these adapters; where it cannot, with those it had."""

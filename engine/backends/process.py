@@ -9,6 +9,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from engine import children, errors
 from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
@@ -27,13 +28,21 @@ _GONE = {
 }
 
 
+@dataclass(frozen=True)
+class _Attached:
+    """How an adapter that the worker has is spoken to."""
+
+    prompt: str
+    system: str
+
+
 class ProcessBackend(Backend):
     """Speaks to one worker process. Loading ends it and raises when `cancelled()` turns true."""
 
     def __init__(self, spec: ModelSpec, load: LoadSettings, report: Report, cancelled: Stop):
         self._numbers = itertools.count(1)
         self._answers: dict[int, queue.Queue] = {}
-        self._adapters: dict[str, str] = {}
+        self._adapters: dict[str, _Attached] = {}
         self._lock = threading.Lock()
         self._gone = False
         # Nothing in it is compiled, and without torch's compiler bitsandbytes imports some 3 s sooner.
@@ -111,7 +120,7 @@ class ProcessBackend(Backend):
 
     def attach(self, adapter: str) -> None:
         if adapter not in self._adapters:
-            self._adapters[adapter] = self._result("attach", "prompt", adapter=adapter)
+            self._adapters[adapter] = _Attached(*self._result("attach", "attached", adapter=adapter))
 
     def detach(self, adapter: str) -> None:
         if self._adapters.pop(adapter, None):
@@ -121,7 +130,10 @@ class ProcessBackend(Backend):
         return list(self._adapters)
 
     def prompt_format(self, adapter: str | None) -> str:
-        return self._adapters.get(adapter) or self.loaded.prompt
+        return self._adapters[adapter].prompt if adapter in self._adapters else self.loaded.prompt
+
+    def system(self, adapter: str | None) -> str:
+        return self._adapters[adapter].system if adapter in self._adapters else ""
 
     def encode(self, conversation: Conversation, form: str) -> Prompt:
         messages = [[message.role, message.text] for message in conversation.messages]
