@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
+from engine.blend import NO_ADAPTER
 from engine.errors import BadInput, EngineError
 from engine.models import resolve
 from engine.runtime import Runtime
@@ -57,7 +58,8 @@ class Pair:
         if self._users and state.phase in ("loading", "ready"):
             raise EngineError(f"Somebody compares with {state.model} at the moment. Please try again when that has ended.")
         self.second.unload()
-        self.second.load(model, layout=self.first.load_settings.layout)
+        own = resolve(model, self.first.load_settings).adapter  # any other is the sides' own choice
+        self.second.load(model, own or NO_ADAPTER, layout=self.first.load_settings.layout)
 
     def _give_back_later(self) -> None:
         if self._idle:

@@ -14,8 +14,8 @@ from engine.messages import Conversation, Message
 
 characters = st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00")
 text = st.text(characters, min_size=1, max_size=30).filter(str.strip)
-# Text between markers loses the white space at its ends, and a marker inside would be one.
-inner = text.map(str.strip).filter(
+# Text between markers loses the white space at its ends; a marker inside would be one, and a hash before one makes it none.
+inner = text.map(lambda each: each.strip().rstrip("#").rstrip() or "x").filter(
     lambda each: not any(marker in f"\n\n{each}" for marker in ("###", "<human>:", "<bot>:", "Human:", "Assistant:"))
 )
 

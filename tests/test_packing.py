@@ -56,8 +56,10 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_rows_one_by_one(plain, p
     padded = passes._padded_loss(plain, rows, 0)
     assert float(together.detach()) == pytest.approx(float(one_by_one.detach()), rel=1e-5)
     assert float(padded.detach()) == pytest.approx(float(one_by_one.detach()), rel=1e-5)
-    for mine, theirs in zip(_gradients(packed, together), _gradients(plain, one_by_one), strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    expected = _gradients(plain, one_by_one)
+    largest = max(float(each.abs().max()) for each in expected)  # a gradient that is only what rounding leaves of zero tells nothing
+    for mine, theirs in zip(_gradients(packed, together), expected, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_answers_and_what_is_no_pass_use_the_models_own_attention(plain, packed):

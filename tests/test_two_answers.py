@@ -82,7 +82,7 @@ def test_all_else_is_served_between_two_tokens():
     encode = {"id": 2, "op": "encode", "arguments": {"messages": [["user", "Hi"]], "system": "", "form": "plain"}}
     attach = {"id": 3, "op": "attach", "arguments": {"adapter": "scripted-a"}}
     lines = sent(generate(1), then=after(1, encode, attach))
-    assert [line["id"] for line in lines] == [1, 2, 2, 3, 3, 1, 1, 1, 1] and "ids" in lines[1] and "prompt" in lines[3]
+    assert [line["id"] for line in lines] == [1, 2, 2, 3, 3, 1, 1, 1, 1] and "ids" in lines[1] and "attached" in lines[3]
 
 
 def test_a_stop_ends_one_answer_alone(monkeypatch):
