@@ -27,7 +27,7 @@ from engine.settings import MAX_SYSTEM_CHARS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PLAYGROUND = "playground.json"
+PLAYGROUND = runs.PLAYGROUND
 _MODULE = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
 

@@ -51,7 +51,9 @@ def save(run: Run, checkpoint: Checkpoint, config: dict, keep: int) -> Saved:
         raise EngineError(
             f"The checkpoint of step {checkpoint.step} could not be written soundly: {wrong}. Older ones are kept. Check the disk."
         )
-    for step in run.steps_saved()[:-keep]:
+    saved = run.steps_saved()
+    passed_over = [step for step in saved if step > checkpoint.step]  # damaged, or this run would have gone on from them
+    for step in (*passed_over, *saved[: len(saved) - len(passed_over)][:-keep]):
         shutil.rmtree(run.checkpoints / f"step-{step}", ignore_errors=True)
     size = sum(path.stat().st_size for path in target.iterdir())
     return Saved(checkpoint.step, size, round(time.monotonic() - began, 3))

@@ -19,6 +19,8 @@ from engine.model_files import PICKLES
 MAX_ROW_BYTES = 1_000_000
 TOO_LONG = f"it is longer than {MAX_ROW_BYTES:,} bytes"
 _BATCH_ROWS = 1_000
+# What pyarrow raises for values that Python has not.
+_UNREADABLE = (ValueError, OverflowError, KeyError)
 
 Unit = Literal["line", "row"]
 
@@ -204,13 +206,13 @@ def arrow_rows(batch, first: int) -> Rows:
     """The rows of an Arrow record batch, the first of which has the number `first`."""
     try:
         values = batch.to_pylist()
-    except ValueError:  # text that is not UTF-8, or a date that Python has not, somewhere: only those rows are lost
+    except _UNREADABLE:  # text that is not UTF-8, a date or a time zone that Python has not, somewhere: only those rows are lost
         for index in range(len(batch)):
             try:
                 yield Row(first + index, batch.slice(index, 1).to_pylist()[0])
             except UnicodeDecodeError as error:
                 yield BadRow(first + index, _not_utf8(error))
-            except ValueError as error:
+            except _UNREADABLE as error:
                 yield BadRow(first + index, f"it cannot be read ({str(error)[:160]})")
         return
     for index, fields in enumerate(values):

@@ -28,7 +28,7 @@ NICENESS = 19
 
 def start(plan: Recipe, name: str) -> Run:
     """Write a new run's folder and train it in a process of its own, which outlives this one. `name` becomes part of its id."""
-    run = runs.create(runs.fresh_folder(name), plan)
+    run = runs.create(runs.fresh_folder(name), plan.with_absolute_data())
     _spawn(run)
     return run
 

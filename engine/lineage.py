@@ -47,9 +47,10 @@ def of(learner: "Trainee", recipe: Recipe, data: Data) -> dict:
 
 
 def keep(run: Run, facts: dict) -> None:
-    """Note a run's lineage at its start, or see that a resumed one's is the same. Raises BadInput that names what changed."""
+    """Note a run's lineage at its start, or see that it goes on from a checkpoint with the same. Raises BadInput that names what
+    changed."""
     path = run.folder / adapters.PLAYGROUND
-    if not path.exists():
+    if not (path.exists() and run.steps_saved()):
         with full_disk_told(run.folder, 10_000):
             partial = path.with_name(f".{path.name}")
             partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")

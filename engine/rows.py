@@ -1,9 +1,10 @@
 """From a recipe's data to rows of tokens: read, reported on, held out, cut to length. What is previewed is what trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engine import datasets, hub
+from engine.data_files import BadRow
 from engine.datasets import Data
 from engine.errors import BadInput
 from engine.events import Event, Notice
@@ -13,6 +14,7 @@ from engine.recipe import DataRecipe
 from engine.tokenizers import Tokenizer
 
 LEAST_ROWS = 2
+_MEND = "Mend them, or set data.skip_bad_rows to leave them out."
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,32 @@ def read(plan: DataRecipe, report: hub.Report) -> Data:
         raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
     data = datasets.load(plan.source, plan.format, plan.columns, report)
     if data.bad and not plan.skip_bad_rows:
-        raise BadInput(f"{_bad(data)} Mend them, or set data.skip_bad_rows to leave them out.")
+        raise BadInput(f"{_told(data, data.bad)} {_MEND}")
     if len(data.conversations) < LEAST_ROWS:
         raise BadInput(
-            f"{len(data.conversations)} row of {plan.source} can be used; at least {LEAST_ROWS} are needed. {_bad(data)}".strip()
+            f"{len(data.conversations)} row of {plan.source} can be used; at least {LEAST_ROWS} are needed. {_told(data, data.bad)}".strip()
         )
     return data
 
 
 def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form: Format, tell: Callable[[Event], None]) -> Rows:
     """The rows as tokens, split. Tells what was skipped and cut (faults, rows 11 and 13). Raises BadInput where nothing is left."""
-    if data.bad:
-        tell(Notice(_bad(data)))
     lengths = Lengths(plan.max_length, plan.source_length, plan.target_length)
+    refused: list[BadRow] = []
 
     def made(indices: list[int]) -> list[Example]:
-        conversations = (data.conversations[index] for index in indices)
-        asked = (each if each.system else replace(each, system=plan.system) for each in conversations)
-        return [row for each in asked if (row := example(tokenizer, each, form, lengths, plan.learn == "everything"))]
+        found = []
+        for index in indices:
+            asked = data.conversations[index]
+            asked = asked if asked.system else replace(asked, system=plan.system)
+            try:
+                row = example(tokenizer, asked, form, lengths, plan.learn == "everything")
+            except BadInput as error:  # turns that the prompt format does not take
+                refused.append(BadRow(data.lines[index], str(error).rstrip(".")))
+                continue
+            if row:
+                found.append(row)
+        return found
 
     count = len(data.conversations)
     held_out = min(plan.held_out, count // 2) if plan.held_out >= 1 else plan.held_out
@@ -54,8 +64,15 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
         tell(Notice(f"{held_out} of {count} rows are held out instead of {plan.held_out}: the other half is needed to learn from."))
     learnt, tested = datasets.split(count, held_out, seed, plan.held_out_from)
     rows = Rows(made(learnt), made(tested))
+    if len(refused) == count:
+        raise BadInput(f"{refused[0].reason}.")
+    bad = sorted((*data.bad, *refused), key=lambda each: each.line)
+    if bad and not plan.skip_bad_rows:
+        raise BadInput(f"{_told(data, bad)} {_MEND}")
+    if bad:
+        tell(Notice(_told(data, bad)))
     cut = sum(bool(row.cut) for row in (*rows.train, *rows.held_out))
-    lost = count - len(rows.train) - len(rows.held_out)
+    lost = count - len(rows.train) - len(rows.held_out) - len(refused)
     if cut:
         tell(Notice(f"{cut:,} of {count:,} rows are longer than the limit and are cut; each still ends with the end token."))
     if lost:
@@ -65,8 +82,9 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     return rows
 
 
-def _bad(data: Data) -> str:
-    if not data.bad:
+def _told(data: Data, bad: Sequence[BadRow]) -> str:
+    """How many rows are bad, and the first of them; nothing where none is."""
+    if not bad:
         return ""
-    shown = "; ".join(f"{data.unit} {bad.line}: {bad.reason}" for bad in data.bad[:3])
-    return f"{len(data.bad):,} of {data.rows:,} rows cannot be read ({shown}{' …' if len(data.bad) > 3 else ''})."
+    shown = "; ".join(f"{data.unit} {each.line}: {each.reason}" for each in bad[:3])
+    return f"{len(bad):,} of {data.rows:,} rows cannot be read ({shown}{' …' if len(bad) > 3 else ''})."

@@ -5,6 +5,7 @@ Events are whole lines. What a run is doing follows from them and from whether i
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -25,8 +26,10 @@ from engine.recipe import Recipe
 RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
 _PROCESS, _STOP, _ELSEWHERE = "process.json", "stop", ".elsewhere"
 _PARTIAL, LOCK, OUTPUT = f".{RECIPE}", ".lock", "output.log"
+# Where an adapter comes from: in a run's folder from its start, beside the adapter at its end.
+PLAYGROUND = "playground.json"
 # What a run that never came to train may leave in its folder.
-_OURS = {_PARTIAL, LOCK, OUTPUT, _PROCESS, _STOP}
+_OURS = {RECIPE, EVENTS, PLAYGROUND, f".{PLAYGROUND}", _PARTIAL, LOCK, OUTPUT, _PROCESS, _STOP}
 _STEP = re.compile(r"step-(\d+)")
 # A read of a growing file: so much at once, so that following a long run stays in little memory.
 READ_BYTES = 4_000_000
@@ -215,22 +218,21 @@ def phase(run: Run, events: list[Event]) -> Phase:
 def create(folder: Path, plan: Recipe) -> Run:
     """Make a run's folder with its recipe. One that never came to train gives way. Raises BadInput where there is another run."""
     run = Run(folder)
-    if (folder / RECIPE).exists():
-        if not run.process and not any(isinstance(event, Started) for event in all_events(run)):
-            run.events.unlink(missing_ok=True)
-            (folder / RECIPE).unlink()
-    if (folder / RECIPE).exists():
+    if (folder / RECIPE).exists() and (run.process or any(isinstance(event, Started) for event in all_events(run))):
         raise BadInput(f"{folder} already holds a run. Go on with it by --resume, or choose another --run-dir.")
     if folder.exists() and any(path.name not in _OURS for path in folder.iterdir()):
         raise BadInput(f"{folder} is not empty. Choose another --run-dir, one that is empty or not there yet.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (EVENTS, PLAYGROUND, f".{PLAYGROUND}"):
+            (folder / name).unlink(missing_ok=True)
         with full_disk_told(folder, 10_000):
             partial = folder / _PARTIAL
             partial.write_text(plan.to_yaml(), encoding="utf-8")
             os.replace(partial, folder / RECIPE)
             if folder.parent != paths.runs():
-                (paths.runs() / f"{folder.name}{_ELSEWHERE}").write_text(str(folder), encoding="utf-8")
+                known_by = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}{_ELSEWHERE}"
+                (paths.runs() / known_by).write_text(str(folder), encoding="utf-8")
     except OSError as error:
         raise EngineError(f"{folder} cannot be used for a run ({error.strerror}). Choose another --run-dir.") from error
     return run
@@ -273,13 +275,17 @@ def summary(run: Run) -> dict:
     steps = [event for event in events if isinstance(event, Step)]
     saved = [event.step for event in events if isinstance(event, Saved)]
     ended = events[-1] if events and isinstance(events[-1], Ended) else None
-    plan = run.recipe
+    try:
+        plan = run.recipe
+        model, data = plan.model, plan.data.source
+    except BadInput as error:  # one that a person or another version wrote; the other runs are still listed
+        model, data = f"unreadable: {error}", ""
     return {
         "id": run.id,
         "folder": str(run.folder),
         "status": phase(run, events),
-        "model": plan.model,
-        "data": plan.data.source,
+        "model": model,
+        "data": data,
         "step": steps[-1].step if steps else 0,
         "steps": started.steps if started else None,
         "loss": steps[-1].loss if steps else None,

@@ -57,7 +57,7 @@ class Trainee:
         """The LoRA matrices by PEFT's names, as copies on the CPU."""
         from peft import get_peft_model_state_dict
 
-        tensors = get_peft_model_state_dict(self.model, adapter_name=_ADAPTER)
+        tensors = get_peft_model_state_dict(self.model, adapter_name=_ADAPTER, save_embedding_layers=False)
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
     def put(self, tensors: Mapping) -> None:
@@ -189,6 +189,8 @@ def _with_lora(recipe: Recipe, base: Pretrained, report: hub.Report):
             peft = PeftModel(model, config, adapter_name=_ADAPTER, autocast_adapter_dtype=True)
     except ValueError as error:
         raise BadInput(_no_layers(plan.targets, base)) from error
+    if any("lora_embedding_" in name for name, _ in peft.named_parameters()):
+        raise BadInput("lora.targets names an embedding. Adapters change linear layers only: leave it out.")
     if start:
         from peft import set_peft_model_state_dict
 

@@ -99,7 +99,7 @@ def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
     if not (resume and (folder / runs.RECIPE).is_file()):
         return runs.create(folder, plan)
     run = Run(folder)
-    if run.recipe != plan:
+    if run.recipe.with_absolute_data() != plan:
         raise BadInput(
             f"{folder} was begun with another recipe. Resume it with its own, {folder / runs.RECIPE}, or choose another --run-dir."
         )

@@ -160,6 +160,17 @@ def test_each_bad_row_of_parquet_is_reported_by_its_number(tmp_path):
     assert (data.unit, data.lines) == ("row", (1, 4))
 
 
+def test_a_date_that_python_has_not_costs_its_row_alone(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    dates = pyarrow.array([0, 2**40], pyarrow.timestamp("s"))
+    table = pyarrow.table({"instruction": ["q", "q"], "output": ["a", "b"], "made": dates})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    data = datasets.load(tmp_path / "rows.parquet")
+    assert len(data.conversations) == 1 and [bad.line for bad in data.bad] == [2]
+
+
 def test_paragraphs_of_a_text_file_are_rows(tmp_path):
     path = tmp_path / "story.txt"
     path.write_bytes(

@@ -65,6 +65,29 @@ def test_bad_rows_stop_a_run_where_they_are_not_to_be_skipped(tmp_path):
         made(source=str(path), skip_bad_rows=False)
 
 
+def _moody(tokenizer):
+    """A chat template that takes no row whose first turn is the assistant's, as some do."""
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'assistant' %}{{ raise_exception('begin with the user') }}{% endif %}" + tokenizer.chat_template
+    )
+    return PretrainedTokenizer(tokenizer)
+
+
+def test_turns_that_the_prompt_format_refuses_are_bad_rows_with_their_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path.write_text("\n".join(json.dumps({"messages": each}) for each in (turns, turns[1:], turns)))
+    moody, told = _moody(builders.byte_tokenizer()), []
+    for skip in (True, False):
+        plan = DataRecipe(source=str(path), held_out=0, skip_bad_rows=skip)
+        try:
+            found = rows.encoded(plan, rows.read(plan, told.append), 0, moody, PROMPTS["chat"], told.append)
+            assert skip and len(found.train) == 2
+        except BadInput as error:
+            assert not skip and "line 2" in str(error) and "Mend them" in str(error)
+    assert any("1 of 3 rows cannot be read (line 2:" in event.text and "begin with the user" in event.text for event in told)
+
+
 def test_cut_rows_are_counted_and_each_ends(tmp_path):
     source = written(tmp_path / "rows.jsonl", ("q", "word " * 40), ("q", "short"), ("long " * 40, "lost"), ("q", "also"))
     found, told = made(source=source, max_length=96, held_out=0)

@@ -106,6 +106,8 @@ def test_a_folder_is_taken_once_but_for_runs_that_never_began(run, plan, tmp_pat
     assert runs.create(run.folder, plan) == run
     _logged(run, Ended("failed", 0, "no data", 0.0))
     assert runs.create(run.folder, plan) == run and runs.all_events(run) == []
+    (run.folder / "playground.json").write_text("{}")  # noted before training begins
+    assert runs.create(run.folder, plan) == run and not (run.folder / "playground.json").exists()
     _logged(run, _started())
     with pytest.raises(BadInput, match="already holds a run.*--resume"):
         runs.create(run.folder, plan)
@@ -126,6 +128,16 @@ def test_runs_are_found_by_id_and_folder_wherever_they_are(run, plan):
     assert runs.find(inside.id) == inside and runs.find("run") == run and runs.find(str(run.folder)) == run
     with pytest.raises(BadInput, match=f"no run 'nothing'.*{inside.id}"):
         runs.find("nothing")
+
+
+def test_a_recipe_that_cannot_be_read_hides_no_other_run(run):
+    (run.folder / "recipe.yaml").write_text("model: starter")
+    assert "unreadable: recipe.yaml: the key 'optimization' is missing" in runs.summary(run)["model"]
+
+
+def test_folders_of_one_name_are_both_listed(plan, tmp_path):
+    both = {runs.create(tmp_path / name / "out", plan) for name in ("one", "two")}
+    assert both <= set(runs.every())
 
 
 def test_a_summary_says_how_far_a_run_is(run):

@@ -91,6 +91,15 @@ def test_layers_that_are_not_there_are_told_with_those_that_are(tiny, gpt2, rows
             trained(fresh(plan(model, rows, lora={"targets": ["nope"]}), tmp_path / f"{model.name}-nope"))
 
 
+def test_an_embedding_is_no_target_and_an_output_layer_gives_its_lora_alone(tiny, rows, tmp_path):
+    with pytest.raises(BadInput, match="an embedding"):
+        trained(fresh(plan(tiny, rows, lora={"targets": ["embed_tokens"]}), tmp_path / "embedding"))
+    run = fresh(plan(tiny, rows, lora={"targets": ["lm_head", "q_proj"]}), tmp_path / "head")
+    assert trained(run)[0].status == "done"
+    modules = adapters.lora_modules(adapters.load_tensors(adapters.read(run.adapter, "head")))
+    assert "lm_head" in modules and len(modules) == 3
+
+
 def test_a_model_of_another_family_is_trained_without_packing(gpt2, rows, tmp_path):
     run = fresh(plan(gpt2, rows, quantization={"kind": "none"}, samples={"prompts": []}), tmp_path / "gpt2")
     ended, events = trained(run)

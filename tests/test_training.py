@@ -112,6 +112,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(whole, tiny, rows, tmp_pat
     assert ended.status == "done" and adapter_bytes(run) == adapter_bytes(whole[0])
 
 
+def test_damaged_checkpoints_make_way_for_the_steps_made_again(whole, tiny, rows, tmp_path):
+    run = fresh(plan(tiny, rows, cadence={"keep": 1}), tmp_path / "keep")
+    trained(run, stop_after(run, 5))
+    (run.folder / "stop").unlink()
+    (run.checkpoints / "step-5" / "state.json").write_text("{}")
+    trained(run, stop_after(run, 1))
+    assert run.steps_saved() == [1]
+    (run.folder / "stop").unlink()
+    assert trained(run)[0].status == "done" and run.steps_saved() == [STEPS] and adapter_bytes(run) == adapter_bytes(whole[0])
+
+
 @pytest.mark.parametrize("what", ["the data", "the base's weights", "the seed"])
 def test_a_run_goes_on_only_with_what_it_began_with(what, tiny, rows, tmp_path):
     copy = tmp_path / "rows.jsonl"
