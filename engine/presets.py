@@ -17,46 +17,22 @@ _BF16 = QuantizationRecipe(kind="nf4", double=True, compute_dtype="bfloat16")
 _FP16 = QuantizationRecipe(kind="nf4", double=True, compute_dtype="float16")
 
 
-def _guanaco(size: str, quantization: QuantizationRecipe = _BF16, optimizer: str = "paged_adamw_32bit", max_length: int = 512) -> Recipe:
-    large = size in ("33b", "65b")
+def _published(
+    model: str,
+    large: bool,
+    batch: int,
+    steps: int,
+    data: DataRecipe,
+    cadence: CadenceRecipe,
+    quantization: QuantizationRecipe,
+    optimizer: str,
+) -> Recipe:
+    """What all published recipes share. `large`: those beyond 13 billion parameters, with half the rate and dropout."""
     return Recipe(
-        model=f"guanaco-{size}",
+        model=model,
         quantization=quantization,
         lora=LoraRecipe(r=64, alpha=16, dropout=0.05 if large else 0.1),
-        data=DataRecipe(
-            source=_GUANACO_DATA, format="oasst", prompt_format="guanaco", learn="everything", max_length=max_length, held_out=200
-        ),
-        optimization=OptimizationRecipe(
-            optimizer=optimizer,
-            learning_rate=1e-4 if large else 2e-4,
-            schedule="constant",
-            beta2=0.999,
-            max_grad_norm=0.3,
-            batch=16,
-            accumulation=16,
-            steps=1875,
-        ),
-        samples=SamplesRecipe(prompts=_QUESTIONS, max_new_tokens=128),
-        cadence=CadenceRecipe(save_every=250, eval_every=187),
-    )
-
-
-def _openorca(size: str, quantization: QuantizationRecipe = _BF16, optimizer: str = "paged_adamw_32bit") -> Recipe:
-    large = size == "70b"
-    batch = 64 if large else 16
-    return Recipe(
-        model=f"openorca-{size}",
-        quantization=quantization,
-        lora=LoraRecipe(r=64, alpha=16, dropout=0.05 if large else 0.1),
-        data=DataRecipe(
-            source=_OPENORCA_DATA,
-            format="openorca",
-            prompt_format="openorca",
-            max_length=512,
-            source_length=384,
-            target_length=128,
-            held_out=1000,
-        ),
+        data=data,
         optimization=OptimizationRecipe(
             optimizer=optimizer,
             learning_rate=1e-4 if large else 2e-4,
@@ -65,11 +41,35 @@ def _openorca(size: str, quantization: QuantizationRecipe = _BF16, optimizer: st
             max_grad_norm=0.3,
             batch=batch,
             accumulation=batch,
-            steps=3750 if large else 15000,
+            steps=steps,
         ),
         samples=SamplesRecipe(prompts=_QUESTIONS, max_new_tokens=128),
-        cadence=CadenceRecipe(save_every=500, eval_every=1500),
+        cadence=cadence,
     )
+
+
+def _guanaco(size: str, quantization: QuantizationRecipe = _BF16, optimizer: str = "paged_adamw_32bit", max_length: int = 512) -> Recipe:
+    data = DataRecipe(
+        source=_GUANACO_DATA, format="oasst", prompt_format="guanaco", learn="everything", max_length=max_length, held_out=200
+    )
+    cadence = CadenceRecipe(save_every=250, eval_every=187)
+    return _published(f"guanaco-{size}", size in ("33b", "65b"), 16, 1875, data, cadence, quantization, optimizer)
+
+
+def _openorca(size: str, quantization: QuantizationRecipe = _BF16, optimizer: str = "paged_adamw_32bit") -> Recipe:
+    large = size == "70b"
+    data = DataRecipe(
+        source=_OPENORCA_DATA,
+        format="openorca",
+        prompt_format="openorca",
+        max_length=512,
+        source_length=384,
+        target_length=128,
+        held_out=1000,
+    )
+    cadence = CadenceRecipe(save_every=500, eval_every=1500)
+    batch, steps = (64, 3750) if large else (16, 15000)
+    return _published(f"openorca-{size}", large, batch, steps, data, cadence, quantization, optimizer)
 
 
 def _on_the_starter(data: DataRecipe, lora: LoraRecipe, samples: SamplesRecipe, cadence: CadenceRecipe, **optimization: object) -> Recipe:

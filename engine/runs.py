@@ -20,7 +20,7 @@ import psutil
 
 from engine import paths, recipe
 from engine.errors import BadInput, EngineError
-from engine.events import Ended, Event, Queued, Saved, Started, Step, from_json, to_json
+from engine.events import Ended, Evaluated, Event, Queued, Saved, Started, Step, from_json, to_json
 from engine.recipe import Recipe
 
 RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
@@ -289,7 +289,7 @@ def summary(run: Run) -> dict:
         "step": steps[-1].step if steps else 0,
         "steps": started.steps if started else None,
         "loss": steps[-1].loss if steps else None,
-        "eval_loss": next((event.loss for event in reversed(events) if type(event).__name__ == "Evaluated"), None),
+        "eval_loss": next((event.loss for event in reversed(events) if isinstance(event, Evaluated)), None),
         "saved_step": saved[-1] if saved else None,
         "adapter": str(run.adapter) if run.adapter.is_dir() else None,
         "text": ended.text if ended else "",

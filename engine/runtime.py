@@ -67,8 +67,8 @@ class Runtime:
         loaded is given back first, because two may not fit. Where the load fails or is cancelled, that one is loaded
         again. Raises BadInput at once for what is no model or too large.
 
-        `adapter` None takes the one that is part of the model, else its default one, if any; `layout` None the one in use. `log` also prints progress
-        on stderr."""
+        `adapter` None takes the one that is part of the model, else its default one, if any; `layout` None the one in use. `log`
+        also prints progress on stderr."""
         self._begin(model, adapter, log, layout=layout)
 
     def _begin(

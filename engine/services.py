@@ -169,8 +169,7 @@ class Services:
         if not self.read_only:
             offered = {run: f"{run} · trained here" for run in adapters.trained(base)}
             offered |= {spec.id: f"{spec.id} · {spec.licence}" for spec in ADAPTERS.values() if spec.base == base}
-            shown = offered | shown
-            shown = {NO_ADAPTER: shown.pop(NO_ADAPTER), **shown}
+            shown |= {adapter: title for adapter, title in offered.items() if adapter not in shown}
         return [(title, adapter) for adapter, title in shown.items()]
 
     def chosen_adapter(self) -> str:

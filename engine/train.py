@@ -78,6 +78,11 @@ class _Training:
         """Whether the held-out rows and the samples are due after so many steps."""
         return step in (0, self.steps) or step % self.recipe.cadence.eval_every == 0
 
+    def tests_from(self, step: int) -> int:
+        """How many are due after that step (at least the first) and later ones."""
+        every = self.recipe.cadence.eval_every
+        return self.steps // every - (step - 1) // every + (self.steps % every > 0)
+
 
 def train(run: Run, tell: Tell) -> Ended:
     """Train a run to its end, or until it is asked to stop, and tell everything as events; the last one is given back.
@@ -236,7 +241,7 @@ def _step(job: _Training, step: int) -> Step:
     pace.stepping += time.monotonic() - began
     pace.steps += 1
     pace.tokens += sum(len(row.ids) for row in chosen)
-    tests_left = sum(map(job.tests, range(step, job.steps + 1)))
+    tests_left = job.tests_from(step)
     return Step(
         step,
         mean,

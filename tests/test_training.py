@@ -2,13 +2,16 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import training
+from hypothesis import given
+from hypothesis import strategies as st
 from training import STEPS, adapter_bytes, fresh, plan, stop_after, trained
 
-from engine import adapters, checkpoints, passes, paths, runs
+from engine import adapters, checkpoints, passes, paths, runs, train
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Notice, Sample, Saved, Started, Step
 
@@ -197,3 +200,11 @@ def test_half_precision_files_are_half_as_large(whole, tiny, rows, tmp_path):
 
 def test_the_end_is_always_an_event(whole):
     assert isinstance(whole[2][-1], Ended) and "Held-out loss" in whole[1].text
+
+
+@given(steps=st.integers(1, 60), every=st.integers(1, 70), at=st.data())
+def test_evaluations_to_come_are_counted_without_walking_the_steps(steps, every, at):
+    job = SimpleNamespace(steps=steps, recipe=SimpleNamespace(cadence=SimpleNamespace(eval_every=every)))
+    step = at.draw(st.integers(1, steps))
+    due = [each for each in range(step, steps + 1) if train._Training.tests(job, each)]
+    assert train._Training.tests_from(job, step) == len(due)
