@@ -6,8 +6,8 @@ What is good is kept whatever else a file holds. Splits are the same for the sam
 import itertools
 import math
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,12 +26,21 @@ _REPORT_ROWS = 20_000
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Take at most `rows` rows at random, the same ones for the same seed, and the `last` rows of all besides."""
+
+    rows: int
+    last: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set as conversations, whose answers are marked as learnt.
 
     `lines` has the line (or row, as `unit` says) of each conversation; a row of several instances gives several. `bad` are the
     rows left out, `rows` counts good and bad. `reason` says why this format. `sha256` is that of the file, or of a Hub data
-    set's rows as canonical JSON.
+    set's rows as canonical JSON. `there` counts the rows read, of which `rows` were taken.
     """
 
     conversations: tuple[Conversation, ...]
@@ -43,6 +52,7 @@ class Data:
     sha256: str
     rows: int
     unit: Unit
+    there: int
 
 
 def load(
@@ -51,8 +61,10 @@ def load(
     columns: Mapping[str, str] | None = None,
     report: hub.Report = lambda progress: None,
     limit: int | None = None,
+    draw: Draw | None = None,
 ) -> Data:
-    """Read at most `limit` rows of a local file, or of a Hub data set `owner/name[@config][:split]` (default split: train).
+    """Read at most `limit` rows of a local file, or of a Hub data set `owner/name[@config][:split]` (default split: train). With
+    `draw` all are read, and those drawn are kept, in their order.
 
     `columns` says which column of the data is a format's field: `{"instruction": "my question column"}`. Raises BadInput where
     nothing can be read or no row is good, EngineError where the Hub does not answer.
@@ -63,28 +75,33 @@ def load(
         raise BadInput(f"The limit of rows is {limit}; it must be at least 1.")
     name = str(source)
     path = _file(source)
-    checksum = data_hub.RowsChecksum()
+    checksum = None if path else data_hub.RowsChecksum()
     unit, found = data_files.opened(path) if path else data_hub.opened(name, report)
     rows = itertools.islice(found, limit)
     head = list(itertools.islice(rows, _SAMPLE_ROWS))
     if not head:
         raise BadInput(f"{name} has no rows.")
     _check_columns(columns or {}, head)
-    rows = (_renamed(row, columns or {}) for row in itertools.chain(head, rows))
-    head = list(itertools.islice(rows, len(head)))
-    sample = [row.fields for row in head if isinstance(row, Row)]
+    sample = [row.fields for row in (_renamed(row, columns or {}) for row in head) if isinstance(row, Row)]
     form, reason = (FORMATS[format], "this format was asked for") if format != AUTO else _detected(name, head, sample)
     conversations: list[Conversation] = []
     lines: list[int] = []
     bad: list[BadRow] = []
-    count = 0
-    for row in itertools.chain(head, rows):
+    count = there = 0
+
+    def counted() -> Iterator[Row | BadRow]:
+        nonlocal there
+        for row in itertools.chain(head, rows):
+            there += 1
+            if not there % _REPORT_ROWS:
+                report(Progress(f"Reading {name}: {there:,} rows"))
+            if checksum:
+                checksum.add(row)
+            yield row
+
+    for row in _drawn(counted(), draw) if draw else counted():
         count += 1
-        if not count % _REPORT_ROWS:
-            report(Progress(f"Reading {name}: {count:,} rows"))
-        if not path:
-            checksum.add(row)
-        made = _converted(row, form)
+        made = _converted(_renamed(row, columns or {}), form)
         if isinstance(made, BadRow):
             bad.append(made)
         else:
@@ -92,8 +109,8 @@ def load(
             lines += [row.line] * len(made)
     if not conversations:
         raise BadInput(f"{name} has no rows that can be used as {form.name}: in {unit} {bad[0].line}, {bad[0].reason}.{_hint(sample)}")
-    digest = paths.sha256(path) if path else checksum.hexdigest()
-    return Data(tuple(conversations), tuple(lines), tuple(bad), form.name, reason, name, digest, count, unit)
+    digest = checksum.hexdigest() if checksum else paths.sha256(path)
+    return Data(tuple(conversations), tuple(lines), tuple(bad), form.name, reason, name, digest, count, unit, there)
 
 
 def detect(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
@@ -123,6 +140,24 @@ def split(count: int, held_out: int | float, seed: int, order: Literal["random",
     last = range(count - number, count)
     kept_back = set(last if order == "last" else random.Random(seed).sample(range(count), number))
     return [index for index in range(count) if index not in kept_back], sorted(kept_back)
+
+
+def _drawn(rows: Iterable[Row | BadRow], draw: Draw) -> Iterator[Row | BadRow]:
+    """Reservoir sampling: however many rows there are, no more are held than are drawn."""
+    chance = random.Random(draw.seed)
+    kept: list[tuple[int, Row | BadRow]] = []
+    tail: deque[Row | BadRow] = deque()
+    for number, row in enumerate(rows, 1 - draw.last):
+        tail.append(row)
+        if number < 1:
+            continue
+        earlier = number, tail.popleft()
+        if len(kept) < draw.rows:
+            kept.append(earlier)
+        elif (place := chance.randrange(number)) < draw.rows:
+            kept[place] = earlier
+    yield from (row for _, row in sorted(kept, key=lambda each: each[0]))
+    yield from tail
 
 
 def _file(source: str | Path) -> Path | None:

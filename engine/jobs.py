@@ -46,7 +46,7 @@ def resume(run: Run) -> None:
 def _spawn(run: Run) -> None:
     command = [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with open(run.folder / runs.OUTPUT, "ab") as log:
+    with runs.full_disk_told(run.folder, 10), open(run.folder / runs.OUTPUT, "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
     run.claim(process.pid)
 

@@ -65,7 +65,9 @@ def _padded_loss(model, rows: Sequence[Example], pad: int) -> torch.Tensor:
     ids, picked = ids.to(device), predicts.to(device)
     # Without padding there is nothing to mask, and attention takes its quicker, causal way.
     mask = None if bool(present.all()) else present.to(device)
-    if _takes_logits_to_keep(type(model.get_base_model())):
+    spread = len(set(getattr(model.get_base_model(), "hf_device_map", {}).values())) > 1
+    # Positions would have to lie where the last layer does, and Accelerate's hooks move them to the first.
+    if _takes_logits_to_keep(type(model.get_base_model())) and not spread:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=positions.to(device)).logits
         logits = logits[picked[:, positions]]
     else:

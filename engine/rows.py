@@ -1,35 +1,75 @@
-"""From a recipe's data to rows of tokens: read, reported on, held out, cut to length. What is previewed is what trains."""
+"""From a recipe's data to rows of tokens: read, reported on, held out, cut to length. What is previewed is what trains.
 
-from collections.abc import Callable, Sequence
+Of a data set that is larger than a run no more is held than the run learns from.
+"""
+
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from engine import datasets, hub
 from engine.data_files import BadRow
-from engine.datasets import Data
+from engine.datasets import Data, Draw
 from engine.errors import BadInput
-from engine.events import Event, Notice
+from engine.events import Event, Notice, Progress
 from engine.examples import Example, Lengths, example
 from engine.prompts import Format
-from engine.recipe import DataRecipe
+from engine.recipe import DataRecipe, Recipe
 from engine.tokenizers import Tokenizer
 
 LEAST_ROWS = 2
 _MEND = "Mend them, or set data.skip_bad_rows to leave them out."
+_REPORT_ROWS = 5_000
+
+
+class Examples(Sequence[Example]):
+    """Examples in five bytes a token instead of some forty: a run may have hundreds of thousands."""
+
+    def __init__(self, examples: Iterator[Example]):
+        self._ids, self._learn, self._ends, self._cut = array("i"), bytearray(), array("q", [0]), array("i")
+        for each in examples:
+            self._ids.extend(each.ids)
+            self._learn.extend(each.learn)
+            self._ends.append(len(self._ids))
+            self._cut.append(each.cut)
+
+    def __len__(self) -> int:
+        return len(self._cut)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = slice(self._ends[index], self._ends[index + 1])
+        return Example(tuple(self._ids[place]), tuple(map(bool, self._learn[place])), self._cut[index])
 
 
 @dataclass(frozen=True)
 class Rows:
     """What is learnt and what is kept for testing, as tokens."""
 
-    train: list[Example]
-    held_out: list[Example]
+    train: Sequence[Example]
+    held_out: Sequence[Example]
 
 
-def read(plan: DataRecipe, report: hub.Report) -> Data:
-    """The conversations of a recipe's data. Raises BadInput where there are too few, or bad ones that are not to be skipped."""
+def needed(recipe: Recipe) -> Draw | None:
+    """Which rows a run of so many steps can learn from at most, None where it is all of them."""
+    plan, data = recipe.optimization, recipe.data
+    if plan.steps is None or (plan.epochs or 2) < 2:
+        return None
+    learnt = plan.steps * plan.batch
+    if data.held_out_from == "last":
+        return Draw(learnt, int(data.held_out), plan.seed) if data.held_out == int(data.held_out) else None
+    held_out = data.held_out if data.held_out >= 1 else learnt * data.held_out / (1 - data.held_out)
+    return Draw(learnt + math.ceil(held_out), 0, plan.seed)
+
+
+def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None) -> Data:
+    """The conversations of a recipe's data, or of those rows that are drawn. Raises BadInput where there are too few, or bad
+    ones that are not to be skipped."""
     if not plan.source:
         raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
-    data = datasets.load(plan.source, plan.format, plan.columns, report)
+    data = datasets.load(plan.source, plan.format, plan.columns, report, draw=draw)
     if data.bad and not plan.skip_bad_rows:
         raise BadInput(f"{_told(data, data.bad)} {_MEND}")
     if len(data.conversations) < LEAST_ROWS:
@@ -44,9 +84,10 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     lengths = Lengths(plan.max_length, plan.source_length, plan.target_length)
     refused: list[BadRow] = []
 
-    def made(indices: list[int]) -> list[Example]:
-        found = []
-        for index in indices:
+    def made(indices: list[int]) -> Iterator[Example]:
+        for number, index in enumerate(indices, 1):
+            if not number % _REPORT_ROWS:
+                tell(Progress(f"Making tokens of {number:,} of {len(indices):,} rows"))
             asked = data.conversations[index]
             asked = asked if asked.system else replace(asked, system=plan.system)
             try:
@@ -55,15 +96,16 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
                 refused.append(BadRow(data.lines[index], str(error).rstrip(".")))
                 continue
             if row:
-                found.append(row)
-        return found
+                yield row
 
     count = len(data.conversations)
+    if data.there > data.rows:
+        tell(Notice(f"{data.rows:,} of {data.there:,} rows are drawn: the steps can learn from no more."))
     held_out = min(plan.held_out, count // 2) if plan.held_out >= 1 else plan.held_out
     if held_out != plan.held_out:
         tell(Notice(f"{held_out} of {count} rows are held out instead of {plan.held_out}: the other half is needed to learn from."))
     learnt, tested = datasets.split(count, held_out, seed, plan.held_out_from)
-    rows = Rows(made(learnt), made(tested))
+    rows = Rows(Examples(made(learnt)), Examples(made(tested)))
     if len(refused) == count:
         raise BadInput(f"{refused[0].reason}.")
     bad = sorted((*data.bad, *refused), key=lambda each: each.line)

@@ -6,6 +6,7 @@ Events are whole lines. What a run is doing follows from them and from whether i
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -34,6 +35,8 @@ _STEP = re.compile(r"step-(\d+)")
 # A read of a growing file: so much at once, so that following a long run stays in little memory.
 READ_BYTES = 4_000_000
 Phase = Literal["waiting", "starting", "training", "done", "stopped", "paused", "failed", "interrupted"]
+# Folders of runs that this process asked itself to end.
+_stopping: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,19 @@ class Run:
         return sorted(int(match[1]) for match in found if match)
 
     def ask_to_stop(self, process_id: int) -> None:
-        """Ask the process that trains it to save and end. A later process is not meant."""
-        (self.folder / _STOP).write_text(str(process_id))
+        """Ask the process that trains it to save and end. A later process is not meant. One that asks itself, as Ctrl-C does,
+        needs no disk for it."""
+        if process_id == os.getpid():
+            _stopping.add(self.folder)
+            return
+        with full_disk_told(self.folder, 10):
+            (self.folder / _STOP).write_text(str(process_id))
 
     @property
     def asked_to_stop(self) -> bool:
         """Whether this process was asked to."""
+        if self.folder in _stopping:
+            return True
         with contextlib.suppress(OSError):
             return (self.folder / _STOP).read_text() == str(os.getpid())
         return False
@@ -84,6 +94,7 @@ class Run:
 
     def disclaim(self) -> None:
         """Note that no process trains it any more."""
+        _stopping.discard(self.folder)
         (self.folder / _PROCESS).unlink(missing_ok=True)
         (self.folder / _STOP).unlink(missing_ok=True)
 
@@ -94,9 +105,9 @@ class Run:
 
 
 def note_process(path: Path, process_id: int, **about: str) -> None:
-    """Write down a living process, with `about` beside it."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        text = json.dumps({"pid": process_id, "created": psutil.Process(process_id).create_time(), **about})
+    """Write down a living process, with `about` beside it. Raises EngineError where the disk is full."""
+    with contextlib.suppress(psutil.NoSuchProcess), full_disk_told(path.parent, 100):
+        text = json.dumps({"pid": process_id, "started": _started(psutil.Process(process_id)), **about})
         partial = path.with_name(f".partial-{os.getpid()}{path.name}")
         partial.write_text(text)
         os.replace(partial, path)
@@ -107,9 +118,18 @@ def noted_process(path: Path) -> psutil.Process | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
         noted = json.loads(path.read_text())
         process = psutil.Process(noted["pid"])
-        if process.create_time() == noted["created"] and process.status() != psutil.STATUS_ZOMBIE:
+        if _started(process) == noted["started"] and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
+
+
+def _started(process: psutil.Process) -> str:
+    """When a process began, in a form that stays the same when the clock is set: Linux counts from the machine's start."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # proc_pid_stat(5): field 22, counted behind the name, which may hold spaces and parentheses.
+        return f"{boot} {Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    return str(process.create_time())
 
 
 class EventLog:
@@ -239,11 +259,15 @@ def create(folder: Path, plan: Recipe) -> Run:
 
 
 def fresh_folder(name: str) -> Path:
-    """A folder for a new run called after its recipe and the time."""
+    """A new, empty folder for a run called after its recipe and the time. Two calls never give the same one."""
     stem = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
     taken = {run.id for run in every()}
-    number = next(number for number in range(1, len(taken) + 2) if (stem if number == 1 else f"{stem}-{number}") not in taken)
-    return paths.runs() / (stem if number == 1 else f"{stem}-{number}")
+    for number in itertools.count(1):
+        folder = paths.runs() / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            if folder.name not in taken:
+                folder.mkdir()
+                return folder
 
 
 def every() -> list[Run]:
@@ -257,13 +281,17 @@ def every() -> list[Run]:
 
 
 def find(name: str) -> Run:
-    """The run of that id or folder. Raises BadInput with the latest ids."""
+    """The run of that id or folder. Raises BadInput with the latest ids, or where several folders are called so."""
     if (Path(name).expanduser() / RECIPE).is_file():
         return Run(Path(name).expanduser().resolve())
     runs = every()
-    for run in runs:
-        if run.id == name:
-            return run
+    meant = [run for run in runs if run.id == name]
+    if len(meant) > 1:
+        raise BadInput(
+            f"There are {len(meant)} runs {name!r}. Name the folder that is meant: {', '.join(str(run.folder) for run in meant)}."
+        )
+    if meant:
+        return meant[0]
     known = ", ".join(run.id for run in runs[:5])
     raise BadInput(f"There is no run {name!r}. " + (f"The latest are: {known}." if known else "Nothing has been trained yet."))
 

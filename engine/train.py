@@ -108,8 +108,9 @@ def train(run: Run, tell: Tell) -> Ended:
             return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}. Resume goes on from there.")
         except _Diverged as error:
             return end("paused", job.step, str(error))
-        _finish(job)
-        return end("done", job.step, _summary(job))
+        losses = _finish(job)
+        learnt = f" Held-out loss {losses[0]:.3f} → {losses[-1]:.3f}." if len(losses) > 1 else ""
+        return end("done", job.step, f"Done: {job.steps} steps.{learnt} The adapter is in {run.adapter}.")
 
 
 @contextlib.contextmanager
@@ -134,7 +135,7 @@ def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
     recipe = run.recipe
     plan = recipe.optimization
     spec = trainee.resolved(recipe)
-    data = rows.read(recipe.data, tell)
+    data = rows.read(recipe.data, tell, rows.needed(recipe))
     learner = trainee.prepare(recipe, spec, tell, found.numbers["unpacked"] if found else None)
     if not learner.parameters:
         raise EngineError("The adapter has nothing that could learn: no matrix of it is trained. Check lora.targets.")
@@ -311,8 +312,9 @@ def _save(job: _Training) -> None:
     job.saved = job.step
 
 
-def _finish(job: _Training) -> None:
-    """Hand the adapter over, if it is one. Raises EngineError where it learnt nothing (faults, row 10)."""
+def _finish(job: _Training) -> list[float]:
+    """Hand the adapter over, if it is one; the held-out losses on the way are given back. Raises EngineError where it learnt
+    nothing (faults, row 10)."""
     job.tell(Progress("Writing the adapter"))
     weights = job.learner.weights()
     if all(torch.equal(tensor, job.at_first[name]) for name, tensor in weights.items()):
@@ -322,16 +324,7 @@ def _finish(job: _Training) -> None:
         )
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise EngineError("The adapter holds numbers that are none; it is not handed over. Train again with a lower learning rate.")
-    losses = _losses(job.run)
+    losses = [event.loss for event in runs.in_force(runs.all_events(job.run)) if isinstance(event, Evaluated)]
     facts = job.facts | {"steps": job.steps, "held_out_loss": {"before": losses[0], "after": losses[-1]} if losses else None}
     checkpoints.hand_over(job.run, weights, job.learner.config(), facts, getattr(torch, job.recipe.lora.save_as))
-
-
-def _losses(run: Run) -> list[float]:
-    return [event.loss for event in runs.in_force(runs.all_events(run)) if isinstance(event, Evaluated)]
-
-
-def _summary(job: _Training) -> str:
-    losses = _losses(job.run)
-    learnt = f" Held-out loss {losses[0]:.3f} → {losses[-1]:.3f}." if len(losses) > 1 else ""
-    return f"Done: {job.steps} steps.{learnt} The adapter is in {job.run.adapter}."
+    return losses

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Real data, beside the project and never part of it.
+SHARED = ROOT.parent / "shared/data"
+shared = pytest.mark.skipif(not SHARED.exists(), reason="the folder of real data sets is not here")
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 

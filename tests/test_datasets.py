@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 from builders import conversation
-from conftest import ROOT
+from conftest import SHARED, shared
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import datasets, paths
 from engine.errors import BadInput
 
-SHARED = ROOT.parent / "shared/data"
-shared = pytest.mark.skipif(not SHARED.exists(), reason="the folder of real data sets is not here")
 EVERY_FILE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -244,6 +242,24 @@ def test_one_row_is_enough_and_a_limit_ends_reading(tmp_path):
     assert datasets.load(path, limit=1).rows == len(datasets.load(path, limit=1).conversations) == 1
     with pytest.raises(BadInput, match="limit of rows is 0"):
         datasets.load(path, limit=0)
+
+
+@given(count=st.integers(1, 60), wanted=st.integers(1, 40), last=st.integers(0, 8), seed=st.integers(0, 9))
+def test_rows_are_drawn_once_each_in_order_with_the_last_ones(count, wanted, last, seed, tmp_path_factory):
+    path = write(tmp_path_factory.mktemp("draw") / "rows.jsonl", [{"instruction": str(number), "output": "a"} for number in range(count)])
+    data = datasets.load(path, draw=datasets.Draw(wanted, last, seed))
+    drawn = [int(each.messages[0].text) for each in data.conversations]
+    assert drawn == sorted(set(drawn)) and len(drawn) == min(count, wanted + last) and (data.there, data.rows) == (count, len(drawn))
+    assert drawn[len(drawn) - min(last, count) :] == list(range(count - min(last, count), count))
+    again = datasets.load(path, draw=datasets.Draw(wanted, last, seed))
+    assert again == data and again.sha256 == datasets.load(path).sha256
+
+
+def test_every_row_is_drawn_about_equally_often():
+    rows = [datasets.Row(number, {}) for number in range(10)]
+    seen = [row.line for seed in range(3_000) for row in datasets._drawn(rows, datasets.Draw(3, 0, seed))]
+    # 900 expected, with a standard deviation of 25.
+    assert all(abs(seen.count(number) - 900) < 125 for number in range(10))
 
 
 def test_detection_goes_by_most_rows():

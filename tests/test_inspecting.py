@@ -7,7 +7,7 @@ import sys
 
 import builders
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHARED, shared
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from engine.errors import BadInput
 from engine.messages import Conversation, Message
 from engine.tokenizers import PretrainedTokenizer
 
-SHARED = ROOT.parent / "shared/data/instruct"
+INSTRUCT = SHARED / "instruct"
 texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=40)
 
 
@@ -118,7 +118,7 @@ def test_a_tokenizer_by_itself_gives_what_transformers_gives(both, asked, said):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not SHARED.exists(), reason="the folder of real data sets is not here")
+@shared
 def test_on_the_starter_targets_of_real_rows_are_the_answers_and_their_ends(starter):
     from engine import datasets
 
@@ -126,7 +126,7 @@ def test_on_the_starter_targets_of_real_rows_are_the_answers_and_their_ends(star
     mine = tokenizer_files.opened(spec, lambda progress: None)
     theirs = tokenizer_files._by_transformers("starter", tokenizer_files._folder(spec, lambda progress: None))
     for file in ("alpaca.json", "oasst_text.jsonl", "short.jsonl"):
-        for conversation in datasets.load(SHARED / file).conversations[:40]:
+        for conversation in datasets.load(INSTRUCT / file).conversations[:40]:
             row = examples.example(mine, conversation, prompts.prompt_format("chat"), examples.Lengths(None))
             assert row == examples.example(theirs, conversation, prompts.prompt_format("chat"), examples.Lengths(None))
             learnt = theirs._tokenizer.decode([token for token, learn in zip(row.ids, row.learn, strict=True) if learn])

@@ -190,7 +190,7 @@ def test_a_lock_of_a_dead_process_holds_nobody_up(tiny, rows, reference, tmp_pat
     wait_for(lambda: run.events.exists() and _told(run, Started), process)
     process.kill()
     process.communicate()
-    (paths.runs() / ".ticket-0-1").write_text(json.dumps({"pid": process.pid, "created": 1.0}))
+    (paths.runs() / ".ticket-0-1").write_text(json.dumps({"pid": process.pid, "started": "another boot 1"}))
     assert runs.phase(run, runs.all_events(run)) == "interrupted"
     jobs.resume(run)
     until(lambda: _told(run, Ended))

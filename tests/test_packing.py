@@ -3,6 +3,7 @@
 import numpy
 import pytest
 import torch
+import training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -10,13 +11,6 @@ from transformers import AutoModelForCausalLM, MistralConfig
 
 from engine import lora_layers, packing, passes
 from engine.examples import Example
-
-
-@st.composite
-def examples(draw, longest: int = 40):
-    ids = draw(st.lists(st.integers(0, 255), min_size=2, max_size=longest))
-    learn = draw(st.lists(st.booleans(), min_size=len(ids) - 1, max_size=len(ids) - 1))
-    return Example(tuple(ids), (False, *learn[:-1], True), 0)
 
 
 def _lora(tiny, dropout: float = 0.0):
@@ -49,7 +43,7 @@ def packed(tiny):
 
 
 @settings(max_examples=25)
-@given(rows=st.lists(examples(), min_size=1, max_size=5))
+@given(rows=st.lists(training.examples(), min_size=1, max_size=5))
 def test_packed_rows_have_the_loss_and_gradients_of_the_rows_one_by_one(plain, packed, rows):
     one_by_one = sum(passes._padded_loss(plain, [row], 0) for row in rows)
     together = packing.summed_loss(packed.get_base_model(), rows)
@@ -60,6 +54,18 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_rows_one_by_one(plain, p
     largest = max(float(each.abs().max()) for each in expected)  # a gradient that is only what rounding leaves of zero tells nothing
     for mine, theirs in zip(_gradients(packed, together), expected, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_a_model_over_several_gpus_is_asked_for_all_its_logits(plain, monkeypatch):
+    """Where the positions would lie is not where its last layer is."""
+    rows = [Example((1, 2, 3, 4), (False, True, False, True), 0), Example((5, 6, 7), (False, False, True), 0)]
+    whole = passes._padded_loss(plain, rows, 0)
+    monkeypatch.setattr(plain.get_base_model(), "hf_device_map", {"model.layers.0": 0, "lm_head": 1}, raising=False)
+    asked = []
+    honest = type(plain).forward
+    monkeypatch.setattr(type(plain), "forward", lambda self, *args, **options: asked.append(options) or honest(self, *args, **options))
+    assert passes._padded_loss(plain, rows, 0).item() == pytest.approx(whole.item(), rel=1e-6)
+    assert len(asked) == 1 and "logits_to_keep" not in asked[0]
 
 
 def test_answers_and_what_is_no_pass_use_the_models_own_attention(plain, packed):

@@ -4,7 +4,7 @@ import json
 
 import builders
 import pytest
-from conftest import ROOT
+from conftest import SHARED, shared
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from engine.prompts import PROMPTS, Encoded, Format, prompt_format
 from engine.prompts import encode as encode_with
 from engine.tokenizers import PretrainedTokenizer
 
-PUBLISHED = ROOT.parent / "shared/data/qlora/eval/generations/vicuna/7b-guanaco-vicuna-generations-topp0.9-temp0.7.jsonl"
+PUBLISHED = SHARED / "qlora/eval/generations/vicuna/7b-guanaco-vicuna-generations-topp0.9-temp0.7.jsonl"
 BYTES, PIECES = builders.byte_tokenizer(), builders.sentencepiece_tokenizer()
 # What a stranger may try: markers, control tokens of several models, and any text around them.
 forgeries = st.sampled_from(
@@ -49,7 +49,7 @@ def plain_text(conversation: Conversation, name: str) -> str:
     return "".join(piece.text for piece in prompt_format(name).pieces(conversation))
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published answers are not here")
+@shared
 def test_guanaco_prompt_is_the_published_one():
     for line in PUBLISHED.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -5,6 +5,8 @@ import json
 import builders
 import pytest
 import training
+from hypothesis import given
+from hypothesis import strategies as st
 from training import fresh, plan, trained
 
 from engine import rows
@@ -109,6 +111,37 @@ def test_the_last_rows_are_held_out_where_the_recipe_says_so(tmp_path):
     found, _ = made(source=source, held_out=2, held_out_from="last")
     text = [BYTES._tokenizer.decode(row.ids) for row in (*found.train, *found.held_out)]
     assert len(found.train) == 4 and [f"q{number}" in text[number] for number in range(6)] == [True] * 6
+
+
+@pytest.mark.parametrize("order, held_out", [("random", 3), ("last", 3), ("random", 0.25)])
+def test_of_more_rows_than_a_run_takes_no_more_are_kept(order, held_out, tiny, tmp_path):
+    few = plan(
+        tiny,
+        training.data(tmp_path / "rows.jsonl", 200),
+        data={"held_out": held_out, "held_out_from": order},
+        optimization={"steps": 2, "batch": 6},
+    )
+    told = []
+    data = rows.read(few.data, told.append, rows.needed(few))
+    found = rows.encoded(few.data, data, 0, BYTES, PROMPTS["chat"], told.append)
+    kept = 4 if held_out == 0.25 else 3
+    assert (len(found.train), len(found.held_out)) == (12, kept)
+    assert f"{12 + kept} of 200 rows are drawn: the steps can learn from no more." in [event.text for event in told]
+    if order == "last":
+        assert ["Count 197", "Count 198", "Count 199"] == [each.messages[0].text for each in data.conversations[-3:]]
+
+
+@pytest.mark.parametrize("optimization", [{"steps": None, "epochs": 2}, {"steps": 6, "epochs": 1.5}])
+def test_a_run_that_ends_by_epochs_takes_every_row(optimization, tiny):
+    assert rows.needed(plan(tiny, "rows.jsonl", optimization=optimization)) is None
+
+
+@given(st.lists(training.examples(), max_size=6))
+def test_examples_come_out_as_they_went_in(examples):
+    kept = rows.Examples(iter(examples))
+    assert list(kept) == examples and len(kept) == len(examples)
+    with pytest.raises(IndexError):
+        kept[len(examples)]
 
 
 def test_a_system_text_stands_before_rows_that_bring_none(tmp_path):

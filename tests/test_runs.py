@@ -1,14 +1,16 @@
 """Run folders: whole lines whatever happens, what counts after a resume, which run is meant."""
 
+import errno
 import json
 import os
 
+import psutil
 import pytest
 import training
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import paths, runs
+from engine import jobs, paths, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Notice, Queued, Started, Step, to_json
 from engine.runs import EventLog, Run
@@ -91,7 +93,7 @@ def test_a_phase_follows_from_events_and_the_process(run):
     for last, phase in ((Ended("stopped", 2, "", 1.0), "starting"), (_step(1), "training"), (Queued("other", 1), "waiting")):
         assert runs.phase(run, [last]) == phase
     path = run.folder / "process.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": 1.0}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "another boot 1"}))
     assert run.process is None  # the number belongs to another process by now
 
 
@@ -100,6 +102,29 @@ def test_only_the_process_that_is_meant_stops(run):
     assert not run.asked_to_stop
     run.ask_to_stop(os.getpid())
     assert run.asked_to_stop
+    run.disclaim()
+    assert not run.asked_to_stop
+
+
+def test_setting_the_clock_ends_no_run(run, monkeypatch):
+    """psutil reckons the start of a process from the clock of today."""
+    run.claim(os.getpid())
+    began = psutil.Process().create_time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: began + 3600)
+    assert run.process and runs.phase(run, [_step(1)]) == "training"
+
+
+def test_a_full_disk_ends_a_run_in_a_sentence_before_it_begins_and_ctrl_c_needs_none(run, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(paths.Path, "write_text", full)
+    for write in (lambda: run.claim(os.getpid()), lambda: run.ask_to_stop(os.getpid() + 1), lambda: jobs.work(run, print)):
+        with pytest.raises(EngineError, match="is full.*then resume"):
+            write()
+    run.ask_to_stop(os.getpid())
+    assert run.asked_to_stop
+    run.disclaim()
 
 
 def test_a_folder_is_taken_once_but_for_runs_that_never_began(run, plan, tmp_path):
@@ -124,6 +149,7 @@ def test_runs_are_found_by_id_and_folder_wherever_they_are(run, plan):
     inside = runs.create(runs.fresh_folder("my recipe!"), plan)
     assert inside.folder.parent == paths.runs() and inside.id.startswith("my-recipe-")
     another = runs.create(runs.fresh_folder("my recipe!"), plan)
+    assert len({runs.fresh_folder("my recipe!") for _ in range(3)}) == 3
     assert another.id != inside.id and set(runs.every()) == {run, inside, another}
     assert runs.find(inside.id) == inside and runs.find("run") == run and runs.find(str(run.folder)) == run
     with pytest.raises(BadInput, match=f"no run 'nothing'.*{inside.id}"):
@@ -138,6 +164,8 @@ def test_a_recipe_that_cannot_be_read_hides_no_other_run(run):
 def test_folders_of_one_name_are_both_listed(plan, tmp_path):
     both = {runs.create(tmp_path / name / "out", plan) for name in ("one", "two")}
     assert both <= set(runs.every())
+    with pytest.raises(BadInput, match="2 runs 'out'. Name the folder.*one/out"):
+        runs.find("out")
 
 
 def test_a_summary_says_how_far_a_run_is(run):

@@ -4,7 +4,7 @@ import json
 
 import builders
 import pytest
-from conftest import ROOT
+from conftest import SHARED, shared
 
 from engine import models, runs
 from engine.backends import open_backend
@@ -15,7 +15,7 @@ from engine.messages import Conversation
 from engine.settings import ChatSettings, LoadSettings
 
 pytestmark = pytest.mark.long
-SHORT = ROOT.parent / "shared/data/instruct/short.jsonl"
+SHORT = SHARED / "instruct/short.jsonl"
 QUESTION = Conversation().add("user", "What is the capital of France?")
 
 
@@ -107,7 +107,7 @@ def test_a_gguf_file_given_by_path_answers_as_the_starter(starter_home, backend,
     assert answers[0].text == answers[1].text
 
 
-@pytest.mark.skipif(not SHORT.exists(), reason="the folder of real data sets is not here")
+@shared
 def test_the_starter_preset_learns_real_rows(starter_home, home, run_engine):
     """As a person would, without a GPU (faults, row 1): from the command to an adapter that answers."""
     home.mkdir()

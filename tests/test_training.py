@@ -54,7 +54,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(whole, tiny, rows, t
     run = fresh(plan(tiny, rows), tmp_path / "stopped")
     ended, _ = trained(run, stop_after(run, step))
     assert (ended.status, ended.step, run.steps_saved()[-1]) == ("stopped", step, step) and not run.adapter.exists()
-    (run.folder / "stop").unlink()
     ended, events = trained(run)
     assert ended.status == "done" and next(event for event in events if isinstance(event, Started)).resumed_from == step
     assert adapter_bytes(run) == adapter_bytes(whole[0])
@@ -90,7 +89,6 @@ def test_every_variant_learns_and_resumes_exactly(variant, tiny, rows, tmp_path)
     losses = [event.loss for event in events if isinstance(event, Evaluated)]
     assert ended.status == "done" and losses[1] < losses[0]
     trained(two, stop_after(two, 2))
-    (two.folder / "stop").unlink()
     assert trained(two)[0].status == "done"
     assert adapter_bytes(one) == adapter_bytes(two)
 
@@ -104,7 +102,6 @@ def test_the_optimizer_is_told_not_to_page_here(tiny, rows, tmp_path):
 def test_a_damaged_checkpoint_is_passed_over_and_told(whole, tiny, rows, tmp_path):
     run = fresh(plan(tiny, rows), tmp_path / "damaged")
     trained(run, stop_after(run, 5))
-    (run.folder / "stop").unlink()
     weights = run.checkpoints / "step-5" / adapters.WEIGHTS
     flipped = bytearray(weights.read_bytes())
     flipped[-1] ^= 1
@@ -118,11 +115,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(whole, tiny, rows, tmp_pat
 def test_damaged_checkpoints_make_way_for_the_steps_made_again(whole, tiny, rows, tmp_path):
     run = fresh(plan(tiny, rows, cadence={"keep": 1}), tmp_path / "keep")
     trained(run, stop_after(run, 5))
-    (run.folder / "stop").unlink()
     (run.checkpoints / "step-5" / "state.json").write_text("{}")
     trained(run, stop_after(run, 1))
     assert run.steps_saved() == [1]
-    (run.folder / "stop").unlink()
     assert trained(run)[0].status == "done" and run.steps_saved() == [STEPS] and adapter_bytes(run) == adapter_bytes(whole[0])
 
 
@@ -132,7 +127,6 @@ def test_a_run_goes_on_only_with_what_it_began_with(what, tiny, rows, tmp_path):
     copy.write_bytes(rows.read_bytes())
     run = fresh(plan(tiny, copy), tmp_path / "run")
     trained(run, stop_after(run, 1))
-    (run.folder / "stop").unlink()
     if what == "the data":
         training.data(copy, 13)
     else:

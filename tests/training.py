@@ -8,13 +8,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from engine import runs
 from engine.events import Ended, Event, Step
+from engine.examples import Example
 from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
+
+
+@st.composite
+def examples(draw, longest: int = 40):
+    """Rows as tokens, at least the last of which is a target."""
+    ids = draw(st.lists(st.integers(0, 255), min_size=2, max_size=longest))
+    learn = draw(st.lists(st.booleans(), min_size=len(ids) - 1, max_size=len(ids) - 1))
+    return Example(tuple(ids), (False, *learn[:-1], True), 0)
 
 
 def data(path: Path, rows: int = 12) -> Path:
@@ -61,6 +72,7 @@ def trained(run: Run, watch: Callable[[Event], None] = lambda event: None) -> tu
         return train(run, tell), told
     finally:
         log.close()
+        run.disclaim()
 
 
 def fresh(plan: Recipe, folder: Path) -> Run:
