@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import EngineError
+from engine.game import sharing
 from engine.model_spec import STARTER
 from engine.runtime import Runtime
 from engine.services import Services
@@ -46,7 +47,9 @@ def main(
             runtime.load(model, adapter, log=True)
             import ui
 
-            ui.launch(ui.build(Services(runtime, read_only)), host, port, share, uploads=not read_only)
+            services = Services(runtime, read_only)
+            with sharing.as_wanted(services.store):
+                ui.launch(ui.build(services), host, port, share, uploads=not read_only)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

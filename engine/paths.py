@@ -45,6 +45,11 @@ def runs() -> Path:
     return _made(home() / "runs")
 
 
+def decks() -> Path:
+    """Folder of the decks of the blind game that were made here; one file a deck."""
+    return _made(home() / "decks")
+
+
 def public_name(name: str) -> str:
     """A model's or adapter's name without the folders it lies in."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -1,22 +1,34 @@
 """What an app is made of, handed to every tab: the loaded model and what visitors may do."""
 
+import functools
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from engine import adapters, hardware, layout_figures
+from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
 from engine.errors import BadInput
+from engine.events import Event, Progress
+from engine.game import answering, published
+from engine.game.answer_files import Question
+from engine.game.decks import Deck
+from engine.game.rounds import Game
+from engine.game.shelf import Shelf
 from engine.hub import Report
+from engine.messages import Conversation
 from engine.model_spec import ModelSpec
 from engine.models import ADAPTERS, MODELS, resolve
 from engine.pair import Pair
 from engine.paths import public_name
 from engine.runtime import Runtime, State
-from engine.settings import Layout
+from engine.settings import ChatSettings, Layout
 from engine.store import Store
+
+# How a duel is answered: as the published answers were sampled, and short enough for a laptop.
+DUEL = ChatSettings(temperature=0.7, top_p=0.9, max_new_tokens=256)
 
 
 @dataclass(frozen=True)
@@ -26,10 +38,13 @@ class Services:
     runtime: Runtime
     read_only: bool = False
     store: Store = field(default_factory=Store)
+    shelf: Shelf = field(default_factory=Shelf)
+    game: Game = field(init=False)
     pair: Pair = field(init=False)  # the loaded model, and a second one for comparisons
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pair", Pair(self.runtime))
+        object.__setattr__(self, "game", Game(self.store, self.shelf.find))
 
     def state(self) -> State:
         """The runtime's state; on a public host without the paths and reasons that only its owner should read."""
@@ -78,17 +93,25 @@ class Services:
     def measure_layouts(self, model: str) -> Iterator[str]:
         """Measure both layouts, while all answers pause; yields what is being done. Raises BadInput or EngineError."""
         self._owner_only()
-        told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(self._measure, resolve(model), lambda progress: told.put(progress.text))
-            done.add_done_callback(lambda _: told.put(None))
-            while (text := told.get()) is not None:
-                yield text
-            done.result()
+        yield from (progress.text for progress in _told(lambda report: self._measure(resolve(model), report)))
 
     def _measure(self, spec: ModelSpec, report: Report) -> None:
         with self.runtime.alone():
             layout_figures.measured(spec, report)
+
+    def fetch_answers(self) -> Iterator[Progress]:
+        """Fetch the published answers, which somebody asked for. Raises BadInput on a public host, or EngineError."""
+        if self.read_only:
+            raise BadInput("On this public host only its owner can fetch the published answers. Run the app on your own machine for it.")
+        return _told(published.fetch)
+
+    def duel(self, sides: Sequence[Side], names: tuple[str, str], questions: Sequence[Question], stop: Stop) -> Iterator[Progress | Deck]:
+        """Two models of this host answer the same questions, as `answering.duel`. Raises BadInput on a public host."""
+        if self.read_only:
+            raise BadInput("Duels are for a host of your own. Run the app on your own machine for them.")
+        with self.pair.lent([side.model for side in sides]) as runtimes:
+            chats = [functools.partial(_chat, runtime, side.blend, stop) for runtime, side in zip(runtimes, sides, strict=True)]
+            yield from answering.duel(chats, names, questions, DUEL, stop)
 
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""
@@ -176,6 +199,21 @@ class Services:
         """The adapter that the loaded model came with."""
         wanted = self.runtime.wanted_adapter or NO_ADAPTER
         return public_name(wanted) if self.read_only else wanted
+
+
+def _chat(runtime: Runtime, blend: Blend, stop: Stop, conversation: Conversation, settings: ChatSettings) -> Iterator[Event]:
+    return runtime.chat(conversation, settings, blend, stop, cold=True)
+
+
+def _told(work: Callable[[Report], None]) -> Iterator[Progress]:
+    """Do what takes long in a thread, and give its progress as it comes. What it raises is raised at the end."""
+    told: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work, told.put)
+        done.add_done_callback(lambda _: told.put(None))
+        while (progress := told.get()) is not None:
+            yield progress
+        done.result()
 
 
 def _short(spec: ModelSpec, machine: hardware.Machine) -> str:

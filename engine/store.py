@@ -27,7 +27,39 @@ def _thumbs(database: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_thumbs]
+def _game(database: sqlite3.Connection) -> None:
+    database.execute(
+        "CREATE TABLE games (game TEXT PRIMARY KEY, session TEXT NOT NULL, player TEXT NOT NULL, deck TEXT NOT NULL, found TEXT NOT NULL,"
+        " other TEXT NOT NULL, seed INTEGER NOT NULL, length INTEGER NOT NULL, mode TEXT NOT NULL, catches INTEGER NOT NULL,"
+        " plan TEXT NOT NULL, replay TEXT NOT NULL, began REAL NOT NULL) WITHOUT ROWID"
+    )
+    database.execute("CREATE INDEX games_of_session ON games (session, began)")
+    database.execute(
+        "CREATE TABLE rounds (round TEXT PRIMARY KEY, game TEXT NOT NULL, number INTEGER NOT NULL, question TEXT NOT NULL,"
+        " asked TEXT NOT NULL, left TEXT NOT NULL, right TEXT NOT NULL, dealt REAL NOT NULL, seen INTEGER NOT NULL,"
+        " skipped INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    database.execute("CREATE INDEX rounds_of_game ON rounds (game, number)")
+    database.execute(
+        "CREATE TABLE guesses (round TEXT NOT NULL UNIQUE, session TEXT NOT NULL, game TEXT NOT NULL, player TEXT NOT NULL,"
+        " deck TEXT NOT NULL, found TEXT NOT NULL, seed INTEGER NOT NULL, question_id TEXT NOT NULL, asked TEXT NOT NULL, category TEXT NOT NULL,"
+        " left TEXT NOT NULL, right TEXT NOT NULL, guess TEXT NOT NULL, confidence INTEGER NOT NULL, preference TEXT NOT NULL,"
+        " left_length INTEGER NOT NULL, right_length INTEGER NOT NULL, milliseconds INTEGER NOT NULL, mode TEXT NOT NULL, leak_flags TEXT NOT NULL, time REAL NOT NULL,"
+        " schema_version INTEGER NOT NULL)"
+    )
+    database.execute("CREATE INDEX guesses_of_game ON guesses (game)")
+    database.execute("CREATE TABLE sent (place TEXT NOT NULL, round TEXT NOT NULL, PRIMARY KEY (place, round)) WITHOUT ROWID")
+
+
+# Recorded by name: append, never rename.
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_thumbs, _game]
+
+
+def check_room(database: sqlite3.Connection) -> None:
+    """Raises BadInput where the database is as large as it may become."""
+    pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if pages * size >= MAX_BYTES:
+        raise BadInput("This host keeps no more verdicts and games: its store is full.")
 
 
 class Store:
@@ -37,8 +69,9 @@ class Store:
         self._migrated = False
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        """A transaction. Raises EngineError that names the file where it cannot be read or written."""
+    def opened(self, reading: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction, one that waits for no writer where it only reads; rows are known by their columns' names. Raises
+        EngineError that names the file where it cannot be read or written."""
         path = paths.home() / "playground.db"
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
@@ -46,7 +79,8 @@ class Store:
                     database.execute("PRAGMA journal_mode=WAL")
                     self._migrate(database)
                     self._migrated = True
-                database.execute("BEGIN IMMEDIATE")
+                database.row_factory = sqlite3.Row
+                database.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
                 with database:
                     yield database
         except sqlite3.Error as error:
@@ -67,13 +101,11 @@ class Store:
         or before the thumb itself: the same thumb without one leaves the reason that is there. Raises BadInput."""
         reason = checked_text(reason, "The reason", MAX_REASON_CHARS).strip()
         answer = thread.thumbed(turn_id, thumb).turn(turn_id)
-        with self._opened() as database:
+        with self.opened() as database:
             if not thumb:
                 database.execute("DELETE FROM thumbs WHERE thread = ? AND turn = ?", (thread.id, turn_id))
                 return
-            pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-            if pages * size >= MAX_BYTES:
-                raise BadInput("This host keeps no more verdicts: its store is full.")
+            check_room(database)
             facts = answer.facts.model_dump_json() if answer.facts else "{}"
             question = thread.turn(answer.parent).text
             database.execute(
@@ -86,7 +118,6 @@ class Store:
 
     def thumbs(self) -> list[dict]:
         """All verdicts, oldest first: time (seconds since 1970), thumb (1 or -1), reason, question, answer, system, facts."""
-        with self._opened() as database:
-            database.row_factory = sqlite3.Row
+        with self.opened() as database:
             rows = database.execute("SELECT time, thumb, reason, question, answer, system, facts FROM thumbs ORDER BY time").fetchall()
         return [{**dict(row), "facts": json.loads(row["facts"])} for row in rows]

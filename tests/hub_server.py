@@ -1,5 +1,6 @@
 """A local stand-in for the Hub: serves folders as repositories to the real client, and misbehaves on demand."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -17,7 +18,8 @@ class HubServer:
     """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
     `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token.
     `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
-    `requests` records (method, path, authorization), `ranges` the first bytes that were asked for."""
+    `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts of files that
+    were sent to data sets, by name."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class HubServer:
         self.datasets = datasets or {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.ranges: list[int] = []
+        self.committed: dict[str, str] = {}
         self._closing = threading.Event()
         hub = self
 
@@ -78,6 +81,9 @@ class HubServer:
         served = [("models", repo, f"/{repo}", folder) for repo, folder in self.repos.items()]
         served += [("datasets", repo, f"/datasets/{repo}", folder) for repo, folder in self.datasets.items()]
         for kind, repo, root, folder in served:
+            if request.command == "POST" and path.startswith((f"/api/{kind}/{repo}/preupload/", f"/api/{kind}/{repo}/commit/")):
+                answer = self._committed(request, f"{self.url}{root}", path.split("/")[5])
+                return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             if path.startswith(f"/api/{kind}/{repo}"):
                 if self.gated and not request.headers.get("authorization"):
                     return self._send(request, 401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}, body)
@@ -87,6 +93,16 @@ class HubServer:
             if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
                 return self._file(request, folder / path.removeprefix(prefix), body)
         self._send(request, 404, b"{}", {"X-Error-Code": "EntryNotFound" if "/resolve/" in path else "RepoNotFound"}, body)
+
+    def _committed(self, request: BaseHTTPRequestHandler, address: str, step: str) -> dict:
+        """Both steps of a commit: how each file is to be sent, and the files."""
+        sent = request.rfile.read(int(request.headers["content-length"])).decode()
+        if step == "preupload":
+            return {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(sent)["files"]]}
+        for line in map(json.loads, sent.splitlines()):
+            if line["key"] == "file":
+                self.committed[line["value"]["path"]] = base64.b64decode(line["value"]["content"]).decode()
+        return {"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT, "hookOutput": "", "success": True}
 
     def _listing(self, request: BaseHTTPRequestHandler, question: str, repo: str, folder: Path) -> dict | list:
         """What is asked of a repository: all about it, a folder's files, or the files named in the request's body."""

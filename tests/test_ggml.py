@@ -267,6 +267,7 @@ def test_types_that_are_not_as_they_were_are_refused(read, file, name, kind, wor
         read(content)
 
 
+@pytest.mark.long
 def test_every_cut_is_noticed(tmp_path, file):
     size = file.stat().st_size
     copy = shutil.copy(file, tmp_path / "model.bin")

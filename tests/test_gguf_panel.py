@@ -93,6 +93,7 @@ def test_layouts_are_offered_for_what_llama_cpp_runs(home, tiny_gguf, monkeypatc
         next(Services(Runtime(), read_only=True).measure_layouts("starter"))
 
 
+@pytest.mark.long
 def test_the_faster_layout_is_loaded_measured_and_left_again(home, tmp_path):
     file = builders.Llama("Q8_0", hidden=256).gguf(tmp_path / "model.gguf")
     runtime = Runtime()

@@ -40,6 +40,7 @@ def test_the_command_says_all_that_the_contract_asks_for(tiny, rows, run_engine)
     assert (document["prompt_format"], document["max_length"], document["unit"]) == ("chat", 60, "line")
 
 
+@pytest.mark.long
 def test_for_people_it_shows_a_row_as_it_trains(tiny, rows, run_engine):
     done = run_engine("inspect-data", str(rows), "--model", str(tiny))
     assert done.returncode == 0 and "alpaca: the rows have the fields instruction and output" in done.stdout
@@ -47,6 +48,7 @@ def test_for_people_it_shows_a_row_as_it_trains(tiny, rows, run_engine):
     assert "### Human: Count to 1 ### Assistant:⟦ one two <end>⟧" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -64,6 +66,7 @@ def test_bad_options_end_with_one_clear_line(options, words, tiny, rows, run_eng
     assert re.search(words, done.stderr.strip().splitlines()[-1]), done.stderr
 
 
+@pytest.mark.long
 def test_columns_may_be_named(tiny, tmp_path, run_engine):
     path = tmp_path / "rows.csv"
     path.write_text("frage;antwort\nWie geht's?;Gut.\nUnd dir?;Auch.\n", encoding="utf-8")

@@ -287,6 +287,7 @@ BAD = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", BAD)
 def test_bad_commands_end_with_one_clear_line(case, run_engine):
     arguments, message = BAD[case]

@@ -17,13 +17,33 @@ def _tracked() -> list[str]:
     return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-@pytest.mark.parametrize("module", ENGINE)
-def test_engine_module_imports_no_gradio_and_torch_for_training_only(module):
-    module = module.removesuffix(".__init__")
-    code = f"import sys, {module}; print([name for name in ('gradio', 'torch', 'transformers') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+IMPORTS = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    print(module, *(name for name in ("gradio", "torch", "transformers", "sklearn", "scipy", "matplotlib") if name in sys.modules))
+"""
+
+
+def _imported(modules: list[str]) -> list[str]:
+    """Modules imported one after the other in a fresh process, each with what of the heavy libraries is loaded after it."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *modules], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == ("['torch']" if module in TRAINING else "[]")
+    return done.stdout.splitlines()
+
+
+def test_the_engine_imports_no_gradio_and_torch_for_training_only():
+    modules = [name.removesuffix(".__init__") for name in ENGINE]
+    light = [name for name in modules if name not in TRAINING]
+    assert _imported(light) == light
+    assert _imported(sorted(TRAINING)) == [f"{name} torch" for name in sorted(TRAINING)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module", ENGINE)
+def test_every_module_can_be_imported_first(module):
+    """Two that import each other may go well in one order only."""
+    _imported([module.removesuffix(".__init__")])
 
 
 def test_readme_maps_every_source_file_and_no_other():

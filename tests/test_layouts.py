@@ -216,6 +216,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
         layouts.relay(source, tmp_path / "faster", lambda event: None)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_model(tmp_path):
     def peak(hidden: int, layers: int) -> int:
         source = Llama("Q8_0", hidden=hidden, layers=layers).gguf(tmp_path / f"{hidden}-{layers}.gguf")

@@ -70,6 +70,7 @@ def test_greedy_answers_are_those_of_transformers(backend, tiny_gguf):
         assert answer(backend, chat=BRIEF, conversation=conversation) == answer(theirs, chat=BRIEF, conversation=conversation)
 
 
+@pytest.mark.long
 def test_the_command_line_prints_the_same_answer_with_each_backend(tiny_gguf, run_engine):
     said = [
         run_engine("chat", "--model", model, *options, "--temperature", "0", "--max-new-tokens", "10", "Hi").stdout

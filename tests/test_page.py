@@ -194,7 +194,12 @@ def test_every_action_is_a_named_endpoint(page):
     conversation = {"/chat", "/retry", "/edit", "/continue", "/undo", "/branch", "/thumb", "/stop", "/clear", "/example", "/system_preset"}
     library = {"/new", "/open", "/rename", "/delete", "/search", "/save", "/restore", "/export_json", "/export_markdown", "/import"}
     comparison = {"/compare", "/compare_from_chat", "/stop_comparing", "/swap_sides", "/keep_side", "/new_comparison"}
-    assert named == conversation | library | comparison | {
+    game = {
+        f"/game{name}"
+        for name in ("", "_resume", "_begin", "_guess", "_skip", "_next", "_card", "_fetch", "_add", "_replay", "_duel", "_stop")
+    }
+    ratings = {"/rate_systems", "/one_order", "/many_orders", "/audit"}
+    assert named == conversation | library | comparison | game | ratings | {
         "/restore_comparison",
         "/unload_second",
         "/load_model",

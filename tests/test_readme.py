@@ -13,12 +13,13 @@ import urllib.request
 import builders
 import pytest
 import training
-from conftest import ROOT
+from conftest import ROOT, SHARED, shared
 from pages import Page
 
 from engine import recipe, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.events import Step
+from engine.game import answer_files, starter_pack
 from engine.presets import PRESETS
 from engine.runs import Run
 
@@ -128,6 +129,24 @@ def test_the_recipe_is_one_and_every_preset_is_named():
     listed = README[README.index("Presets:") : README.index("A recipe of your own")]
     assert set(re.findall(r"`([\w.-]+)`", listed)) == set(PRESETS)
     assert shlex.split(command("mini"))[-1] in PRESETS
+
+
+@pytest.mark.long
+def test_the_answer_command_makes_a_file_that_the_game_reads(starter, tmp_path):
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text("".join(line + "\n" for line in starter_pack.QUESTIONS.read_text().splitlines()[:2]))
+    out = tmp_path / "mini.jsonl"
+    text = command("answer").replace("engine/game/starter_pack/questions.jsonl", str(asked)).replace("mini.jsonl", str(out))
+    done = shell(text.replace("--max-new-tokens 200", "--max-new-tokens 8"))
+    assert done.returncode == 0 and "2 answers" in done.stdout, done.stderr
+    made = answer_files.read(out)
+    assert made.system == "Guanaco mini" and list(made.answers) == ["1", "2"]
+
+
+@shared
+def test_the_elo_command_rates_a_folder():
+    done = shell(command("elo").replace("ratings/vicuna/pairwise", str(SHARED / "qlora/eval/ratings-gpt4/vicuna/pairwise")))
+    assert done.returncode == 0 and done.stdout.splitlines()[2].startswith("GPT-4"), done.stderr
 
 
 @pytest.mark.long

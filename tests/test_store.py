@@ -54,7 +54,7 @@ def test_migrations_run_once_each_and_are_recorded(home, monkeypatch):
     assert len(Store().thumbs()) == 1
     Store().thumbs()
     with sqlite3.connect(home / "playground.db") as database:
-        assert [name for (name,) in database.execute("SELECT name FROM migrations ORDER BY time")] == ["_thumbs", "_more"]
+        assert [name for (name,) in database.execute("SELECT name FROM migrations ORDER BY time")] == ["_thumbs", "_game", "_more"]
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 

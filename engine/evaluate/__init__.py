@@ -1,0 +1,1 @@
+"""Who answers better: ratings from pairwise judgements (Elo, Bradley-Terry), relative scores, and the published figures."""

@@ -1,0 +1,177 @@
+"""Answers that come in: both schemas, decks of them, what is no such file, and the published set (faults, rows 11 and 33)."""
+
+import functools
+import http.server
+import shutil
+import threading
+
+import playing
+import pytest
+from conftest import SHARED, shared
+from playing import written
+
+from engine import paths
+from engine.errors import BadInput, EngineError
+from engine.game import answer_files, decks, published, starter_pack
+from engine.game.shelf import Shelf
+
+ONE = [{"answer_id": "x", "model_id": "gpt-3.5-turbo:20230327", "question_id": number, "text": f"answer {number}"} for number in range(4)]
+TWO = [
+    {
+        "question_id": number,
+        "text": f"Question {number}?",
+        "category": "math",
+        "prompt": "p",
+        "generation": "g ### Human: more",
+        "generation_truncated": "g",
+    }
+    for number in range(1, 6)
+]
+QUESTIONS = [{"question_id": number, "text": f"Question {number}?", "category": "math"} for number in range(9)]
+
+
+def test_both_schemas_make_one_deck(tmp_path):
+    first = answer_files.read(written(tmp_path / "a.jsonl", ONE))
+    second = answer_files.read(written(tmp_path / "65b-guanaco.jsonl", TWO))
+    assert (first.system, second.system) == ("ChatGPT", "Guanaco-65B") and first.questions == {} and second.answers["1"] == "g"
+    deck, notes = decks.of_files(first, second, None, "t", "a")
+    assert [question.id for question in deck.questions] == ["1", "2", "3"] and deck.categories == {"math": 3}
+    assert notes == ["3 questions are left out: answered in only one of the files."]
+    assert "Human" not in str(deck) and deck.id == decks.of_files(first, second, None, "other title", "b")[0].id
+
+
+def test_files_without_questions_take_them_from_a_third(tmp_path):
+    first = answer_files.read(written(tmp_path / "a.jsonl", ONE))
+    second = answer_files.read(written(tmp_path / "b.jsonl", [row | {"model_id": "mine", "text": "another"} for row in ONE]))
+    with pytest.raises(BadInput, match="Add a file of questions"):
+        decks.of_files(first, second, None, "t", "a")
+    asked = answer_files.read_questions(written(tmp_path / "q.jsonl", QUESTIONS))
+    assert len(decks.of_files(first, second, asked, "t", "a")[0].questions) == 4
+
+
+def test_files_of_different_questions_or_the_same_answers_are_told(tmp_path):
+    first = answer_files.read(written(tmp_path / "a.jsonl", TWO))
+    other = answer_files.read(written(tmp_path / "b.jsonl", [row | {"text": "Something else?"} for row in TWO]))
+    with pytest.raises(BadInput, match="different questions: 1 is 'Question 1[?]' in one and 'Something else[?]' in another"):
+        decks.of_files(first, other, None, "t", "a")
+    with pytest.raises(BadInput, match="no question here to play: 5 questions are left out: answered alike by both"):
+        decks.of_files(first, first, None, "t", "a")
+    far = answer_files.read(written(tmp_path / "c.jsonl", [ONE[0] | {"question_id": 99}]))
+    with pytest.raises(BadInput, match="no question in common"):
+        decks.of_files(first, far, None, "t", "a")
+
+
+BAD = {
+    "unknown schema": ([{"question_id": 1, "answer": "x"}], "line 1: this is neither of the two schemas"),
+    "no id": ([{"model_id": "m", "text": "x"}], "question_id is missing"),
+    "id of a truth value": ([{"question_id": True, "model_id": "m", "text": "x"}], "question_id is missing"),
+    "twice": ([ONE[1], ONE[1]], "line 2: the question 1 was there before, in line 1"),
+    "null": ([{"question_id": 1, "model_id": "m", "text": None}], "text is missing or no text"),
+    "nothing": ([{"question_id": 1, "model_id": "m", "text": " "}], "holds no answers"),
+    "long": ([{"question_id": 1, "model_id": "m", "text": "x" * 40_001}], "the limit is 40,000"),
+    "many": ([ONE[0] | {"question_id": number} for number in range(2_001)], "more than 2,000 rows"),
+    "long id": ([{"question_id": "x" * 61, "model_id": "m", "text": "x"}], "longer than 60"),
+    "list": ([[1]], "line 1: it is no JSON object"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_answer_file_is_told_by_line(case, tmp_path):
+    made, words = BAD[case]
+    with pytest.raises(BadInput, match=words) as told:
+        answer_files.read(written(tmp_path / "copy.jsonl", made), "theirs.jsonl")
+    assert "theirs.jsonl" in str(told.value) and "copy" not in str(told.value)
+
+
+def test_a_deck_is_kept_and_found_again_and_a_damaged_one_hides_no_other(home):
+    deck, shelf = playing.deck(), Shelf()
+    shelf.add(deck)
+    (paths.decks() / "damaged.json").write_text("{")
+    assert Shelf().find(deck.id) == deck and deck in Shelf().decks()
+
+
+def test_the_starter_pack_is_our_own_and_whole():
+    deck = starter_pack.deck()
+    assert len(deck.questions) >= 40 and len(deck.categories) == 9 and deck.systems == ("Guanaco mini", "the bare starter")
+    assert all(len(found) == len(other) == 2 for found, other in deck.answers.values())
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The published files over HTTP, from a copy that a test may spoil."""
+    folder = tmp_path / "published"
+    shutil.copytree(SHARED / "qlora/eval", folder / "eval", copy_function=shutil.copyfile)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments) -> None:
+            pass
+
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    monkeypatch.setenv("GUANACO_ANSWERS", f"http://127.0.0.1:{served.server_port}")
+    yield folder
+    served.shutdown()
+    served.server_close()
+
+
+@shared
+def test_the_published_pair_is_fetched_once_and_played_as_the_original(server, home):
+    assert not published.available() and starter_pack.deck().id in {deck.id for deck in Shelf().decks()}
+    with pytest.raises(BadInput, match="not on this machine.*Blind game tab"):
+        published.deck()
+    told = []
+    published.fetch(told.append)
+    shutil.rmtree(server)
+    assert published.available() and told[-1].fraction == pytest.approx(1.0)
+    deck = published.deck()
+    assert deck.systems == ("ChatGPT", "Guanaco-65B") and len(deck.questions) == 80 and deck.public
+    assert {name: sum(each.category == name for each in deck.questions) for name in ("generic", "coding", "math")} == {
+        "generic": 10,
+        "coding": 7,
+        "math": 3,
+    }
+    assert all(len(each) == 2 and each[0].first != each[1].first for each in deck.verdicts.values()) and len(deck.verdicts) == 80
+    assert not any("### Human:" in text for both in deck.answers.values() for (text,) in both)
+    assert [each.systems[1] for each in Shelf().decks()[:4]] == ["Guanaco-65B", "Guanaco-33B", "Guanaco-13B", "Guanaco-7B"]
+
+
+@shared
+@pytest.mark.parametrize(
+    "fault, words", [("flip", "gave another .* SHA-256"), ("cut", "SHA-256"), ("longer", "SHA-256"), ("missing", "answered 404")]
+)
+def test_what_is_not_the_published_file_is_refused_and_nothing_kept(fault, words, server, home):
+    path = server / "eval/generations/vicuna/answer_gpt35.jsonl"
+    data = bytearray(path.read_bytes())
+    if fault == "missing":
+        path.unlink()
+    else:
+        data[100] ^= 1
+        path.write_bytes({"flip": data, "cut": data[:-1], "longer": data + b" "}[fault])
+    with pytest.raises(EngineError, match=words):
+        published.fetch(lambda progress: None)
+    assert not published.available() and not any((home / "published").rglob("*.jsonl"))
+
+
+def test_an_address_that_does_not_answer_is_told(monkeypatch, home):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    with pytest.raises(EngineError, match="cannot be reached.*starter pack"):
+        published.fetch(lambda progress: None)
+
+
+@shared
+def test_a_folder_is_read_where_it_is_and_checked(server, monkeypatch, home):
+    monkeypatch.setenv("GUANACO_ANSWERS", str(server))
+    assert published.available() and published.deck(other="Guanaco-7B").systems[1] == "Guanaco-7B"
+    path = server / "eval/generations/vicuna/answer_gpt35.jsonl"
+    path.write_text(path.read_text().replace("Here", "There", 1))
+    with pytest.raises(BadInput, match="not the published file"):
+        published.deck()
+    assert starter_pack.deck().id in {deck.id for deck in Shelf().decks()}
+    assert not (home / "published").exists()
+
+
+@shared
+def test_ratings_come_with_the_lengths_of_the_answers(server, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", str(server))
+    found = published.ratings()
+    assert len(found) == len(found.longer) == 4480 and abs(found.longer.sum()) < 1e-6  # both orders of every pair

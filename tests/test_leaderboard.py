@@ -1,0 +1,93 @@
+"""The tab of ratings: published judgements and this app's players, drawn and explained, with nothing on disk and with all of it."""
+
+import browser
+import numpy
+import playing
+import pytest
+from conftest import SHARED, shared
+from pages import Page
+from playing import FOUND, OTHER
+
+from engine import pictures
+from engine.backends.scripted import ScriptedBackend
+from engine.errors import BadInput
+from engine.evaluate import elo, leaderboards, matches
+
+
+@pytest.fixture
+def served():
+    page = Page(ScriptedBackend())
+    yield page
+    page.close()
+
+
+def test_players_are_rated_by_finished_games_and_systems_by_every_preference(home):
+    deck = playing.deck(30)
+    table = playing.game(deck)
+    for player, session, right, preference in (("Ana", "a" * 20, 9, "left"), ("Ben", "b" * 20, 4, "tie"), ("", "c" * 20, 10, "both bad")):
+        playing.play(table, playing.begun(table, deck, session, player=player), right, session, preference=preference)
+    unfinished = playing.begun(table, deck, "d" * 20, player="Early")
+    dealt = table.deal("d" * 20, unfinished)
+    table.guess("d" * 20, dealt.round, playing.side_of(table, dealt.round), 99, "right")
+    guesses = table.records.guesses()
+    players = leaderboards.players(guesses)
+    shown = [(each.name, each.right.k, each.right.n, each.games) for each in players]
+    assert shown == [("Ana", 9, 10, 1), ("Early", 1, 1, 1), ("Ben", 4, 10, 1)]
+    found = leaderboards.votes(guesses)
+    assert len(found) == 31 and set(found.systems) == {FOUND, OTHER} and (abs(found.longer) > 1).all()
+    (board,) = leaderboards.rated(found, "bt", position=True, length=True)
+    assert "Standing first" in " ".join(board.notes) and "twice as long" in " ".join(board.notes)
+    alike = [(str(number), "a", "b", 1.0) for number in range(20)]
+    (board,) = leaderboards.rated(matches.of_rows(alike), "bt")
+    assert board.names[0] == "a" and numpy.isnan(board.low).all() and numpy.isnan(board.high).all()
+    apart = leaderboards.rated(matches.of_rows([*alike, ("1", "c", "d", 0.5)]), "bt")
+    assert [set(each.names) for each in apart] == [{"a", "b"}, {"c", "d"}]
+    with pytest.raises(BadInput, match="Nobody has played"):
+        leaderboards.votes([])
+
+
+def test_without_the_published_files_the_tab_says_what_to_do(served, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    client = served.client()
+    for arguments, name in ((["published", "bt", False, False], "/rate_systems"), (["published"], "/one_order"), ([], "/audit")):
+        with pytest.raises(Exception, match="Blind game tab has a button"):
+            client.predict(*arguments, api_name=name)
+    with pytest.raises(Exception, match="Nobody has played here yet"):
+        client.predict("votes", "bt", False, False, api_name="/rate_systems")
+    with pytest.raises(Exception, match="needs points"):
+        client.predict("votes", "relative", False, False, api_name="/rate_systems")
+
+
+def test_odd_names_of_systems_are_drawn_as_they_are(served):
+    """A name may look like mathematics to the library that draws."""
+    found = matches.of_rows([(str(number), "$\\frac$", "_low", float(number % 2)) for number in range(20)])
+    for figure in (pictures.order(found.systems, elo.one_order(found, 0)), pictures.ratings(found.systems, [1, 2], [0, 1], [2, 3])):
+        pictures._png(figure)
+    assert len(pictures.order(found.systems, elo.one_order(found, 0)).axes[0].get_legend().get_texts()) == 2
+
+
+@shared
+@pytest.mark.long
+@browser.needs_chromium
+def test_the_published_ratings_are_drawn_explained_and_audited(served, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", str(SHARED / "qlora"))
+    with browser.opened(served.url) as page:
+        page.get_by_role("tab", name="Leaderboard").click()
+        page.wait_for_selector("#ratings table")  # at once, as it opens
+        shown = page.inner_text("#ratings")
+        assert "Guanaco-65B" in shown and "1176 (#1)" in shown and "4,480 judgements on 80 questions" in shown
+        page.wait_for_selector("#rating-plot img")
+        page.check("#rate-position input")
+        page.wait_for_selector("#ratings >> text=Standing first is worth +1")
+        page.get_by_label("Elo, as in the paper").check()
+        page.wait_for_selector("#ratings >> text=random orders; its own error")
+        page.get_by_label("Percent of ChatGPT").check()
+        page.wait_for_selector("#ratings >> text=99.3%")
+        page.click("#one-order")
+        page.wait_for_selector("#order-text >> text=One order of 500 matches")
+        page.click("#many-orders")
+        page.wait_for_selector("#order-text >> text=The mean over 10,000 orders")
+        page.click("#audit")
+        page.wait_for_selector("#order-text table")
+        assert "Guanaco-7B, percent of ChatGPT" in page.inner_text("#order-text")
+        assert not page.errors and not page.outside
