@@ -1,4 +1,5 @@
-"""`python -m engine answer`: a model answers a file of questions, for the blind game. `votes`: the guesses that were made, out and in."""
+"""The blind game in the terminal. `answer`: a model answers a file of questions; `fetch-answers`: the published ones; `votes`: the guesses
+that were made, out and in."""
 
 import functools
 import json
@@ -14,7 +15,7 @@ from engine.blend import Blend
 from engine.chat import stream
 from engine.errors import EngineError
 from engine.events import Progress
-from engine.game import answer_files, answering, records
+from engine.game import answer_files, answering, published, records
 from engine.game.records import Records
 from engine.settings import ChatSettings, LoadSettings
 from engine.store import Store
@@ -50,6 +51,13 @@ def answer(
     finally:
         backend.close()
     print(f"{count} answers are in {out}.")
+
+
+def fetch_answers() -> None:
+    """Fetch the published answers and ratings for the blind game and the leaderboard; it says from where and how much."""
+    print(f"{published.source()}: {published.size() / 1e6:.1f} MB", file=sys.stderr)
+    published.fetch(_told)
+    print("The published answers can be played.")
 
 
 def votes(

@@ -22,6 +22,17 @@ def chat(page, text: str) -> None:
     page.wait_for_selector("#chats .current", state="attached")
 
 
+def game(page) -> None:
+    """A round of the starter pack, whose texts are this project's own, with a guess made but not revealed."""
+    page.get_by_role("tab", name="Blind game").click()
+    page.wait_for_selector("#game .setup")
+    page.get_by_text("Guanaco mini or the bare starter?").click()
+    page.click("#game .begin")
+    page.wait_for_selector("#game .round")
+    for key in ("a", "3"):
+        page.keyboard.press(key)
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with app(GUANACO_HOME=os.environ["GUANACO_HOME"]) as url:
@@ -40,6 +51,9 @@ def main() -> None:
             page.wait_for_function("document.querySelector('#conversation .live .body')?.innerText.length > 150", timeout=120_000)
             page.screenshot(path=FOLDER / "dark.png")
             page.click("#stop")
+        with browser.opened(url, 1280, 860) as page:
+            game(page)
+            page.screenshot(path=FOLDER / "game.png")
         with browser.opened(url, 390, 844) as page:
             chat(page, QUESTION)
             page.screenshot(path=FOLDER / "phone.png")

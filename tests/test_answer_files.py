@@ -136,6 +136,16 @@ def test_the_published_pair_is_fetched_once_and_played_as_the_original(server, h
 
 
 @shared
+def test_the_owner_of_a_public_host_fetches_them_in_the_terminal(server, home, run_engine):
+    done = run_engine("fetch-answers")
+    assert done.returncode == 0 and "12.6 MB" in done.stderr and "can be played" in done.stdout, done.stderr
+    assert published.available()
+    (server / "eval/prompts/vicuna_questions.jsonl").write_text("{}")
+    refused = run_engine("fetch-answers", GUANACO_HOME=str(home / "other"))
+    assert refused.returncode == 1 and "SHA-256 differs" in refused.stderr.splitlines()[-1]
+
+
+@shared
 @pytest.mark.parametrize(
     "fault, words", [("flip", "gave another .* SHA-256"), ("cut", "SHA-256"), ("longer", "SHA-256"), ("missing", "answered 404")]
 )

@@ -174,7 +174,7 @@ class Tables:
         if not published.available() and not services.read_only:
             fetch = (
                 f"The original game plays ChatGPT's and Guanaco's published answers to the 80 Vicuna questions. They can be fetched from "
-                f"{published.source()}: {published.size() / 1e6:.0f} MB with GPT-4's ratings, kept on this machine only."
+                f"{published.source()}: {published.size() / 1e6:.1f} MB with GPT-4's ratings, kept on this machine only."
             )
         shelf = services.shelf.decks()
         duel = (
