@@ -127,6 +127,31 @@ def test_a_game_goes_on_after_a_reload_and_skips_and_ends_early(served):
 
 @pytest.mark.long
 @browser.needs_chromium
+def test_what_fails_says_so_and_leaves_the_way_open(served, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    with browser.opened(served.url) as page:
+        page.evaluate("localStorage.setItem('guanaco-game', 'odd')")  # nothing this app gave
+        page.get_by_role("tab", name="Blind game").click()
+        page.click("#game [data-act=fetch]")
+        page.wait_for_selector("text=cannot be reached")
+        page.wait_for_selector("#game .begin")
+        page.click("#game .more >> nth=-1")
+        rows = "\n".join(json.dumps({"question_id": number, "text": "q", "generation_truncated": "a"}) for number in range(3))
+        bad = {
+            "a.jsonl is not UTF-8": b"\xff\xfe",
+            "b.jsonl has 2,000,001 bytes": b"x" * 2_000_001,
+            "c.jsonl, line 1: it is not JSON": b"{",
+        }
+        for words, data in bad.items():
+            page.set_input_files("#game input[name=first]", {"name": words[:7], "mimeType": "text/plain", "buffer": data})
+            page.set_input_files("#game input[name=second]", {"name": "d.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
+            page.click("#game form[data-form=add] button")
+            page.wait_for_selector(f"text={words}")
+        assert not page.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
 def test_hostile_answers_names_and_questions_stay_text(served):
     questions = tuple(Question(str(number), f"{number} {HOSTILE}", HOSTILE[:40]) for number in range(10))
     answers = {each.id: ((f"{each.id} {HOSTILE}",), (f"{each.id} other {HOSTILE}",)) for each in questions}

@@ -85,7 +85,10 @@ class Tables:
 
     def open(self, session: str) -> dict:
         with form.explained():
-            return self._setup(session)
+            try:
+                return self._setup(session)
+            except BadInput:  # what a browser kept is no secret of ours
+                return self._setup("")
 
     def resume(self, session: str) -> dict:
         with form.explained():

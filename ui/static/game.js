@@ -23,7 +23,10 @@ const act = (name, action = {}) => {
   window.guanacoAction = { session, ...action };
   trigger(name);
 };
-window.guanacoGameDone = () => { busy = false; };
+window.guanacoGameDone = () => {
+  busy = false;
+  if (board.dataset.phase === "working") act("open_game");  // it failed: the message says why, and the way goes on
+};
 
 const find = (selector) => board.querySelector(selector);
 const game = () => find("[data-game]")?.dataset.game || "";
