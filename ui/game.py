@@ -48,8 +48,8 @@ def tab(services: Services) -> None:
 
     def wire(event: str, function, inputs: list, *names: str, **how) -> None:
         done = getattr(view, event)(function, inputs, view, js=assets.taking("session", *names), **(form.QUICK | how))
-        for ended in (done.success, done.failure):
-            ended(None, None, None, js="() => window.guanacoGameDone()", api_visibility="private", show_progress="hidden")
+        for ended, failed in ((done.success, "false"), (done.failure, "true")):
+            ended(None, None, None, js=f"() => window.guanacoGameDone({failed})", api_visibility="private", show_progress="hidden")
 
     wire("open_game", tables.open, [session], api_name="game")
     wire("resume_game", tables.resume, [session], api_name="game_resume", **CARDS)

@@ -23,9 +23,9 @@ const act = (name, action = {}) => {
   window.guanacoAction = { session, ...action };
   trigger(name);
 };
-window.guanacoGameDone = () => {
+window.guanacoGameDone = (failed) => {
   busy = false;
-  if (board.dataset.phase === "working") act("open_game");  // it failed: the message says why, and the way goes on
+  if (failed && board.dataset.phase === "working") act("open_game");  // the message says why, and the way goes on
 };
 
 const find = (selector) => board.querySelector(selector);
