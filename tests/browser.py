@@ -79,6 +79,18 @@ def ask(page, text: str) -> None:
     page.wait_for_selector("#chats .current", state="attached")
 
 
+def set_slider(page, label: str, value: str) -> None:
+    """Type a slider's value; again, as a person would, where the page was not ready to take it: then the slider does not follow."""
+    follows = "([label, value]) => document.querySelector(`input[aria-label='range slider for ${label}']`)?.value === value"
+    for _ in range(5):
+        page.get_by_label(f"number input for {label}").fill(value)
+        page.keyboard.press("Tab")
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_function(follows, arg=[label, value], timeout=5_000)
+            return
+    raise AssertionError("the value was not taken")
+
+
 def clear(page) -> None:
     """Press Clear, and again to say that it is meant; nothing where nothing was said."""
     if not page.locator("#conversation .message").count():

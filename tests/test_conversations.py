@@ -47,13 +47,11 @@ def test_edit_branch_undo_and_copy(served):
 def test_a_cut_answer_is_continued_with_the_settings_as_they_are_now(served):
     with browser.opened(served.url) as page:
         page.click("text=Sampling")
-        page.get_by_label("number input for Longest answer").fill("2")
-        page.keyboard.press("Tab")
+        browser.set_slider(page, "Longest answer", "2")
         browser.ask(page, "Count")
         browser.wait_facts(page, "cut at the longest answer")
         assert browser.said(page) == ["Count", "one two"]
-        page.get_by_label("number input for Longest answer").fill("100")
-        page.keyboard.press("Tab")
+        browser.set_slider(page, "Longest answer", "100")
         browser.act(page, "Continue this answer")
         browser.wait_facts(page, "ended by itself")
         assert browser.said(page) == ["Count", "one twoone two three"]
