@@ -136,6 +136,7 @@ def test_the_published_pair_is_fetched_once_and_played_as_the_original(server, h
 
 
 @shared
+@pytest.mark.long
 def test_the_owner_of_a_public_host_fetches_them_in_the_terminal(server, home, run_engine):
     done = run_engine("fetch-answers")
     assert done.returncode == 0 and "12.6 MB" in done.stderr and "can be played" in done.stdout, done.stderr

@@ -60,6 +60,7 @@ def test_the_scripted_command_line_imports_no_torch(run_engine):
     assert done.returncode == 0 and " torch\n" not in done.stderr and " gradio\n" not in done.stderr
 
 
+@pytest.mark.long
 def test_thumbs_are_exported_as_json_lines(run_engine):
     Store().thumb(Thread.new().asked("Hi").answered("año", None), 1, -1, "wrong\nword")
     lines = run_engine("thumbs").stdout.splitlines()

@@ -275,6 +275,7 @@ def page():
     made.close()
 
 
+@pytest.mark.long
 def test_comparing_through_the_api(page):
     client = page.client()
     view = client.predict(comparison=None, message="Hello", adapter_b="scripted-x", api_name="/compare")

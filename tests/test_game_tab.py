@@ -214,6 +214,7 @@ def test_a_peeping_client_finds_nothing_before_the_guess(served):
     assert told["correct"] and {told["left"], told["right"]} == {FOUND, OTHER}
 
 
+@pytest.mark.long
 def test_others_rounds_and_odd_values_are_refused_in_words(served):
     deck, client = played(served), served.client()
     begun = client.predict("", deck.id, 10, "fair", [], False, "", api_name="/game_begin")

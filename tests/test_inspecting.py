@@ -28,6 +28,7 @@ def rows(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_the_command_says_all_that_the_contract_asks_for(tiny, rows, run_engine):
     done = run_engine("inspect-data", str(rows), "--model", str(tiny), "--prompt-format", "chat", "--max-length", "60", "--json")
     document = json.loads(done.stdout)

@@ -21,6 +21,7 @@ def served():
     page.close()
 
 
+@pytest.mark.long
 def test_players_are_rated_by_finished_games_and_systems_by_every_preference(home):
     deck = playing.deck(30)
     table = playing.game(deck)

@@ -238,6 +238,7 @@ def test_stop_ends_the_answer_and_shows_its_figures(endless):
     assert endless.backend.produced <= at_stop + 3
 
 
+@pytest.mark.long
 def test_one_visitors_stop_leaves_anothers_answer_alone(endless):
     mine, other = endless.client(), endless.client()
     job = ask(mine, settings=[*DEFAULTS[:4], 200, None])

@@ -102,6 +102,7 @@ def test_a_gpu_changes_nothing():
     assert quantizations.table(SHAPES["13b"], T4) == quantizations.table(SHAPES["13b"], replace(T4, gpus=()))
 
 
+@pytest.mark.long
 def test_the_command_line_prints_them_for_every_llama(run_engine):
     rows = json.loads(run_engine("models", "--quantizations", "--json").stdout)
     assert [(row["model"], row["method"]) for row in rows] == [

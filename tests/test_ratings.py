@@ -57,6 +57,7 @@ def test_bradley_terry_intervals_overlap_and_standing_first_is_worth_a_hundred_p
 
 
 @shared
+@pytest.mark.long
 def test_every_line_of_the_audit_says_what_to_make_of_it():
     lines = audit.lines(matches.read([VICUNA / "pairwise"]), matches.read_scores([VICUNA / "relative-gpt-3.5"]), orders=1_000)
     assert len(lines) > 15 and all(line.note and line.published and line.ours for line in lines)

@@ -81,6 +81,7 @@ def test_the_start_command_serves_a_page(starter_home):
         process.wait(30)
 
 
+@pytest.mark.long
 def test_the_client_example_runs():
     example = re.search(r"<!-- client example -->\n```python\n(.*?)\n```", README, re.DOTALL)[1]
     page = Page(ScriptedBackend(["Lima."], seconds_per_token=0))
@@ -144,6 +145,7 @@ def test_the_answer_command_makes_a_file_that_the_game_reads(starter, tmp_path):
 
 
 @shared
+@pytest.mark.long
 def test_the_elo_command_rates_a_folder():
     done = shell(command("elo").replace("ratings/vicuna/pairwise", str(SHARED / "qlora/eval/ratings-gpt4/vicuna/pairwise")))
     assert done.returncode == 0 and done.stdout.splitlines()[2].startswith("GPT-4"), done.stderr
@@ -157,6 +159,7 @@ def test_the_layouts_command_measures_both(starter):
     assert all("tokens/s" in line and "perplexity" in line for line in lines)
 
 
+@pytest.mark.long
 def test_the_models_command_lists_every_model_of_the_readme():
     done = shell(command("models"))
     assert done.returncode == 0

@@ -24,6 +24,24 @@ from engine.settings import BackendName, ChatSettings, load_settings
 CANARY = "sk-canary-0123456789"
 
 
+def test_a_kept_connection_that_the_server_closes_costs_no_answer():
+    """It answers once on each connection, and closes it when the next request is there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n[]")
+                    connection.recv(65_536)  # the next request, which gets no answer
+
+        threading.Thread(target=serve, daemon=True).start()
+        client = ServerClient(f"http://127.0.0.1:{server.getsockname()[1]}", None, "The server")
+        assert client.get("one") == [] and client.get("two") == []
+        client.close()
+
+
 @pytest.fixture
 def local(tiny_gguf):
     with contextlib.closing(opened(tiny_gguf)) as backend:

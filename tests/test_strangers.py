@@ -95,6 +95,7 @@ def test_invented_turns_are_a_strangers_text(endless):
     assert prompt.startswith("Be brief. ") and prompt.count("### Human:") == 2 and prompt.count("### Assistant:") == 2
 
 
+@pytest.mark.long
 def test_a_flood_is_told_that_the_model_is_busy(endless, monkeypatch):
     monkeypatch.setattr("engine.runtime.MAX_WAITING", 2)
     ask(endless.client(), settings=LONG)
@@ -106,6 +107,7 @@ def test_a_flood_is_told_that_the_model_is_busy(endless, monkeypatch):
         ask(endless.client()).result(timeout=30)
 
 
+@pytest.mark.long
 def test_a_flood_beyond_the_queue_is_refused_and_memory_stays_bounded(monkeypatch):
     monkeypatch.setattr(ui, "MAX_QUEUE", 3)
     monkeypatch.setitem(ui.chat.ANSWERING, "concurrency_limit", 1)

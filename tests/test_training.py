@@ -79,6 +79,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.long
 def test_every_variant_learns_and_resumes_exactly(variant, tiny, rows, tmp_path):
     steps = 4
     sections = {name: dict(section) for name, section in VARIANTS[variant].items()}

@@ -125,6 +125,7 @@ def test_two_answers_in_turns_are_what_each_is_alone(adapted, two_adapters, pair
     assert [[delta for delta in answer if delta] for answer in zip(*steps, strict=True)] == alone
 
 
+@pytest.mark.long
 def test_answers_on_several_threads_are_what_each_is_alone(adapted, two_adapters):
     blends = [Blend.of(two_adapters, scales) for scales in itertools.chain(*PAIRS)]
     alone = [list(begun(adapted, blend, SAMPLED)) for blend in blends]

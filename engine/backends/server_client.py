@@ -10,7 +10,7 @@ import functools
 import json
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import httpx
@@ -53,9 +53,10 @@ class ServerClient:
 
     def _call(self, method: str, path: str, body: dict | None) -> Any:
         async def call() -> Any:
-            response = await self._client.request(method, path, json=body)
-            await self._check(response)
-            return response.json()
+            async with self._sent(method, path, body) as response:
+                await response.aread()
+                await self._check(response)
+                return response.json()
 
         with self._explained():
             return self._start(call()).result()
@@ -96,8 +97,21 @@ class ServerClient:
         finally:
             task.cancel()
 
+    @contextlib.asynccontextmanager
+    async def _sent(self, method: str, path: str, body: dict | None) -> AsyncIterator[httpx.Response]:
+        """Send a request; once more where the connection ended before a byte of the answer came: a server that closes a connection it
+        kept does so without looking whether a request is on its way."""
+        try:
+            response = await self._client.send(self._client.build_request(method, path, json=body), stream=True)
+        except httpx.RemoteProtocolError:
+            response = await self._client.send(self._client.build_request(method, path, json=body), stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
     async def _events(self, path: str, body: dict, put: Callable) -> None:
-        async with self._client.stream("POST", path, json=body) as response:
+        async with self._sent("POST", path, body) as response:
             await self._check(response)
             async for line in response.aiter_lines():
                 if line.startswith("data:") and line != "data: [DONE]":
