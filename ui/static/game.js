@@ -141,6 +141,10 @@ const FORMS = {
 board.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
+  if (button.classList.contains("copy-code")) {
+    navigator.clipboard?.writeText(button.closest(".code").querySelector("pre").textContent).then(() => button.classList.add("done"));
+    return;
+  }
   for (const step of STEPS) if (button.dataset[step] !== undefined) return pick(step, button.dataset[step]);
   if (button.dataset.act) ACTS[button.dataset.act]();
 });
