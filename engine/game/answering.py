@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -68,5 +69,7 @@ def duel(
     files = [AnswerFile(name, each, {}) for name, each in zip(names, found, strict=True)]
     if not (found[0] and found[1]):
         raise BadInput("The duel was stopped before both had answered a question.")
-    deck, _ = decks.of_files(*files, known, f"{names[0]} or {names[1]}?", "A duel of two models of this machine.")
+    deck, _ = decks.of_files(
+        *files, known, f"{names[0]} or {names[1]}?", f"A duel of two models of this machine, {time.strftime('%Y-%m-%d %H:%M')}."
+    )
     yield deck
