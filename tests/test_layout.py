@@ -46,6 +46,15 @@ def test_every_module_can_be_imported_first(module):
     _imported([module.removesuffix(".__init__")])
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tests/benchmarks").glob("*.py") if path.stem != "trl_side"))
+def test_every_benchmark_finds_what_it_imports(name):
+    """They are run by hand, so nothing else would tell."""
+    code = f"import sys; sys.path.insert(0, 'tests/benchmarks'); import {name}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_readme_maps_every_source_file_and_no_other():
     text = (ROOT / "README.md").read_text()
     mapped = set(re.findall(r"^\| `([\w/.-]+\.py)` \|", text, re.MULTILINE))

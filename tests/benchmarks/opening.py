@@ -8,8 +8,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import browser
 import common  # noqa: F401  (finds the project)
+
+# isort: split
+import browser
 from pages import Page
 
 from engine.backends.scripted import ScriptedBackend

@@ -9,8 +9,11 @@ import sys
 import time
 import urllib.request
 
-import builders
 from common import process, wait_page
+
+# isort: split
+import builders
+from pages import BARE
 
 RUNS = 7
 HELLO = "import gradio as gr\ngr.Interface(lambda text: text, 'text', 'text').launch(server_port={port}, quiet=True)\n"
@@ -24,6 +27,7 @@ def page_seconds(command: list[str], port: int) -> float:
 
 def first_token_seconds() -> tuple[float, float]:
     """Seconds to a page and to the first token of the first answer, asked as soon as the page answers."""
+    from engine.guanaco_mini import GUANACO_MINI
     from engine.settings import ChatSettings
 
     port = builders.free_port()
@@ -34,12 +38,13 @@ def first_token_seconds() -> tuple[float, float]:
         config = json.load(urllib.request.urlopen(base + "/config"))
         chat = next(each["id"] for each in config["dependencies"] if each["api_name"] == "chat")
         values = [field.default for field in ChatSettings.model_fields.values()]
-        body = json.dumps(
-            {"fn_index": chat, "session_hash": "bench", "data": ["What is the capital of France?", [], "none", "", *values]}
-        ).encode()
+        data = ["What is the capital of France?", None, GUANACO_MINI, *BARE[1:], *values]
+        body = json.dumps({"fn_index": chat, "session_hash": "bench", "data": data}).encode()
         urllib.request.urlopen(urllib.request.Request(base + "/gradio_api/queue/join", body, {"Content-Type": "application/json"})).read()
         for line in urllib.request.urlopen(base + "/gradio_api/queue/data?session_hash=bench"):
-            if b'"assistant"' in line:
+            event = json.loads(line.removeprefix(b"data: ")) if line.startswith(b"data: ") else {}
+            view = ((event.get("output") or {}).get("data") or [{}])[0]
+            if isinstance(view, dict) and any(turn.get("role") == "assistant" and turn.get("blocks") for turn in view.get("turns") or ()):
                 return page, time.perf_counter() - started
     raise SystemExit("no answer came")
 

@@ -10,10 +10,12 @@ import statistics
 import sys
 import time
 
+from common import process, wait_page
+
+# isort: split
 import browser
 import builders
 import psutil
-from common import process, wait_page
 from pages import Page
 
 from engine.backends.scripted import ScriptedBackend
