@@ -21,13 +21,13 @@ from engine.chat import stream
 from engine.data_formats import FORMATS
 from engine.datasets import AUTO
 from engine.errors import BadInput, EngineError
-from engine.events import Failed, Finished, Notice, Progress, Token
+from engine.events import Failed, Finished, Notice, Token
 from engine.examples import Lengths
 from engine.messages import Conversation, checked_text
 from engine.prompts import PROMPTS, prompt_format
 from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
 from engine.store import Store
-from engine.training_commands import AsJson
+from engine.terminal import AsJson, log, report
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
 _DEFAULTS = ChatSettings()
@@ -109,7 +109,7 @@ def chat(
     spec = models.resolve(model, load)
     blend = Blend.of(adapter or [spec.adapter], scale or [])
     conversation = Conversation(system=checked_text(system, "The system text")).add("user", checked_text(text))
-    opened = open_backend(spec, load, _report)
+    opened = open_backend(spec, load, report)
     try:
         for name in blend.adapters:
             opened.attach(name)
@@ -119,9 +119,9 @@ def chat(
                     if not as_json:
                         print(event.text, end="", flush=True)
                 case Notice():
-                    _log(event.text)
+                    log(event.text)
                 case Failed():
-                    raise (BadInput if event.exit_code == BadInput.exit_code else EngineError)(event.text)
+                    raise event.error
                 case Finished():
                     _finish(event, as_json)
     finally:
@@ -152,7 +152,7 @@ def inspect_data(
     limits = {} if (max_length, source_length, target_length) == (None, None, None) else {"total": max_length}
     lengths = Lengths(**limits, source=source_length, target=target_length)
     spec, form = models.resolve(model), prompt_format(prompt)
-    found = inspecting.inspected(source, spec, form, lengths, data_format, _columns(column or []), learn == "everything", _report)
+    found = inspecting.inspected(source, spec, form, lengths, data_format, _columns(column or []), learn == "everything", report)
     if as_json:
         print(json.dumps(found.document(form, spec, lengths), ensure_ascii=False))
     else:
@@ -182,7 +182,7 @@ def compare_layouts(
     model: Annotated[str, typer.Option(help="A model that llama.cpp runs.")] = models.STARTER, as_json: AsJson = False
 ) -> None:
     """Measure a model as shipped (sharper) against its layout for this processor (faster): speed and perplexity, here."""
-    rows = layout_figures.measured(models.resolve(model), _report)
+    rows = layout_figures.measured(models.resolve(model), report)
     if as_json:
         print(json.dumps(rows))
         return
@@ -209,7 +209,7 @@ def _finish(event: Finished, as_json: bool) -> None:
         print(json.dumps(asdict(event), ensure_ascii=False))
         return
     print()
-    _log(
+    log(
         f"{event.tokens} tokens, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}"
     )
 
@@ -222,27 +222,12 @@ def _settings(**values: object) -> ChatSettings:
         raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
 
 
-_last_report = ""
-
-
-def _report(progress: Progress) -> None:
-    """Progress to stderr, a line for each new text."""
-    global _last_report
-    if progress.text != _last_report:
-        _last_report = progress.text
-        _log(progress.text)
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> NoReturn:
     """Run a command and exit with the code of the contract."""
     try:
         code = app(standalone_mode=False) or 0
     except EngineError as error:
-        _log(str(error))
+        log(str(error))
         code = error.exit_code
     except KeyboardInterrupt:
         code = 1
@@ -256,7 +241,7 @@ def _exit_code_of(error: Exception) -> int:
     message = getattr(error, "format_message", None)
     if message:
         if message():
-            _log(f"{message()} (see --help)")
+            log(f"{message()} (see --help)")
         return 2
     traceback.print_exception(error)
     return 1

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from engine.errors import BadInput, EngineError
+
 FinishReason = Literal["stop", "length", "cancelled"]
 # How a training run ended: all steps made; stopped by a person, to be resumed; paused because its numbers went wrong; failed.
 Status = Literal["done", "stopped", "paused", "failed"]
@@ -58,6 +60,11 @@ class Failed:
 
     text: str
     exit_code: int = 1
+
+    @property
+    def error(self) -> EngineError:
+        """It as an exception."""
+        return (BadInput if self.exit_code == BadInput.exit_code else EngineError)(self.text)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ that were made, out and in."""
 
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,7 @@ from engine.game import answer_files, answering, published, records
 from engine.game.records import Records
 from engine.settings import ChatSettings, LoadSettings
 from engine.store import Store
-from engine.training_commands import AsJson
+from engine.terminal import AsJson, log, report
 
 _DEFAULTS = ChatSettings()
 
@@ -39,7 +38,7 @@ def answer(
     asked = list(answer_files.read_questions(questions).values())
     blend = Blend.of([adapter])
     settings = ChatSettings(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
-    backend = open_backend(models.resolve(model), LoadSettings(), _told)
+    backend = open_backend(models.resolve(model), LoadSettings(), report)
     try:
         for each in blend.adapters:
             backend.attach(each)
@@ -55,8 +54,8 @@ def answer(
 
 def fetch_answers() -> None:
     """Fetch the published answers and ratings for the blind game and the leaderboard; it says from where and how much."""
-    print(f"{published.source()}: {published.size() / 1e6:.1f} MB", file=sys.stderr)
-    published.fetch(_told)
+    log(f"{published.source()}: {published.size() / 1e6:.1f} MB")
+    published.fetch(report)
     print("The published answers can be played.")
 
 
@@ -67,7 +66,7 @@ def votes(
     """Print all guesses of the blind game, one JSON object a line, oldest first; with --json as one list."""
     kept = Records(Store())
     if take:
-        print(f"{kept.add(records.read(take))} new guesses were taken from {take}.", file=sys.stderr)
+        log(f"{kept.add(records.read(take))} new guesses were taken from {take}.")
         return
     rows = records.lines(kept.guesses())
     if as_json:
@@ -79,9 +78,5 @@ def votes(
 
 def _counted(made, count: int):
     for number, each in enumerate(made, 1):
-        _told(Progress(f"Answered {number} of {count}"))
+        report(Progress(f"Answered {number} of {count}"))
         yield each
-
-
-def _told(progress: Progress) -> None:
-    print(progress.text, file=sys.stderr, flush=True)

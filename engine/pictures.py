@@ -16,9 +16,8 @@ _COLOURS = ("#1f6f6b", "#d99a2b", "#b3402d", "#6c5b9e", "#4a87b9", "#7a9a3d", "#
 _DPI = 150
 
 
-def score(result: Result, rights: Sequence[bool]) -> bytes:
-    """The card to share, 1200 x 630 pixels: how many of how many, square by square, and what that is worth. `rights` are the guesses
-    that count, in their order."""
+def score(result: Result) -> bytes:
+    """The card to share, 1200 x 630 pixels: how many of how many, square by square, and what that is worth."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
@@ -33,7 +32,7 @@ def score(result: Result, rights: Sequence[bool]) -> bytes:
     line = f"{who}telling {result.deck.systems[0]} from {result.deck.systems[1]}, blind"
     axes.text(0.45, 2.32, line[:78], size=13, color=_INK, va="center", parse_math=False)
     in_a_row = 20
-    for index, right in enumerate(rights):
+    for index, right in enumerate(result.rights):
         x, y = 0.45 + 0.34 * (index % in_a_row), 1.72 - 0.34 * (index // in_a_row)
         axes.add_patch(FancyBboxPatch((x, y), 0.24, 0.24, "round,pad=0.02", linewidth=0, facecolor=_LAKE if right else _CLAY))
     worth = {
@@ -67,8 +66,7 @@ def ratings(names: Sequence[str], rating: Sequence[float], low: Sequence[float],
 
 def order(systems: Sequence[str], path: numpy.ndarray):
     """The ratings [matches + 1, systems] along one order, as a matplotlib Figure."""
-    figure = _lines(systems, path, "match")
-    return figure
+    return _lines(systems, path, "match")
 
 
 def means(systems: Sequence[str], running: numpy.ndarray, orders: numpy.ndarray):

@@ -2,14 +2,13 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from engine.evaluate import bradley_terry, elo, matches
-from engine.training_commands import AsJson
+from engine.terminal import AsJson, log
 
 
 def rate(
@@ -39,7 +38,7 @@ def rate(
         for name, rating, least, most in zip(found.systems, ratings, low, high, strict=True)
     ]
     if (parts := len(matches.groups(found))) > 1:
-        print(f"These systems are {parts} groups that never met: ratings of different groups cannot be compared.", file=sys.stderr)
+        log(f"These systems are {parts} groups that never met: ratings of different groups cannot be compared.")
     rows.sort(key=lambda row: -row["rating"])
     if as_json:
         print(json.dumps({"systems": rows}, ensure_ascii=False))

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +19,7 @@ from engine.events import Ended, Evaluated, Event, Notice, Progress, Queued, Sam
 from engine.model_files import local_path
 from engine.recipe import Recipe
 from engine.runs import Run
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+from engine.terminal import AsJson, log
 
 
 def train(
@@ -45,7 +43,7 @@ def train(
             done = jobs.work(run, terminal.show)
     print(json.dumps(runs.summary(run), ensure_ascii=False) if as_json else done.text)
     if command := _next_command(run, done):
-        print(command, file=sys.stderr)
+        log(command)
     if done.status != "done":
         raise typer.Exit(1)
 
@@ -120,7 +118,7 @@ def _end_on_signals(run: Run) -> None:
         run.ask_to_stop(os.getpid())
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if number == signal.SIGINT:
-            print("\nSaving. Ctrl-C again ends at once, from the last checkpoint on the work is lost.", file=sys.stderr)
+            log("\nSaving. Ctrl-C again ends at once, from the last checkpoint on the work is lost.")
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, ask)

@@ -28,8 +28,8 @@ def test_a_game_is_dealt_guessed_revealed_and_scored():
         assert (dealt.number, dealt.of, dealt.found) == (number, 10, FOUND)
         seen.append(dealt.question.id)
         shown = table.guess(SECRET, dealt.round, playing.side_of(table, dealt.round), 90, "left")
-        assert shown.correct and {shown.left, shown.right} == {FOUND, OTHER} and shown.counts is None
-        assert shown.last == (number == 10) and shown.so_far == (number, number)
+        assert shown.guess.correct and {shown.guess.left, shown.guess.right} == {FOUND, OTHER} and shown.counts is None
+        assert shown.last == (number == 10) and shown.dealt.so_far == (number, number)
         assert shown.verdicts == (f"With {FOUND}'s answer first it preferred {OTHER}'s.", f"With {OTHER}'s answer first it saw a tie.")
         assert any(f"{OTHER}'s is " in cue and "times as long" in cue for cue in shown.cues)
     assert table.deal(SECRET, game) is None and len(set(seen)) == 10

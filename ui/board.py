@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from html import escape
 
 from engine.game.decks import Deck
+from engine.game.replays import MAX_PLAYER_CHARS
 from engine.game.scoring import CONFIDENCES, Card, Share
 from engine.game.style import BOTS
 from engine.game.values import Dealt, GameSettings, Result, Reveal
-from ui import markdown
+from ui import markdown, render
 
-SIDES = {"left": "A", "right": "B"}
+SIDES = dict(zip(("left", "right"), render.SIDES, strict=True))
 SURE = {50: "a coin", 60: "a hunch", 75: "fairly", 90: "very", 99: "certain"}
+PUBLIC = " They are public: who looks them up spoils it."
 PREFERENCES = {"left": ("A", "A"), "right": ("B", "B"), "tie": ("Tie", "T"), "both bad": ("Both bad", "N")}
 _FIELDS = GameSettings.model_fields
 
@@ -25,7 +27,7 @@ def setup(decks: Sequence[Deck], fetch: str, player: str, may_add: bool, duel: s
     choices = "".join(
         f'<label class="deck"><input type="radio" name="deck" value="{deck.id}"{" checked" if not at else ""}'
         f' data-categories="{escape(json.dumps(deck.categories))}" data-count="{len(deck.questions)}" data-catches="{int(deck.can_catch)}">'
-        f"<span><b>{escape(deck.title)}</b> {escape(deck.about)}</span></label>"
+        f"<span><b>{escape(deck.title)}</b> {escape(deck.about)}{PUBLIC * deck.public}</span></label>"
         for at, deck in enumerate(decks)
     )
     modes = "".join(
@@ -41,7 +43,7 @@ def setup(decks: Sequence[Deck], fetch: str, player: str, may_add: bool, duel: s
 {resume}{fetching}<form data-form="begin"><fieldset class="decks"><legend>Answers</legend>{choices}</fieldset>
 <div class="options"><fieldset><legend>{_FIELDS["length"].title}</legend><div class="picks lengths"></div><small>{escape(_FIELDS["length"].description)}</small></fieldset>
 <fieldset><legend>{_FIELDS["mode"].title}</legend><div class="picks">{modes}</div><small>{escape(_FIELDS["mode"].description)}</small></fieldset>
-<fieldset><legend>{_FIELDS["player"].title}</legend><input name="player" maxlength="24" value="{escape(player)}" aria-label="{_FIELDS["player"].title}"><small>{escape(_FIELDS["player"].description)}</small></fieldset>
+<fieldset><legend>{_FIELDS["player"].title}</legend><input name="player" maxlength="{MAX_PLAYER_CHARS}" value="{escape(player)}" aria-label="{_FIELDS["player"].title}"><small>{escape(_FIELDS["player"].description)}</small></fieldset>
 <fieldset class="catches"><legend>{_FIELDS["catches"].title}</legend><label class="check"><input type="checkbox" name="catches"> <span>{escape(_FIELDS["catches"].description)}</span></label></fieldset></div>
 <details class="categories"><summary>Categories: <span>all</span></summary><div class="picks many"></div></details>
 <button class="primary begin">Begin</button>{notice}</form>{duel}{add}</div>"""
@@ -103,13 +105,13 @@ def dealt(shown: Dealt) -> str:
 def reveal(shown: Reveal) -> str:
     """A round after its guess."""
     round = shown.dealt
-    whose = {"left": shown.left, "right": shown.right}
+    whose = {"left": shown.guess.left, "right": shown.guess.right}
     picked = SIDES[shown.guess.guess]
     if shown.guess.catch:
-        said = f"Neither would have been wrong: both are {shown.left}'s."
+        said = f"Neither would have been wrong: both are {shown.guess.left}'s."
     else:
-        said = f"{'Right' if shown.correct else 'Wrong'}: {picked} is {whose[shown.guess.guess]}'s."
-    kind = "catch" if shown.guess.catch else "right" if shown.correct else "wrong"
+        said = f"{'Right' if shown.guess.correct else 'Wrong'}: {picked} is {whose[shown.guess.guess]}'s."
+    kind = "catch" if shown.guess.catch else "right" if shown.guess.correct else "wrong"
     notes = [f"It does not count: {shown.counts}."] if shown.counts else []
     facts = []
     if shown.verdicts:
@@ -125,7 +127,7 @@ def reveal(shown: Reveal) -> str:
         facts.append(("What fair mode changed", " ".join(changes)))
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
     on = "See your score" if shown.last else "Next"
-    return f"""<div class="revealed" data-game="{round.game}">{_head(round.number, round.of, shown.so_far, round.question.category)}
+    return f"""<div class="revealed" data-game="{round.game}">{_head(round.number, round.of, round.so_far, round.question.category)}
 <p class="question">{escape(round.question.text)}</p><p class="outcome {kind}" role="status"><b>{escape(said)}</b> {escape(" ".join(notes))}</p>
 {_sides(round.left, round.right, whose)}<dl class="facts">{rows}</dl>
 <div class="last"><button type="button" data-act="{"card" if shown.last else "next"}" class="primary"><kbd>Enter</kbd>{on}</button>

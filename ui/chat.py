@@ -216,7 +216,7 @@ def _wire(services: Services, talk: Talk) -> None:
         view.continue_answer(go_on, [current, *chosen], view, api_name="continue", **ANSWERING),
     )
     for event in events:
-        event.then(None, None, None, js="() => window.guanacoEnded()", api_visibility="private", show_progress="hidden")
+        form.afterwards(event, "window.guanacoEnded")
     both = [view, current]
     view.undo_message(undo, [current, message], [*both, message], api_name="undo", **form.QUICK)
     view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)

@@ -199,7 +199,7 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
         ),
     )
     for event in events:
-        event.then(None, None, None, js="() => window.guanacoCompared()", api_visibility="private", show_progress="hidden")
+        form.afterwards(event, "window.guanacoCompared")
     view.box_taken(**own, inputs=None, outputs=message, js="() => ''")
     view.chat_taken(**own, inputs=None, outputs=talk.message, js="() => ''")
     parts.stop.click(stop, None, None, api_name="stop_comparing", **form.SILENT)

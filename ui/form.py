@@ -95,6 +95,13 @@ def read(settings: type[S], *values: object) -> S:
         raise BadInput(f"{field.title}: {first['msg']}.") from error
 
 
+def afterwards(event: Any, function: str) -> None:
+    """Call a function of the page when an event has ended, with whether it failed. Gradio's own `then` does not come after a
+    failure."""
+    for ended, failed in ((event.success, "false"), (event.failure, "true")):
+        ended(None, None, None, js=f"() => {function}({failed})", api_visibility="private", show_progress="hidden")
+
+
 def names(function: Callable, *plain: str, settings: type[Settings] | None = None) -> None:
     """Say what the trailing `*values` of an event's function are for whoever calls it through the API: some by name, then
     the fields of a settings class with their defaults."""

@@ -14,6 +14,7 @@ from engine import pictures
 from engine.errors import BadInput, EngineError
 from engine.game import answer_files, decks, published, replays, sharing, starter_pack
 from engine.game.answer_files import MAX_CHARS, Question
+from engine.game.scoring import LENGTHS
 from engine.game.values import Dealt, GameSettings, Result, Reveal
 from engine.messages import checked_text
 from engine.services import Services
@@ -34,7 +35,12 @@ MAX_PROMPTS = 80
 def tab(services: Services) -> None:
     """Draw the tab inside the Blocks that are open."""
     view = gr.HTML(
-        {}, html_template="<div></div>", js_on_load=assets.script("game.js"), elem_id="game", apply_default_css=False, elem_classes="board"
+        {},
+        html_template="<div></div>",
+        js_on_load=assets.script("game.js"),
+        elem_id="game",
+        apply_default_css=False,
+        limits={"lengths": LENGTHS, "bytes": MAX_FILE_BYTES},
     )
     tables = Tables(services)
     hidden = {
@@ -48,8 +54,7 @@ def tab(services: Services) -> None:
 
     def wire(event: str, function, inputs: list, *names: str, **how) -> None:
         done = getattr(view, event)(function, inputs, view, js=assets.taking("session", *names), **(form.QUICK | how))
-        for ended, failed in ((done.success, "false"), (done.failure, "true")):
-            ended(None, None, None, js=f"() => window.guanacoGameDone({failed})", api_visibility="private", show_progress="hidden")
+        form.afterwards(done, "window.guanacoGameDone")
 
     wire("open_game", tables.open, [session], api_name="game")
     wire("resume_game", tables.resume, [session], api_name="game_resume", **CARDS)
@@ -208,12 +213,12 @@ class Tables:
         return {"phase": "round", "session": session, "html": board.dealt(shown), **asdict(shown)}
 
     def _revealed(self, session: str, shown: Reveal) -> dict:
-        facts = {"game": shown.dealt.game, "correct": shown.correct, "left": shown.left, "right": shown.right, "last": shown.last}
-        return {"phase": "reveal", "session": session, "html": board.reveal(shown), **facts}
+        facts = {"game": shown.dealt.game, "correct": shown.guess.correct, "left": shown.guess.left, "right": shown.guess.right}
+        return {"phase": "reveal", "session": session, "html": board.reveal(shown), "last": shown.last, **facts}
 
     def _carded(self, session: str, result: Result) -> dict:
         replay = self._game.replay_file(session, result.game.game) if result.over else ""
-        html = board.card(result, pictures.score(result, result.rights), replay)
+        html = board.card(result, pictures.score(result), replay)
         return {"phase": "card", "session": session, "html": html, "replay": replay, **board.facts(result.card)}
 
 

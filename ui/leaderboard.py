@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine import pictures
 from engine.errors import BadInput, EngineError
-from engine.evaluate import audit, leaderboards, paper
+from engine.evaluate import audit, leaderboards, paper, relative
 from engine.evaluate.matches import Matches
 from engine.game import published
 from engine.services import Services
@@ -72,7 +72,7 @@ class Boards:
         if method == "relative":
             if source == "votes":
                 raise BadInput("A percent of ChatGPT needs points, and players give preferences: choose Bradley-Terry or Elo for them.")
-            return [None, _relative(leaderboards.relative_scores(published.scores())), self._players()]
+            return [None, _relative(relative.rate(published.scores())), self._players()]
         boards = self._boards(source, "elo" if method == "elo" else "bt", bool(position), bool(length))
         tables = "".join(_ratings(board, source != "votes") for board in boards)
         if len(boards) > 1:
@@ -162,10 +162,10 @@ def _ranked(rating: int | None, rank: int | None) -> str:
     return "–" if rating is None else f"{rating} (#{rank})"
 
 
-def _relative(scores: list[tuple[str, float]]) -> str:
+def _relative(scores: dict[str, float]) -> str:
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{percent:.1f}%</td><td>{paper.RELATIVE.get(name, '–')}</td></tr>"
-        for name, percent in scores
+        for name, percent in scores.items()
     )
     return (
         '<table class="figures"><thead><tr><th scope=col>system</th><th scope=col>percent of ChatGPT\'s points</th><th scope=col>published</th></tr>'

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy
-
 from engine.evaluate import bradley_terry, elo, paper, relative
 from engine.evaluate.matches import Matches, Scores
 
@@ -29,7 +27,7 @@ def lines(matches: Matches, scores: Scores, orders: int = elo.ORDERS) -> list[Li
     """The audit of the Vicuna ratings by GPT-4."""
     rated = elo.rate(matches, orders)
     whole = elo.rate(matches, min(orders, 1_000), sampled=len(matches))
-    mean, deviation = (dict(zip(rated.systems, each, strict=True)) for each in (rated.mean, rated.deviation))
+    mean = dict(zip(rated.systems, rated.mean, strict=True))
     found = []
     for row in paper.CARD:
         if row.system in mean:
@@ -45,7 +43,7 @@ def lines(matches: Matches, scores: Scores, orders: int = elo.ORDERS) -> list[Li
         Line(
             "“±1” beside each Elo figure",
             "±1",
-            f"one order: ±{numpy.mean(list(deviation.values())):.0f}",
+            f"one order: ±{rated.deviation.mean():.0f}",
             False,
             "The paper's is the Monte-Carlo error of a mean over thousands of orders, which says nothing of how sure a rating is. "
             f"Here that error is {float(rated.error.mean()):.1f} with {orders:,} orders; a single order lies that far off.",

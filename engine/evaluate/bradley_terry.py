@@ -24,7 +24,7 @@ class BradleyTerry:
     """Ratings [systems] around a mean of 1000, on Elo's scale, with what lies within `low` and `high` [systems] in 95% of the
     bootstrap rounds; these are nan where the judgements cannot tell: on few prompts, or of a system that never lost or never
     won a point. `position` is what standing first is worth and `length` what an answer twice as long is worth, in the same
-    points, None where the term was not asked for. `rounds` [rounds, systems] are the bootstrap's ratings."""
+    points, None where the term was not asked for."""
 
     systems: tuple[str, ...]
     ratings: numpy.ndarray
@@ -32,7 +32,6 @@ class BradleyTerry:
     high: numpy.ndarray
     position: float | None
     length: float | None
-    rounds: numpy.ndarray
 
 
 def rate(matches: Matches, rounds: int = ROUNDS, position: bool = False, length: bool = False, seed: int = 0) -> BradleyTerry:
@@ -56,7 +55,6 @@ def rate(matches: Matches, rounds: int = ROUNDS, position: bool = False, length:
         high,
         extra.pop(0) if position else None,
         extra.pop(0) * numpy.log(2) if length else None,
-        ratings[1:],
     )
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy
 
 from engine.errors import BadInput
-from engine.evaluate import bradley_terry, elo, matches, relative
-from engine.evaluate.matches import Matches, Scores
+from engine.evaluate import bradley_terry, elo, matches
+from engine.evaluate.matches import Matches
 from engine.game import scoring
 from engine.game.records import GuessRow
 from engine.game.scoring import Share
@@ -68,11 +68,6 @@ def _rated(found: Matches, method: Method, position: bool, length: bool) -> Boar
 def _board(names, ratings, low, high, notes) -> Board:
     order = numpy.argsort(-numpy.asarray(ratings))
     return Board(tuple(names[at] for at in order), *(tuple(float(each[at]) for at in order) for each in (ratings, low, high)), tuple(notes))
-
-
-def relative_scores(scores: Scores) -> list[tuple[str, float]]:
-    """Systems and their percent of ChatGPT's points, best first."""
-    return list(relative.rate(scores).items())
 
 
 def votes(guesses: Iterable[GuessRow]) -> Matches:

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -142,16 +142,23 @@ def groups(found: Matches) -> list[Matches]:
     count, label = connected_components(
         coo_array((numpy.ones(len(found)), (found.first, found.second)), shape=(size, size)), directed=False
     )
-    if count == 1:
-        return [found]
-    parted = [[] for _ in range(count)]
-    longer = [[] for _ in range(count)]
-    for at, row in enumerate(rows(found)):
-        group = label[found.first[at]]
-        parted[group].append(row)
-        longer[group].append(0.0 if found.longer is None else found.longer[at])
-    made = [of_rows(each) for each in parted]
-    return [each if found.longer is None else replace(each, longer=numpy.array(more)) for each, more in zip(made, longer, strict=True)]
+    return [_only(found, label[found.first] == group) for group in range(count)] if count > 1 else [found]
+
+
+def _only(found: Matches, chosen: numpy.ndarray) -> Matches:
+    """Those of the matches that are `chosen` [n], with their systems and prompts alone."""
+    systems, sides = numpy.unique(numpy.stack([found.first[chosen], found.second[chosen]]), return_inverse=True)
+    prompts, prompt = numpy.unique(found.prompt[chosen], return_inverse=True)
+    first, second = sides.reshape(2, -1)
+    return Matches(
+        tuple(found.systems[at] for at in systems),
+        first,
+        second,
+        found.score[chosen],
+        prompt,
+        tuple(found.prompts[at] for at in prompts),
+        None if found.longer is None else found.longer[chosen],
+    )
 
 
 def rows(found: Matches) -> Iterator[tuple[str, str, str, float]]:

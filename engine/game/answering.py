@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.backends.base import Stop
-from engine.errors import BadInput, EngineError
+from engine.errors import BadInput
 from engine.events import Event, Failed, Finished, Progress
 from engine.game import decks
 from engine.game.answer_files import AnswerFile, Question
@@ -18,26 +18,26 @@ from engine.settings import ChatSettings
 Chat = Callable[[Conversation, ChatSettings], Iterator[Event]]
 
 
-def answer(chat: Chat, question: Question, settings: ChatSettings, system: str = "") -> str:
+def answer(chat: Chat, question: Question, settings: ChatSettings) -> str:
     """One answer, nothing for one that was stopped. Raises EngineError or BadInput where the model fails."""
-    for event in chat(Conversation(system=system).add("user", question.text), settings):
+    for event in chat(Conversation().add("user", question.text), settings):
         match event:
             case Failed():
-                raise (BadInput if event.exit_code == BadInput.exit_code else EngineError)(event.text)
+                raise event.error
             case Finished():
                 return "" if event.finish_reason == "cancelled" else event.text
     return ""
 
 
 def answers(
-    chat: Chat, questions: Iterable[Question], settings: ChatSettings, system: str = "", stop: Stop = lambda: False
+    chat: Chat, questions: Iterable[Question], settings: ChatSettings, stop: Stop = lambda: False
 ) -> Iterator[tuple[Question, str]]:
     """Every question with its answer, until `stop()` is true. A fixed seed becomes another for each question."""
     for number, question in enumerate(questions):
         if stop():
             return
         seeded = settings if settings.seed is None else settings.model_copy(update={"seed": settings.seed + number})
-        yield question, answer(chat, question, seeded, system)
+        yield question, answer(chat, question, seeded)
 
 
 def write(path: Path, name: str, made: Iterable[tuple[Question, str]]) -> int:

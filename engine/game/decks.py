@@ -18,8 +18,6 @@ from engine import paths
 from engine.errors import BadInput
 from engine.game.answer_files import AnswerFile, Question
 
-LEAST_QUESTIONS = 1
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -101,7 +99,7 @@ def of_files(
     for why, count in left_out.items():
         if count:
             notes.append(f"{count} question{'s are' if count > 1 else ' is'} left out: {why}.")
-    if len(kept) < LEAST_QUESTIONS:
+    if not kept:
         raise BadInput("There is no question here to play: " + " ".join(notes))
     names = (found.system, other.system)
     if names[0] == names[1]:

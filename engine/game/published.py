@@ -76,7 +76,7 @@ def available() -> bool:
 
 
 def fetch(report: hub.Report) -> None:
-    """Fetch all files that are not there yet. Raises EngineError where the address does not answer or gives something else, BadInput
+    """Fetch all files, or see that they are all in the folder. Raises EngineError where the address does not answer or gives something else, BadInput
     where the folder is not laid out like the repository."""
     local = _local()
     if local:
@@ -121,7 +121,7 @@ def _deck(folder: Path | None, found: str, other: str) -> Deck:
     questions = answer_files.read_questions(file(_QUESTIONS))
     first, second = (answer_files.read(file(f"{_GENERATIONS}/{_STEMS[name]}.jsonl")) for name in (found, other))
     title = f"{found} or {other}?"
-    about = f"The published answers to the 80 Vicuna questions, from {SOURCE}. They are public: who looks them up spoils it."
+    about = f"The published answers to the 80 Vicuna questions, from {SOURCE}."
     return decks.of_files(first, second, questions, title, about, _verdicts(found, other), public=True)[0]
 
 

@@ -26,7 +26,8 @@ _DAY = 86_400
 @dataclass(frozen=True)
 class GameRow:
     """A game as it was begun. `session` is a hash of the visitor's secret; `plan` has the ids of the questions in their order,
-    beyond `length` those that skipping leads to; `replay` is the earlier game's replay file, empty for none."""
+    beyond `length` those that skipping leads to; `replay` has the player and the guesses of the game that it repeats, empty for
+    none."""
 
     game: str
     session: str

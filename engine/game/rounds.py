@@ -207,9 +207,6 @@ class Game:
         return Reveal(
             self._dealt(row, deck, dealt, rounds, guesses),
             guess,
-            dealt.left,
-            dealt.right,
-            guess.correct,
             tuple(
                 f"With {each.first}'s answer first it " + (f"preferred {each.winner}'s." if each.winner else "saw a tie.")
                 for each in deck.verdicts.get(dealt.question, ())
@@ -218,7 +215,6 @@ class Game:
             (texts[0].changes, texts[1].changes),
             counts,
             len(guesses) >= row.length,
-            _so_far(guesses),
         )
 
     def last_reveal(self, session: str, game: str) -> Reveal | None:

@@ -52,20 +52,16 @@ class Dealt:
 
 @dataclass(frozen=True)
 class Reveal:
-    """A round after its guess. `verdicts` are the judge's, `cues` what gave it away, `changes` what fair mode had changed on each
+    """A round after its guess, which says whose answer stood where. `verdicts` are the judge's, `cues` what gave it away, `changes` what fair mode had changed on each
     side; `counts` is None, or why the guess stays out of the score."""
 
     dealt: Dealt
     guess: GuessRow
-    left: str
-    right: str
-    correct: bool
     verdicts: tuple[str, ...]
     cues: tuple[str, ...]
     changes: tuple[tuple[str, ...], tuple[str, ...]]
     counts: str | None
     last: bool
-    so_far: tuple[int, int]
 
 
 @dataclass(frozen=True)

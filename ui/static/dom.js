@@ -1,4 +1,4 @@
-// What the page's scripts share: an element with a class and a text, and waiting for the chat. It stands before each of them.
+// What the page's scripts share: an element with a class and a text, copying, and waiting for the chat. It stands before each of them.
 
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
@@ -6,6 +6,34 @@ const make = (tag, className, text) => {
   if (text !== undefined) node.textContent = text;
   return node;
 };
+
+// Puts a text into the clipboard, and says so on the button.
+const copied = async (button, text) => {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {  // no clipboard on plain http: the old way
+    const area = make("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    button.focus();
+  }
+  button.classList.add("done");
+  const label = button.getAttribute("aria-label");
+  if (label) button.setAttribute("aria-label", "Copied");
+  setTimeout(() => {
+    button.classList.remove("done");
+    if (label) button.setAttribute("aria-label", label);
+  }, 1500);
+};
+
+// The buttons of code blocks within a node.
+const copiesCode = (node) => node.addEventListener("click", (event) => {
+  const button = event.target.closest(".copy-code");
+  if (button) copied(button, button.closest(".code").querySelector("pre").innerText);
+});
 
 // An answer under way belongs to the conversation on the screen: it is stopped, and kept, before another one is shown.
 const whenIdle = (then) => {

@@ -3,12 +3,11 @@
 
 const KEPT = "guanaco-game";
 const STEPS = ["guess", "confidence", "preference"];
-const LENGTHS = [10, 20, 40, 80];
-const MAX_FILE_BYTES = 2_000_000;
 const board = make("div", "table");
 const told = make("p", "told");
 told.setAttribute("role", "status");
 element.replaceChildren(told, board);
+copiesCode(board);
 
 let session = "";
 try {
@@ -98,7 +97,7 @@ const offerLengths = () => {
   const counts = JSON.parse(deck.categories);
   const count = chosen.length ? chosen.reduce((sum, name) => sum + counts[name], 0) : Number(deck.count);
   const before = find("input[name=length]:checked")?.value;
-  const lengths = LENGTHS.filter((each) => each <= count);
+  const lengths = props.limits.lengths.filter((each) => each <= count);
   find(".lengths").replaceChildren(...(lengths.length ? lengths : [count]).map((length, at) => {
     const label = make("label");
     const input = make("input");
@@ -115,7 +114,8 @@ const offerLengths = () => {
 const text = async (input) => {
   if (!input.files.length) return "";
   const file = input.files[0];
-  if (file.size > MAX_FILE_BYTES) throw `${file.name} has ${file.size.toLocaleString()} bytes; the limit is ${MAX_FILE_BYTES.toLocaleString()}.`;
+  const most = props.limits.bytes;
+  if (file.size > most) throw `${file.name} has ${file.size.toLocaleString()} bytes; the limit is ${most.toLocaleString()}.`;
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
   } catch {
@@ -141,10 +141,6 @@ const FORMS = {
 board.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  if (button.classList.contains("copy-code")) {
-    navigator.clipboard?.writeText(button.closest(".code").querySelector("pre").textContent).then(() => button.classList.add("done"));
-    return;
-  }
   for (const step of STEPS) if (button.dataset[step] !== undefined) return pick(step, button.dataset[step]);
   if (button.dataset.act) ACTS[button.dataset.act]();
 });

@@ -30,27 +30,6 @@ const iconButton = (icon, label, act, pressed) => {
   return button;
 };
 
-const copied = async (button, text) => {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {  // no clipboard on plain http: the old way
-    const area = make("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-    button.focus();
-  }
-  button.classList.add("done");
-  const label = button.getAttribute("aria-label");
-  if (label) button.setAttribute("aria-label", "Copied");
-  setTimeout(() => {
-    button.classList.remove("done");
-    if (label) button.setAttribute("aria-label", label);
-  }, 1500);
-};
-
 const patchBlocks = (body, blocks) => {
   body.__blocks = body.__blocks || [];
   while (body.children.length > blocks.length) body.lastChild.remove();
@@ -149,10 +128,7 @@ const makeScroller = (label, ...nodes) => {
   });
   // What grew while its tab was hidden.
   new ResizeObserver(() => follower.grown()).observe(scroller);
-  scroller.addEventListener("click", (event) => {
-    const button = event.target.closest(".copy-code");
-    if (button) copied(button, button.closest(".code").querySelector("pre").innerText);
-  });
+  copiesCode(scroller);
   return follower;
 };
 
