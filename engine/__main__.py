@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|inspect-data|train|runs|elo|answer|fetch-answers|votes|layouts|thumbs`.
+"""The command line: `python -m engine models|chat|inspect-data|estimate|train|runs|elo|answer|fetch-answers|votes|layouts|thumbs`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -170,6 +170,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
 
 app.command("train")(training_commands.train)
+app.command("estimate")(training_commands.estimate)
 app.command("runs")(training_commands.list_runs)
 app.command("elo")(rating_commands.rate)
 app.command("answer")(game_commands.answer)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine import hub, paths
+from engine.architecture import Architecture
 from engine.errors import EngineError
 from engine.events import Progress
 from engine.gguf_file import FILE_TYPES, OLD_FORMATS, Reader, TensorInfo, damaged, most_common_type, opened, tensor_info, unreadable
 from engine.gguf_file import read as read_gguf
-from engine.memory import Architecture
 
 VERSION = 3
 ALIGNMENT = 32

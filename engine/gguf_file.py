@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from engine.architecture import Architecture
 from engine.errors import BadInput
-from engine.memory import Architecture
 
 VERSIONS = (2, 3)
 OLD_FORMATS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT"}

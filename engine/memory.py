@@ -1,9 +1,14 @@
-"""How much memory a model takes, from its shape alone, before anything is downloaded or loaded."""
+"""How much memory chatting with a model and training on it take, from its shape and a recipe alone, before anything is loaded.
 
-from collections.abc import Mapping
+What training takes is told part by part. On a CPU the parts are those of `tests/benchmarks/planner.py`, which measures them.
+"""
+
 from dataclasses import dataclass
 
+from engine.architecture import Architecture
 from engine.hardware import GIB, Machine
+from engine.optimizer_state import PAGED_ELEMENTS, state_bytes
+from engine.recipe import ALL_LINEAR, Recipe
 from engine.settings import LoadSettings
 
 # QLoRA, section 3: one 32-bit constant for 64 weights is 0.5 bits a parameter; quantizing the constants to 8 bits
@@ -14,63 +19,17 @@ RUNTIME_BYTES = GIB
 # llama.cpp's process with its work buffers: 0.1 GiB seen for a small model, 0.3 for one of 7B.
 LLAMA_CPP_BYTES = GIB // 2
 CHAT_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The shape of a decoder with gated MLP and rotary positions (the Llama family and its relatives)."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    head_size: int = 0
-    tied: bool = False
-    context: int = 4096
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "Architecture | None":
-        """The shape in a `config.json`, or None where its fields are not of this family."""
-        try:
-            heads = int(config["num_attention_heads"])
-            return cls(
-                layers=int(config["num_hidden_layers"]),
-                hidden=int(config["hidden_size"]),
-                intermediate=int(config["intermediate_size"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                vocabulary=int(config["vocab_size"]),
-                head_size=int(config.get("head_dim") or 0),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                context=int(config.get("max_position_embeddings") or 4096),
-            )
-        except (KeyError, TypeError, ValueError):
-            return None
-
-    @property
-    def head_width(self) -> int:
-        return self.head_size or self.hidden // self.heads
-
-    @property
-    def linear_parameters(self) -> int:
-        """Weights of the attention and MLP projections: those that 4 bits hold."""
-        attention = self.hidden * self.head_width * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def other_parameters(self) -> int:
-        """Embeddings, output head and norms: kept in 16 or 32 bits."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2) + (2 * self.layers + 1) * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        return self.linear_parameters + self.other_parameters
-
-    def cache_bytes(self, tokens: int, bytes_each: int = 2) -> int:
-        """Bytes of the keys and values of `tokens` tokens."""
-        return 2 * self.layers * self.kv_heads * self.head_width * tokens * bytes_each
+# Left free for activations and the system when base weights are unpacked for training on a CPU.
+SPARE_BYTES = 3 * GIB
+# Tokens of one packed pass on a CPU: taller matrices are no faster, and memory grows with them (tests/benchmarks/README.md).
+PASS_TOKENS = 768
+# Positions whose logits are held at a time there: 50 MB for a vocabulary of 49,152.
+LOGITS_AT_ONCE = 256
+# glibc finds no room for an aligned block in a freed one of the same size: what passes through a layer and is not kept leaves
+# holes. Share of what the layers keep or pass on; measured.
+_HOLES = 0.8
+# A question before a sample's answer, in tokens.
+_PROMPT_TOKENS = 64
 
 
 def weight_bytes(shape: Architecture, load: LoadSettings, on_gpu: bool) -> int:
@@ -115,3 +74,157 @@ def chat_fit(shape: Architecture | None, load: LoadSettings, machine: Machine) -
 def _verdict(need: int, have: int, where: str) -> Fit:
     verdict = "fits" if need <= have else "does not fit"
     return Fit(need <= have, need, have, f"{verdict}: needs {need / GIB:.1f} GB of {where}, {have / GIB:.1f} GB can be used")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that takes memory, in bytes. `pageable` of them may go to main memory where a GPU's runs short."""
+
+    name: str
+    title: str
+    bytes: int
+    pageable: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What training takes, part by part, against the `have` bytes of a machine."""
+
+    parts: tuple[Part, ...]
+    have: int
+
+    @property
+    def total(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def resident(self) -> int:
+        """Bytes that must be there at the same time: all but what can be paged out."""
+        return self.total - sum(part.pageable for part in self.parts)
+
+    @property
+    def fits(self) -> bool:
+        return self.resident <= self.have
+
+
+def unpacks(linear_parameters: int, recipe: Recipe, machine: Machine) -> bool:
+    """Whether a CPU holds the base's 4-bit weights unpacked: as the recipe says, else where memory is plenty."""
+    if machine.has_gpu or recipe.quantization.kind == "none" or recipe.memory.base_weights == "packed":
+        return False
+    return recipe.memory.base_weights == "unpacked" or 4 * linear_parameters + SPARE_BYTES <= machine.memory_free
+
+
+def training_plan(shape: Architecture, recipe: Recipe, machine: Machine) -> Plan:
+    """What finetuning a base of this shape by a recipe takes at its peak: on the GPU where there is one, else in RAM.
+
+    Rows count as long as the recipe lets them be. Adapters are those of QLoRA: float32, with float32 gradients.
+    """
+    learnt = lora_parameters(shape, recipe)
+    passes = _gpu_passes(shape, recipe) if machine.has_gpu else _cpu_passes(shape, recipe, machine)
+    parts = [
+        *_weight_parts(shape, recipe, machine),
+        Part("lora", "LoRA matrices (float32)", 4 * learnt),
+        Part("gradients", "Gradients of the LoRA matrices (float32)", 4 * learnt),
+        _optimizer_part(shape, recipe, machine),
+        *passes,
+        _cache_part(shape, recipe, machine, sum(part.bytes for part in passes)),
+        Part("runtime", "Runtime (libraries, CUDA context, work buffers)", RUNTIME_BYTES),
+    ]
+    if not machine.has_gpu:
+        parts.append(Part("copies", "Copy of the LoRA matrices as they began", 4 * learnt))
+    return Plan(tuple(parts), machine.model_memory)
+
+
+def lora_parameters(shape: Architecture, recipe: Recipe) -> int:
+    """How many numbers the adapter has: rank times what goes in and comes out of each adapted layer (LoRA, section 4.1)."""
+    return sum(rows * columns for rows, columns in _lora_matrices(shape, recipe))
+
+
+def _lora_matrices(shape: Architecture, recipe: Recipe) -> list[tuple[int, int]]:
+    targets, rank = recipe.lora.targets, recipe.lora.r
+    adapted = [linear for linear in shape.linears if targets == ALL_LINEAR or linear.name in targets]
+    return [size for linear in adapted for size in ((rank, linear.inputs), (linear.outputs, rank))] * shape.layers
+
+
+def _weight_parts(shape: Architecture, recipe: Recipe, machine: Machine) -> list[Part]:
+    held, linear = recipe.quantization, shape.linear_parameters
+    if held.kind == "none":
+        wide = 2 if machine.has_gpu else 4
+        return [
+            Part("weights", f"Linear weights ({8 * wide} bits)", wide * linear),
+            Part("embeddings", f"Embeddings and norms ({8 * wide} bits)", wide * shape.other_parameters),
+        ]
+    parts = [
+        Part("weights", f"Linear weights ({held.kind.upper()})", linear // 2),
+        Part(
+            "constants",
+            "Quantization constants" + (" (double-quantized)" if held.double else ""),
+            int(linear * CONSTANT_BITS[held.double] / 8),
+        ),
+        Part("embeddings", "Embeddings and norms (float32)", 4 * shape.other_parameters),
+    ]
+    if unpacks(linear, recipe, machine):
+        parts.append(Part("unpacked", "Linear weights, unpacked once for speed (float32)", 4 * linear))
+    else:
+        largest = max(each.inputs * each.outputs for each in shape.linears)
+        parts.append(Part("workspace", "One matrix, unpacked while it is used", largest * (2 if machine.has_gpu else 4)))
+    return parts
+
+
+def _optimizer_part(shape: Architecture, recipe: Recipe, machine: Machine) -> Part:
+    name = recipe.optimization.optimizer
+    sizes = [(rows * columns, state_bytes(name, rows, columns)) for rows, columns in _lora_matrices(shape, recipe)]
+    pages = name.startswith("paged_") and machine.has_gpu
+    pageable = sum(taken for size, taken in sizes if size >= PAGED_ELEMENTS) if pages else 0
+    return Part("optimizer", f"Optimizer state ({name})", sum(taken for _, taken in sizes), pageable)
+
+
+def _cache_part(shape: Architecture, recipe: Recipe, machine: Machine, free: int) -> Part:
+    """What the sample answers take beyond the `free` bytes that passes leave between steps."""
+    samples = recipe.samples
+    tokens = len(samples.prompts) * (_PROMPT_TOKENS + samples.max_new_tokens)
+    need = shape.cache_bytes(tokens, 2 if machine.has_gpu else 4)
+    return Part("kv_cache", "Keys and values of the sample answers, beyond what passes leave free", max(0, need - free))
+
+
+def _cpu_passes(shape: Architecture, recipe: Recipe, machine: Machine) -> list[Part]:
+    """Activations as `engine.lora_layers` and `engine.packing` keep them for the backward pass, all float32; where weights stay
+    in 4 bits PEFT's layers keep the inputs that dropout left, with its masks, instead of the places."""
+    row, micro = recipe.data.max_length, recipe.optimization.micro_batch
+    tokens = row * max(1, min(micro, PASS_TOKENS // row))
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    rank = sum(rows for rows, _ in _lora_matrices(shape, recipe)[::2]) // shape.layers
+    inputs = sum(linear.inputs for linear in shape.linears)
+    if recipe.quantization.kind == "none" or unpacks(shape.linear_parameters, recipe, machine):
+        dropped = 2 * recipe.lora.dropout * inputs  # 64-bit places of what is left out
+    else:
+        dropped = (1.25 if recipe.lora.dropout else 0) * inputs
+    # The stream twice, both norms' outputs; queries, attention and what goes into o_proj; keys, values; gate, its SiLU, up, product.
+    layer = 4 * tokens * (4 * shape.hidden + 3 * queries + 2 * keys + 4 * shape.intermediate + rank + dropped)
+    logits = Part("logits", "Logits of one stretch, and their sums", 2 * 4 * min(tokens, LOGITS_AT_ONCE) * shape.vocabulary)
+    if recipe.memory.activation_checkpointing:
+        kept = 4 * tokens * shape.hidden * shape.layers
+        return [Part("activations", "Activations (one layer at a time, with checkpoints)", int(kept + 2 * layer)), logits]
+    holes = Part("holes", "Memory that the allocator cannot use again", int(_HOLES * layer * shape.layers))
+    return [Part("activations", "Activations", int(layer * shape.layers)), logits, holes]
+
+
+def _gpu_passes(shape: Architecture, recipe: Recipe) -> list[Part]:
+    """Activations of padded passes under 16-bit autocast: a float32 stream, 16-bit inputs of matrices, dropout's masks."""
+    data, micro = recipe.data, recipe.optimization.micro_batch
+    tokens = data.max_length * micro
+    wide = 4 if recipe.quantization.compute_dtype == "float32" else 2
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    inputs = sum(linear.inputs for linear in shape.linears)
+    norms = 4 * 4 * shape.hidden  # the stream and the norms' outputs, twice, in float32
+    attention = wide * (3 * queries + 2 * keys)
+    gated = wide * 3 * shape.intermediate
+    adapters = inputs * (4 + wide + (1 if recipe.lora.dropout else 0))  # float32 copy, 16-bit copy, mask
+    layer = tokens * (norms + attention + gated + adapters)
+    target = min(data.target_length or data.max_length, data.max_length)
+    # The 16-bit logits, their float32 copy, its softmax and the gradient.
+    logits = Part("logits", "Logits and their gradients", micro * target * shape.vocabulary * (wide + 3 * 4))
+    if recipe.memory.activation_checkpointing:
+        kept = 4 * tokens * shape.hidden * shape.layers
+        return [Part("activations", "Activations (one layer at a time, with checkpoints)", kept + 2 * layer), logits]
+    return [Part("activations", "Activations", layer * shape.layers), logits]

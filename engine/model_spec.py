@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from engine import gguf_hub, paths
+from engine.architecture import Architecture
 from engine.hardware import Machine
 from engine.hub import HUB_ID
-from engine.memory import Architecture, Fit, chat_fit, gguf_fit
+from engine.memory import Fit, chat_fit, gguf_fit
 from engine.settings import BackendName, LoadSettings
 
 Kind = Literal["starter", "guanaco", "openorca", "open", "hub", "local", "remote", "scripted"]

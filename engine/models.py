@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import ggml, gguf_file, gguf_hub, guanaco_mini, quantizations
+from engine.architecture import Architecture
 from engine.errors import BadInput
 from engine.hardware import Machine
 from engine.hub import HUB_ID
-from engine.memory import Architecture
 from engine.model_files import PICKLES, check_architecture, local_path, read_config
 from engine.model_spec import REMOTE, STARTER, AdapterSpec, ModelSpec
 from engine.settings import LoadSettings

@@ -7,10 +7,8 @@ import tempfile
 from pathlib import Path
 
 from engine.errors import BadInput
+from engine.optimizer_state import PAGED_ELEMENTS
 from engine.recipe import OptimizationRecipe
-
-# bitsandbytes pages only states of this many numbers or more (optim/optimizer.py, get_state_buffer).
-PAGED_ELEMENTS = 100_000
 
 
 def make(plan: OptimizationRecipe, parameters: list):

@@ -11,11 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from engine.examples import Example
+from engine.memory import LOGITS_AT_ONCE, PASS_TOKENS
 
-# Tokens of one pass: taller matrices are no faster, and memory grows with them (tests/benchmarks/README.md).
-PASS_TOKENS = 768
-# Positions whose logits are held at a time: 50 MB for a vocabulary of 49,152.
-_LOGITS_AT_ONCE = 256
 _NAME = "row_by_row"
 # Families whose logits are the last hidden state times the output matrix and whose attention knows no window or cap.
 _PLAIN_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -32,15 +29,16 @@ def suits(model) -> bool:
     return type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
 
 
-def begin(model) -> None:
-    """Make a model ready for packed passes: attention row by row, and freed memory kept for the next pass."""
+def begin(model, lean: bool) -> None:
+    """Make a model ready for packed passes: attention row by row, and freed memory kept for the next pass; where it is to be
+    `lean`, given back at once instead."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, lambda *_, **__: None)
     model.set_attn_implementation(_NAME)
-    _keep_freed_memory()
+    _manage_freed_memory(lean)
 
 
 @contextlib.contextmanager
@@ -107,8 +105,8 @@ class _HeadLoss(torch.autograd.Function):
         wants_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(wanted), _LOGITS_AT_ONCE):
-            stretch = slice(start, start + _LOGITS_AT_ONCE)
+        for start in range(0, len(wanted), LOGITS_AT_ONCE):
+            stretch = slice(start, start + LOGITS_AT_ONCE)
             logits = hidden[stretch] @ weight.T
             index = wanted[stretch, None]
             chosen = logits.gather(1, index)
@@ -128,11 +126,12 @@ class _HeadLoss(torch.autograd.Function):
         return gradient * upstream, None, None
 
 
-def _keep_freed_memory() -> None:
+def _manage_freed_memory(lean: bool) -> None:
     """Let glibc keep large blocks that are freed: a pass asks for the same ones again, and the kernel would have to clear them
-    each time, a tenth of a step. malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD is -3."""
+    each time, a tenth of a step. It cannot use all of them again, so that a `lean` process takes half as much memory in one
+    seventh more time. malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD is -3."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 1 << 30)
-            libc.mallopt(-1, 2**31 - 1)
+            libc.mallopt(-3, 1 << (20 if lean else 30))
+            libc.mallopt(-1, 1 << 20 if lean else 2**31 - 1)

@@ -133,3 +133,8 @@ def preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise BadInput(f"There is no preset {name!r}. There are: {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def of_model(name: str) -> Recipe:
+    """The recipe that a model is finetuned by where nobody says otherwise: its own preset, else Guanaco's with that base."""
+    return PRESETS.get(name) or PRESETS["guanaco-7b"].model_copy(update={"model": name})

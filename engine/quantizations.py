@@ -7,9 +7,10 @@ Files of 2023 differ a little: their output matrix had the type of the rest, and
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from engine.architecture import Architecture
 from engine.gguf_file import TENSOR_TYPES
 from engine.hardware import Machine
-from engine.memory import CHAT_TOKENS, Architecture
+from engine.memory import CHAT_TOKENS
 
 # Which type a matrix has in layer `layer` of `layers`.
 ByLayer = Callable[[int, int], str]

@@ -167,6 +167,11 @@ class OptimizationRecipe(Settings):
             raise ValueError("give steps or epochs")
         return self
 
+    @property
+    def micro_batch(self) -> int:
+        """Rows that share a pass."""
+        return self.batch // self.accumulation
+
     def steps_over(self, rows: int) -> int:
         """How many steps a run over so many rows takes."""
         by_epochs = [] if self.epochs is None else [max(1, math.ceil(self.epochs * rows / self.batch))]

@@ -161,7 +161,7 @@ def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
         optimizer,
         optimizers.rates(plan, steps, optimizer),
         steps,
-        plan.batch // plan.accumulation,
+        plan.micro_batch,
         learner.weights(),
         _Pace(),
     )

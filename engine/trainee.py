@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from engine import adapters, hardware, hub, lora_layers, models, packing
+from engine import adapters, hardware, hub, lora_layers, memory, models, packing
 from engine.backends import pretrained
 from engine.backends.pretrained import Pretrained
 from engine.errors import BadInput
@@ -21,8 +21,6 @@ from engine.settings import LoadSettings
 from engine.tokenizers import PretrainedTokenizer
 
 _ADAPTER = "default"
-# Left free for activations and the system when base weights are unpacked.
-SPARE_BYTES = 3 * hardware.GIB
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def prepare(recipe: Recipe, spec: ModelSpec, report: hub.Report, unpacked: bool 
     dropout = lora_layers.install(model, recipe.lora.dropout)
     packed = not on_gpu and packing.suits(model.get_base_model())
     if packed:
-        packing.begin(model.get_base_model())
+        packing.begin(model.get_base_model(), lean=recipe.memory.activation_checkpointing)
     return Trainee(base, model, parameters, tokenizer, form, on_gpu, unpack, packed, dropout, tuple(notes))
 
 
@@ -126,28 +124,33 @@ def _held(recipe: Recipe) -> tuple[LoadSettings, list[str]]:
 
 def _unpacks(recipe: Recipe, base: Pretrained, on_gpu: bool, notes: list[str]) -> bool:
     """Whether the 4-bit weights are unpacked once: on a CPU bitsandbytes unpacks them at every use, forward and backward."""
-    if on_gpu or base.load.quantization == "none" or recipe.memory.base_weights == "packed":
+    linear = sum(module.in_features * module.out_features for _, module in _four_bit_layers(base.model))
+    if on_gpu or not linear or recipe.memory.base_weights == "packed":
         return False
-    need = 4 * sum(height * width for _, (height, width) in pretrained.linear_shapes(base.model))
-    free = hardware.machine().memory_free
-    if recipe.memory.base_weights == "auto" and need + SPARE_BYTES > free:
-        notes.append(
-            f"the 4-bit weights stay packed, which is slower: unpacked they take {need / hardware.GIB:.1f} GB more, "
-            f"{free / hardware.GIB:.1f} GB are free"
-        )
+    machine = hardware.machine()
+    need = f"{4 * linear / hardware.GIB:.1f} GB"
+    if not memory.unpacks(linear, recipe, machine):
+        free = machine.memory_free / hardware.GIB
+        notes.append(f"the 4-bit weights stay packed, which is slower: unpacked they take {need} more, {free:.1f} GB are free")
         return False
-    notes.append(f"the 4-bit weights are unpacked once, which takes {need / hardware.GIB:.1f} GB and changes no number")
+    notes.append(f"the 4-bit weights are unpacked once, which takes {need} and changes no number")
     return True
+
+
+def _four_bit_layers(model) -> list[tuple[str, Any]]:
+    """Name and module of the layers that bitsandbytes holds in 4 bits."""
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return []
+    import bitsandbytes
+
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
 
 
 def _unpack(model) -> None:
     """Replace bitsandbytes' 4-bit layers by plain ones that hold the very numbers they stand for, layer by layer."""
-    import bitsandbytes
     from bitsandbytes.functional import dequantize_4bit
 
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, bitsandbytes.nn.Linear4bit):
-            continue
+    for name, module in _four_bit_layers(model):
         values = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype or torch.float32)
         plain = torch.nn.Linear(module.in_features, module.out_features, bias=False, device="meta", dtype=values.dtype)
         plain.weight = torch.nn.Parameter(values, requires_grad=False)

@@ -1,10 +1,12 @@
-"""`python -m engine train` and `runs`: a training in the terminal with progress, time left and loss; Ctrl-C saves and ends."""
+"""`python -m engine train`, `runs` and `estimate`: a training in the terminal with progress, time left and loss (Ctrl-C saves and
+ends), what was trained, and what a training would take in memory."""
 
 import json
 import os
 import shlex
 import signal
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from engine import jobs, presets, recipe, runs
+from engine import hardware, jobs, memory, models, presets, recipe, runs
 from engine.errors import BadInput
 from engine.events import Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.model_files import local_path
@@ -71,6 +73,37 @@ def list_runs(as_json: AsJson = False) -> None:
     for row in rows:
         steps = f"{row['step']}/{row['steps'] or '?'}"
         print(f"{row['id']:<34}{row['status']:<13}{steps:>12}  {_number(row['loss']):>7}{_number(row['eval_loss']):>10}  {row['model']}")
+
+
+def estimate(
+    model: Annotated[str, typer.Option(help="A model id, a Hub id or a folder; its shape is what counts.")] = models.STARTER,
+    plan: Annotated[
+        str, typer.Option("--recipe", metavar="FILE|PRESET", help="The recipe to train it by; without one its own preset.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what finetuning a model takes in memory, part by part, before anything is fetched or loaded."""
+    spec = models.resolve(model)
+    if spec.shape is None:
+        raise BadInput(
+            f"The shape of {model} is not known before it is fetched. Give a model of `python -m engine models`, or a folder with its config.json."
+        )
+    chosen = _recipe(plan)[0] if plan else presets.of_model(spec.id)
+    machine = hardware.machine()
+    found = memory.training_plan(spec.shape, chosen, machine)
+    if as_json:
+        parts = [{**asdict(part), "pageable": part.pageable > 0, "pageable_bytes": part.pageable} for part in found.parts]
+        figures = {"total": found.total, "resident": found.resident, "have": found.have, "fits": found.fits}
+        print(json.dumps({"model": spec.id, "parts": parts, **figures}))
+        return
+    micro, length = chosen.optimization.micro_batch, chosen.data.max_length
+    print(f"Finetuning {spec.title} with rows of {length} tokens, {micro} a pass, on: {machine.summary}")
+    for part in sorted(found.parts, key=lambda part: -part.bytes):
+        paged = f"  ({part.pageable / hardware.GIB:.2f} of it may be paged out)" if part.pageable else ""
+        print(f"{part.bytes / hardware.GIB:>9.2f} GB  {part.title}{paged}")
+    print(f"{found.total / hardware.GIB:>9.2f} GB  in all; {found.resident / hardware.GIB:.2f} GB of it must be there at once")
+    verdict = "It fits" if found.fits else "It does not fit"
+    print(f"{verdict}: {found.have / hardware.GIB:.1f} GB can be used here.")
 
 
 def _number(value: float | None) -> str:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import ggml, gguf_file, paths
+from engine.architecture import Architecture
 from engine.errors import BadInput, EngineError
-from engine.memory import Architecture
 
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 TEXTS = ("Hello the llama", " two  spaces, \u4e2d and \u00e9", "\u0c80 \U0001f999 in bytes\n\ttabs", "", "[PAD] a<|x|>b added")

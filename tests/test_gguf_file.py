@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import gguf_file
+from engine.architecture import Architecture
 from engine.errors import BadInput
-from engine.memory import Architecture
 
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import hardware, models
+from engine.architecture import Architecture
 from engine.backends import open_backend
 from engine.backends.llamacpp import LlamaCppBackend, _Answer, _batch, _room
 from engine.backends.slots import Slot
@@ -26,7 +27,6 @@ from engine.blend import BASE, Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
 from engine.events import Failed, Finished
-from engine.memory import Architecture
 from engine.messages import Conversation
 from engine.prompts import PROMPTS, encode
 from engine.runtime import Runtime

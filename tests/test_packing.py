@@ -38,7 +38,7 @@ def plain(tiny):
 def packed(tiny):
     model = _lora(tiny)
     assert lora_layers.install(model, 0.0) and packing.suits(model.get_base_model())
-    packing.begin(model.get_base_model())
+    packing.begin(model.get_base_model(), lean=False)
     return model
 
 
@@ -119,7 +119,7 @@ def test_a_layers_gradients_are_those_of_autograd(dropout):
 
 
 def test_the_loss_made_in_stretches_is_cross_entropy(monkeypatch):
-    monkeypatch.setattr(packing, "_LOGITS_AT_ONCE", 4)
+    monkeypatch.setattr(packing, "LOGITS_AT_ONCE", 4)
     torch.manual_seed(2)
     hidden, weight, wanted = (
         torch.randn(11, 5, dtype=torch.float64, requires_grad=True),

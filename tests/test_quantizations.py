@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from engine import models, quantizations
+from engine.architecture import Architecture
 from engine.hardware import GIB, Gpu, Machine
-from engine.memory import Architecture
 
 METHODS = {method.id: method for method in quantizations.METHODS}
 SHAPES = {size: models.MODELS[f"guanaco-{size}"].shape for size in ("7b", "13b", "33b", "65b")} | {

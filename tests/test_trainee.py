@@ -8,9 +8,9 @@ import pytest
 import torch
 import training
 from hub_server import HubServer
-from training import fresh, plan, trained
+from training import fresh, plan, prepared, trained
 
-from engine import adapters, recipe, runs, trainee
+from engine import adapters, memory, runs, trainee
 from engine.errors import BadInput
 from engine.events import Ended, Evaluated, Started
 
@@ -26,10 +26,6 @@ def gpt2(tmp_path_factory):
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256, **ends)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def prepared(plan: recipe.Recipe) -> trainee.Trainee:
-    return trainee.prepare(plan, trainee.resolved(plan), lambda progress: None)
 
 
 @pytest.mark.parametrize("capability, dtype", [((7, 5), "float16"), ((8, 0), "bfloat16")])
@@ -80,7 +76,7 @@ def test_weights_unpacked_once_are_those_that_packed_ones_stand_for(tiny, rows):
 
 
 def test_weights_stay_packed_where_memory_is_short(tiny, rows, monkeypatch):
-    monkeypatch.setattr(trainee, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(memory, "SPARE_BYTES", 1 << 60)
     learner = prepared(plan(tiny, rows))
     assert not learner.unpacked and any("stay packed" in note and "GB are free" in note for note in learner.notes)
 

@@ -52,6 +52,13 @@ def plan(model: Path, source: Path | str, **sections: dict) -> Recipe:
     return Recipe.model_validate(fields)
 
 
+def prepared(plan: Recipe):
+    """What a recipe trains (`engine.trainee.Trainee`), loaded."""
+    from engine import trainee
+
+    return trainee.prepare(plan, trainee.resolved(plan), lambda progress: None)
+
+
 def written(plan: Recipe, path: Path) -> Path:
     path.write_text(plan.to_yaml(), encoding="utf-8")
     return path

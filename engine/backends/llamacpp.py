@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from engine import adapters as adapter_files
 from engine import gguf_file, hardware, lora_gguf, models
+from engine.architecture import Architecture
 from engine.backends import gguf_weights
 from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
 from engine.backends.llama_process import LlamaProcess
@@ -25,7 +26,6 @@ from engine.events import Progress
 from engine.gguf_file import Header
 from engine.hub import Report
 from engine.llama_server import Settings
-from engine.memory import Architecture
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
 from engine.prompts import own_format
