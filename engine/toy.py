@@ -32,8 +32,9 @@ def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE):
     return fast
 
 
-def llama(tokenizer, hidden: int = 64, seed: int = 0, context: int = 512):
-    """A random Llama of two layers for that tokenizer, in float32."""
+def llama(tokenizer, hidden: int = 64, seed: int = 0, context: int = 512, letters: bool = False):
+    """A random Llama of two layers for that tokenizer, in float32. With `letters` it says tokens of one ASCII character alone, so
+    that what it says is text, whichever token ends it, and is less sure of it, so that float16 holds its gradients scaled as usual."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -51,13 +52,20 @@ def llama(tokenizer, hidden: int = 64, seed: int = 0, context: int = 512):
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.3,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval()
+    if letters:
+        tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        silent = [index for index, token in enumerate(tokens) if not (len(token) == 1 and token.isascii())]
+        with torch.no_grad():
+            model.lm_head.weight.mul_(0.25)
+            model.lm_head.weight[silent] = 0  # among a hundred others, one is above 0
+    return model
 
 
-def model(folder: Path, hidden: int = 64, seed: int = 0, tokenizer=None, context: int = 512) -> Path:
+def model(folder: Path, hidden: int = 64, seed: int = 0, tokenizer=None, context: int = 512, letters: bool = False) -> Path:
     """The same with its tokenizer as a transformers folder, in safetensors."""
     tokenizer = tokenizer or byte_tokenizer()
-    llama(tokenizer, hidden, seed, context).save_pretrained(folder)
+    llama(tokenizer, hidden, seed, context, letters).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -86,7 +94,7 @@ def write_gguf(model, tokenizer, path: Path) -> Path:
             if "q_proj" in key or "k_proj" in key:
                 heads = config.num_attention_heads if "q_proj" in key else config.num_key_value_heads
                 array = lora_gguf.interleaved(array, heads, path.name)
-            writer.add_tensor(names.get_name(key, try_suffixes=(".weight",)) + ".weight", numpy.ascontiguousarray(array))
+            writer.add_tensor(names.get_name(key, try_suffixes=(".weight",)), numpy.ascontiguousarray(array))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
