@@ -103,6 +103,12 @@ def _gpus() -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in map(_parsed_gpu, _visible(lines)) if gpu)
 
 
+def driver() -> tuple[str, list[str]]:
+    """The NVIDIA driver's version, and the names of the GPUs it lets programs see, whether torch can use them or not."""
+    rows = [line.rsplit(",", 1) for line in _visible(_driver_says("--query-gpu=name,driver_version"))]
+    return (rows[0][-1].strip() if rows else ""), [row[0].strip() for row in rows]
+
+
 def _driver_says(query: str) -> list[str]:
     """Rows of the driver's own tool, numbers without units; none where there is no driver or it fails."""
     tool = shutil.which("nvidia-smi")

@@ -138,7 +138,7 @@ def _write(path: Path, adapter: Adapter, base: GgufBase, arrays: Mapping, names:
             if config.scale(module) != plain:
                 side_b = numpy.multiply(side_b, config.scale(module) / plain, dtype=numpy.float64)
             if INTERLEAVED[base.architecture] and module.endswith(("q_proj", "k_proj")):
-                side_b = _interleaved(side_b, base.heads if module.endswith("q_proj") else base.kv_heads, base)
+                side_b = interleaved(side_b, base.heads if module.endswith("q_proj") else base.kv_heads, base.spec.source)
             for side, array in (("a", side_a), ("b", side_b)):
                 writer.add_tensor(f"{name}.lora_{side}", _stored(array, halves_stay))
         writer.write_header_to_file()
@@ -148,10 +148,11 @@ def _write(path: Path, adapter: Adapter, base: GgufBase, arrays: Mapping, names:
         writer.close()
 
 
-def _interleaved(rows, heads: int, base: GgufBase):
-    """The rows of each head, first half then second half, as pairs (i, i + half). `rows`: [heads * width, rank]."""
+def interleaved(rows, heads: int, source: str):
+    """The rows of each head, first half then second half, as pairs (i, i + half). `rows`: [heads * width, any]. Raises BadInput,
+    calling the base `source`, where they are no such heads."""
     if heads < 1 or len(rows) % (2 * heads):
-        raise BadInput(f"The base {base.spec.source} is damaged: its header says {heads} heads, and its rows are {len(rows)}.")
+        raise BadInput(f"The base {source} is damaged: its header says {heads} heads, and its rows are {len(rows)}.")
     return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
 

@@ -111,7 +111,7 @@ def _held(recipe: Recipe) -> tuple[LoadSettings, list[str]]:
     """How the base is loaded, and what of the recipe's wish this machine has not (faults, row 3)."""
     held, notes = recipe.quantization, []
     wanted = held.compute_dtype
-    capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    capabilities = pretrained.cuda_capabilities()
     if not capabilities and wanted in ("bfloat16", "float16"):
         notes.append(f"the recipe asks for {wanted}; without a GPU float32 is faster and exact")
         wanted = "auto"

@@ -9,6 +9,7 @@ import builders
 import gguf
 import numpy as np
 
+from engine import toy
 from engine.lora_gguf import GgufBase
 from engine.model_spec import ModelSpec
 
@@ -74,7 +75,7 @@ def write(model, path: Path, tokenizer=None, half: bool = False) -> Path:
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     writer = gguf.GGUFWriter(path, name)
     _add_fields(writer, config, name)
-    _add_tokenizer(writer, tokenizer or builders.byte_tokenizer())
+    toy.add_tokenizer(writer, tokenizer or builders.byte_tokenizer())
     for key, tensor in model.state_dict().items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -100,40 +101,12 @@ def interleaved(array: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _add_fields(writer: gguf.GGUFWriter, config, name: str) -> None:
-    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
+    toy.add_fields(writer, config)
     if name in ("gemma2", "gemma3"):
         writer.add_sliding_window(config.sliding_window)
     if name == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer) -> None:
-    """A byte-level tokenizer without merges; GGUF wants one at least, so it gets one that never applies."""
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    special = set(tokenizer.all_special_tokens) | {"<|im_start|>"}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens])
-    writer.add_token_merges([f"{tokens[0]} {tokens[1]}"])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_add_bos_token(False)
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
 
 
 def described(path: Path, source: str | None = None) -> GgufBase:

@@ -160,6 +160,12 @@ def test_the_layouts_command_measures_both(starter):
 
 
 @pytest.mark.long
+def test_the_doctor_command_finds_this_machine_well():
+    done = shell(command("doctor"))
+    assert done.returncode == 0 and done.stdout.startswith("### Guanaco Playground self-test: "), done.stdout
+
+
+@pytest.mark.long
 def test_the_models_command_lists_every_model_of_the_readme():
     done = shell(command("models"))
     assert done.returncode == 0

@@ -1,6 +1,5 @@
 """Small recipes, rows and runs for the tests of training."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from engine import runs
+from engine import runs, toy
 from engine.events import Ended, Event, Step
 from engine.examples import Example
 from engine.recipe import Recipe
@@ -18,6 +17,8 @@ from engine.runs import EventLog, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
+# A dozen questions and answers, or as many as asked for.
+data = toy.rows
 
 
 @st.composite
@@ -26,14 +27,6 @@ def examples(draw, longest: int = 40):
     ids = draw(st.lists(st.integers(0, 255), min_size=2, max_size=longest))
     learn = draw(st.lists(st.booleans(), min_size=len(ids) - 1, max_size=len(ids) - 1))
     return Example(tuple(ids), (False, *learn[:-1], True), 0)
-
-
-def data(path: Path, rows: int = 12) -> Path:
-    """Questions and answers that a byte-level model of a few thousand parameters can begin to learn."""
-    with open(path, "w", encoding="utf-8") as file:
-        for number in range(rows):
-            file.write(json.dumps({"instruction": f"Count {number}", "output": f"{number} {'one two ' * (number % 4)}three"}) + "\n")
-    return path
 
 
 def plan(model: Path, source: Path | str, **sections: dict) -> Recipe:

@@ -54,7 +54,7 @@ def opened(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> Pretraine
     transformers.utils.logging.disable_progress_bar()
     report(Progress(f"Loading {spec.id}", None))
     tokenizer = _load_tokenizer(spec)
-    capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    capabilities = cuda_capabilities()
     dtype = hardware.compute_dtype(capabilities) if load.compute_dtype == "auto" else load.compute_dtype
     notes.insert(0, hardware.dtype_reason(dtype, capabilities))
     model = _load_model(spec, weights, load, getattr(torch, dtype), bool(capabilities))
@@ -64,6 +64,13 @@ def opened(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> Pretraine
         else load.quantization.upper() + (" double-quantized" if load.double_quantization else "")
     )
     return Pretrained(spec, model, tokenizer, load, dtype, torch.cuda.get_device_name(0) if capabilities else "CPU", held, tuple(notes))
+
+
+def cuda_capabilities() -> list[tuple[int, int]]:
+    """The compute capability of each CUDA device. Raises RuntimeError where the driver counts some that torch cannot use."""
+    import torch
+
+    return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
 
 
 def _load_tokenizer(spec: ModelSpec):
