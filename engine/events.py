@@ -79,8 +79,8 @@ class Queued:
 class Started:
     """Training begins, or goes on after step `resumed_from`; what earlier events told of later steps no longer counts.
 
-    `rows` and `held_out` count rows, `parameters` those that are learnt; `device`, `dtype` and `quantization` say how the base is
-    held, `micro_batch` how many rows share one pass.
+    `rows` and `held_out` count rows, `cut` those of both that are longer than the limit; `parameters` those that are learnt;
+    `device`, `dtype` and `quantization` say how the base is held, `micro_batch` how many rows share one pass.
     """
 
     run: str
@@ -93,6 +93,7 @@ class Started:
     dtype: str
     quantization: str
     micro_batch: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,16 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Adjusted:
+    """A run changes its recipe to go on after trouble, in a fresh process from the checkpoint of `step` (0: from its beginning).
+    `changes` are dotted keys of the recipe with their new values; `text` says in words what happened and what is different."""
+
+    step: int
+    changes: dict[str, str | float | bool]
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The end of a run, or of this part of it. `text` is for people: what happened and what can be done. `seconds` run from the
     start of this part."""
@@ -149,7 +160,7 @@ class Ended:
     seconds: float
 
 
-Training = Queued | Started | Step | Evaluated | Sample | Saved | Ended
+Training = Queued | Started | Step | Evaluated | Sample | Saved | Adjusted | Ended
 Event = Progress | Notice | Token | Finished | Failed | Training
 _KINDS = {kind.__name__: kind for kind in get_args(Event)}
 

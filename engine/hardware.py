@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,19 @@ def process_memory(process_id: int) -> int:
 def _gpu_memory(process_id: int, moment: int) -> int:
     rows = [line.split(",") for line in _driver_says("--query-compute-apps=pid,used_memory")]
     return sum(int(used) * 2**20 for owner, used in rows if owner.strip() == str(process_id) and used.strip().isdigit())
+
+
+def limit_memory(more: int) -> None:
+    """Let this process take at most `more` bytes beyond what it has. Linux promises more memory than there is and kills whoever
+    uses it; a limit makes the allocation fail instead, which can be answered. Other systems have no such limit or need none."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[5])  # proc_pid_statm(5): data and stack, as RLIMIT_DATA counts it
+    _, highest = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if highest == resource.RLIM_INFINITY else min(wanted, highest), highest))
 
 
 def _torch_is_for_cpu() -> bool:

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 from filelock import FileLock, Timeout
 
-from engine import children, paths, runs
+from engine import children, paths, ranks, runs
 from engine.errors import BadInput, EngineError
-from engine.events import Ended, Event, Queued
+from engine.events import Adjusted, Ended, Event, Queued
 from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
@@ -44,11 +45,14 @@ def resume(run: Run) -> None:
 
 
 def _spawn(run: Run) -> None:
-    command = [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with runs.full_disk_told(run.folder, 10), open(run.folder / runs.OUTPUT, "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
+        process = subprocess.Popen(_command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
     run.claim(process.pid)
+
+
+def _command(run: Run) -> list[str]:
+    return [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
 
 
 def stop(run: Run) -> None:
@@ -74,9 +78,15 @@ def follow(run: Run, offset: int = 0) -> tuple[list[Event], int]:
     return runs.read_events(run, offset)
 
 
-def work(run: Run, tell) -> Ended:
+def work(run: Run, tell) -> Ended | Adjusted:
     """Train a run in this process when the machine is free. Every event goes to the run's log and to `tell`; the last one is
-    given back. Raises BadInput where another process has the run, EngineError after the run is noted as failed."""
+    given back: where that is an `Adjusted`, `go_on` is to be called, or this once more. Raises BadInput where another process has
+    the run, EngineError after the run is noted as failed.
+
+    Of several processes that share the training (`engine.ranks`) the first does so, and the others work along.
+    """
+    if ranks.index():
+        return _work_along(run)
     with _owned(run):
         run.claim(os.getpid())
         psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
@@ -86,8 +96,10 @@ def work(run: Run, tell) -> Ended:
             log.append(event)
             tell(event)
 
+        last = None
         try:
-            return _when_free(run, both)
+            last = _when_free(run, both)
+            return last
         except Exception as error:
             known = isinstance(error, EngineError)
             with contextlib.suppress(EngineError):  # a full disk takes not even this
@@ -95,10 +107,35 @@ def work(run: Run, tell) -> Ended:
             raise
         finally:
             log.close()
-            run.disclaim()
+            if not isinstance(last, Adjusted):
+                run.disclaim()
 
 
-def _when_free(run: Run, tell) -> Ended:
+def go_on(run: Run) -> NoReturn:
+    """Go on with a run that was `Adjusted`, in a fresh process: what an accelerator held when memory ran out goes with the old one.
+    Never returns. Of several processes each only ends: `torchrun --max-restarts` starts them again."""
+    if ranks.count() > 1:
+        sys.exit(1)
+    command = [*_command(run), *(["--json"] if "--json" in sys.argv else [])]
+    if os.name == "posix":  # the same process to whoever watches it, with nothing of its memory
+        os.execve(sys.executable, command, children.environment())
+    run.disclaim()
+    sys.exit(subprocess.call(command, env=children.environment()))
+
+
+def _work_along(run: Run) -> Ended | Adjusted:
+    """Be one of the other processes of a training: take part from when the first has the machine."""
+    psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
+    while not (runs.noted_process(_holder_file()) and _holder() == run.id):
+        if done := runs.finished(run):
+            return done
+        time.sleep(_LOOK)
+    from engine.train import train
+
+    return train(run, lambda event: None)
+
+
+def _when_free(run: Run, tell) -> Ended | Adjusted:
     with _machine(run, tell) as free:
         if not free:
             ended = Ended("stopped", _last_step(run), "Stopped while it waited for the machine. Resume puts it in line again.", 0.0)
@@ -130,7 +167,8 @@ def _machine(run: Run, tell) -> Iterator[bool]:
     """The machine's lock, held within the block, first come first served. Tells who has it while this run waits. False where
     the run was asked to stop meanwhile."""
     lock = FileLock(paths.runs() / ".machine.lock")
-    ticket = paths.runs() / f".ticket-{time.time_ns():020}-{os.getpid()}"
+    first_in_line = paths.runs() / f".ticket-{0:020}-{os.getpid()}"
+    ticket = first_in_line if first_in_line.exists() else paths.runs() / f".ticket-{time.time_ns():020}-{os.getpid()}"
     runs.note_process(ticket, os.getpid(), run=run.id)
     told = None
     try:
@@ -154,6 +192,8 @@ def _machine(run: Run, tell) -> Iterator[bool]:
     finally:
         ticket.unlink(missing_ok=True)
         if lock.is_locked:
+            if os.name == "posix" and isinstance(next(reversed(runs.all_events(run)), None), Adjusted):
+                runs.note_process(first_in_line, os.getpid(), run=run.id)  # `go_on` keeps this process's number
             _holder_file().unlink(missing_ok=True)
         lock.release()
 

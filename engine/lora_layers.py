@@ -12,19 +12,32 @@ import torch
 
 @dataclass
 class Dropout:
-    """Which inputs are left out, for all layers of a model. It depends on `key` and the layer alone, so that a pass made again,
-    after a restart or by activation checkpointing, leaves out the same."""
+    """Which inputs are left out, for all layers of a model, row by row of a pass. It depends on `key`, the place of the row in its
+    step (`first` is that of the pass's first row) and the layer alone, so that a pass made again, after a restart or by
+    activation checkpointing, leaves out the same, and so does a step in smaller passes."""
 
     share: float
     key: tuple[int, ...] = ()
+    first: int = 0
+    lengths: tuple[int, ...] = ()
 
-    def dropped(self, count: int, layer: int) -> torch.Tensor:
-        """Ascending flat indices below `count`, each there with probability `share`: gaps between them are geometric."""
-        generator = numpy.random.Generator(numpy.random.SFC64([*self.key, layer]))
+    def dropped(self, tokens: int, width: int, layer: int) -> torch.Tensor:
+        """Ascending flat indices into [tokens, width], each there with probability `share`. A layer that sees not all tokens of the
+        pass, as an output layer that makes only the logits that are wanted, draws for them as for one row."""
+        lengths = self.lengths if sum(self.lengths) == tokens else (tokens,)
+        start, places = 0, []
+        for row, length in enumerate(lengths, self.first):
+            places.append(self._of_row(length * width, row, layer) + start)
+            start += length * width
+        return torch.from_numpy(numpy.concatenate(places))
+
+    def _of_row(self, count: int, row: int, layer: int) -> numpy.ndarray:
+        """Indices below `count`: gaps between them are geometric."""
+        generator = numpy.random.Generator(numpy.random.SFC64([*self.key, row, layer]))
         expected = count * self.share
         gaps = generator.geometric(self.share, int(expected + 6 * math.sqrt(expected) + 16))
         places = numpy.cumsum(gaps) - 1
-        return torch.from_numpy(places[: numpy.searchsorted(places, count)])
+        return places[: numpy.searchsorted(places, count)]
 
 
 def install(model, dropout: float) -> Dropout | None:
@@ -58,7 +71,7 @@ class _Forward:
         a, b, scale = self.layer.lora_A[name].weight, self.layer.lora_B[name].weight, self.layer.scaling[name]
         left_out = None
         if self.layer.training and self.dropout.share:
-            left_out = self.dropout.dropped(x.numel(), self.index)
+            left_out = self.dropout.dropped(x.numel() // x.shape[-1], x.shape[-1], self.index)
             scale /= 1 - self.dropout.share
         return _LoraLinear.apply(x, base.weight, base.bias, a, b, scale, left_out)
 

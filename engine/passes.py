@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy
 import torch
 
-from engine import packing
+from engine import packing, ranks
+from engine.chat import StopStrings
 from engine.examples import Example
+from engine.messages import Conversation
+from engine.prompts import encode
 from engine.trainee import Trainee
 
 
@@ -85,15 +88,26 @@ def held_out_loss(learner: Trainee, rows: Sequence[Example], size: int, check: C
     learner.model.eval()
     total = 0.0
     with torch.no_grad():
-        for part in split(learner, rows, size):
+        for _, part in ranks.share(split(learner, rows, size)):
             check()
             total += float(summed_loss(learner, part))
+    (total,) = ranks.total(total)
     return total / targets(rows)
 
 
-def answers(learner: Trainee, prompts: Sequence[Sequence[int]], longest: int, stop: Callable[[], bool]) -> Iterator[list[int]]:
-    """Greedy answers of at most `longest` tokens to prompts of token ids, all made side by side, without their end tokens.
-    They are cut short where `stop()` comes true."""
+def answers(learner: Trainee, asked: Sequence[Conversation], longest: int, size: int, stop: Callable[[], bool]) -> list[str]:
+    """Greedy answers of at most `longest` tokens, `size` of them made side by side. They are cut short where `stop()` comes true."""
+    prompts = [encode(learner.tokenizer, each, learner.form, answering=True).ids for each in asked]
+    texts = []
+    for start in range(0, len(prompts), size):
+        for ids in _generated(learner, prompts[start : start + size], longest, stop):
+            stops = StopStrings(learner.form.stop)
+            texts.append(stops.add(learner.base.tokenizer.decode(ids, skip_special_tokens=True)) + stops.rest())
+    return texts
+
+
+def _generated(learner: Trainee, prompts: Sequence[Sequence[int]], longest: int, stop: Callable[[], bool]) -> Iterator[list[int]]:
+    """Token ids of the answers to prompts that fill one pass, without their end tokens."""
     from transformers import StoppingCriteriaList
 
     device = learner.model.get_input_embeddings().weight.device

@@ -4,6 +4,7 @@ One `Recipe` is the form, the YAML file, the command line and the run folder's `
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -234,6 +235,14 @@ class Recipe(Settings):
         """The same recipe on other data, format and columns to be found out."""
         data = self.data.model_copy(update={"source": source, "format": "auto", "columns": {}})
         return self.model_copy(update={"data": data})
+
+    def changed(self, changes: Mapping[str, object]) -> "Recipe":
+        """The same recipe with other values for dotted keys, as in `{"optimization.accumulation": 2}`."""
+        fields = self.model_dump()
+        for key, value in changes.items():
+            section, _, name = key.partition(".")
+            fields[section][name] = value
+        return Recipe.model_validate(fields)
 
     def with_absolute_data(self) -> "Recipe":
         """The same recipe, its data file named so that it is found from any folder."""

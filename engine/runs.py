@@ -235,6 +235,13 @@ def phase(run: Run, events: list[Event]) -> Phase:
     return last.status if isinstance(last, Ended) else "interrupted"
 
 
+def finished(run: Run) -> Ended | None:
+    """The end of a run that has nothing left to do, None where it has."""
+    events = all_events(run)
+    last = events[-1] if events else None
+    return last if isinstance(last, Ended) and last.status == "done" and run.adapter.is_dir() else None
+
+
 def create(folder: Path, plan: Recipe) -> Run:
     """Make a run's folder with its recipe. One that never came to train gives way. Raises BadInput where there is another run."""
     run = Run(folder)

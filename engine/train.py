@@ -1,6 +1,7 @@
 """One training run from recipe to adapter, step by step, in this process: what `python -m engine train` does.
 
-It may be killed at any moment and goes on from its last checkpoint to the same weights, bit for bit on a CPU.
+It may be killed at any moment and goes on from its last checkpoint to the same weights, bit for bit on a CPU. Where memory runs
+out or float16 fails, it says what of its recipe it changes, and a fresh process goes on (`engine.jobs`).
 """
 
 import contextlib
@@ -9,23 +10,24 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from engine import checkpoints, hardware, lineage, optimizers, passes, rows, runs, trainee
-from engine.chat import StopStrings
+from engine import checkpoints, hardware, lineage, optimizers, passes, ranks, rows, runs, trainee, trouble
 from engine.checkpoints import Checkpoint
 from engine.errors import EngineError
-from engine.events import Ended, Evaluated, Event, Notice, Progress, Sample, Started, Status, Step
+from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Sample, Started, Status, Step
 from engine.messages import Conversation
-from engine.prompts import encode
 from engine.recipe import Recipe
 from engine.rows import Rows
 from engine.runs import Run
 from engine.trainee import Trainee
 
+T = TypeVar("T")
 Tell = Callable[[Event], None]
+# Steps in a row that a GradScaler may skip while it looks for its scale: it begins at 2**16 and halves it each time.
+_SKIPS = 24
 
 
 class _Stopped(Exception):
@@ -33,7 +35,7 @@ class _Stopped(Exception):
 
 
 class _Diverged(Exception):
-    """The numbers of a step are none."""
+    """The numbers of a step, its loss or its gradient, are none."""
 
 
 @dataclass
@@ -69,9 +71,12 @@ class _Training:
     pace: _Pace
     step: int = 0
     saved: int = 0
+    tested_at_once: int = 0
+    skipped: int = 0
 
     def check(self) -> None:
-        if self.run.asked_to_stop:
+        """Within a step or a test: several processes decide together, between steps."""
+        if ranks.count() == 1 and self.run.asked_to_stop:
             raise _Stopped
 
     def tests(self, step: int) -> bool:
@@ -84,8 +89,9 @@ class _Training:
         return self.steps // every - (step - 1) // every + (self.steps % every > 0)
 
 
-def train(run: Run, tell: Tell) -> Ended:
-    """Train a run to its end, or until it is asked to stop, and tell everything as events; the last one is given back.
+def train(run: Run, tell: Tell) -> Ended | Adjusted:
+    """Train a run to its end, or until it is asked to stop, and tell everything as events; the last one is given back. Where that
+    is an `Adjusted`, a fresh process is to go on.
 
     The caller holds the machine and the run's event log (`engine.jobs`). Raises BadInput or EngineError where it fails.
     """
@@ -96,18 +102,38 @@ def train(run: Run, tell: Tell) -> Ended:
         tell(event)
         return event
 
+    def adjust(event: Adjusted) -> Adjusted:
+        tell(event)
+        ranks.wait()  # the first to leave ends the others, and this must be written
+        return event
+
+    before = runs.all_events(run)
+    recipe = trouble.in_force(run.recipe, before)
     found, told = checkpoints.newest(run)
     for text in told:
         tell(Notice(text))
+    job = None
     with _exact(found):
-        job = _begin(run, tell, found)
         try:
+            job = _begin(run, recipe, tell, found)
             _loop(job)
         except _Stopped:
             _save(job)
             return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}. Resume goes on from there.")
         except _Diverged as error:
-            return end("paused", job.step, str(error))
+            step = job.step + 1
+            if calmer := trouble.with_calmer_numbers(recipe, job.learner.base.dtype, before, step, str(error), job.saved):
+                return adjust(calmer)
+            checkpoint = run.checkpoints / f"step-{job.saved}" if job.saved else None
+            return end("paused", job.step, trouble.paused(recipe, job.learner.base.dtype, step, str(error), checkpoint))
+        except Exception as error:
+            if not trouble.out_of_memory(error):
+                raise
+            trouble.let_go(error)
+            step = job.step + 1 if job else 0
+            if job and (less := trouble.with_less_memory(recipe, step, job.saved)):
+                return adjust(less)
+            raise EngineError(trouble.exhausted(recipe, step, job.saved if job else 0)) from error
         losses = _finish(job)
         learnt = f" Held-out loss {losses[0]:.3f} → {losses[-1]:.3f}." if len(losses) > 1 else ""
         return end("done", job.step, f"Done: {job.steps} steps.{learnt} The adapter is in {run.adapter}.")
@@ -128,11 +154,10 @@ def _exact(found: Checkpoint | None) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before[2]
 
 
-def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
+def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _Training:
     """Load everything and stand where the checkpoint stands."""
     from accelerate import Accelerator
 
-    recipe = run.recipe
     plan = recipe.optimization
     spec = trainee.resolved(recipe)
     data = rows.read(recipe.data, tell, rows.needed(recipe))
@@ -141,7 +166,8 @@ def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
         raise EngineError("The adapter has nothing that could learn: no matrix of it is trained. Check lora.targets.")
     encoded = rows.encoded(recipe.data, data, plan.seed, learner.tokenizer, learner.form, tell)
     facts = lineage.of(learner, recipe, data)
-    lineage.keep(run, facts)
+    if not ranks.index():
+        lineage.keep(run, facts)
     optimizer = optimizers.make(plan, learner.parameters)
     mixed = {"float16": "fp16", "bfloat16": "bf16"}.get(learner.base.dtype, "no")
     # After the optimizer: transformers' TrainingArguments, which name it, set Accelerate's state back.
@@ -182,6 +208,7 @@ def _begin(run: Run, tell: Tell, found: Checkpoint | None) -> _Training:
             base.dtype,
             base.quantization,
             job.micro_batch,
+            sum(bool(row.cut) for row in (*encoded.train, *encoded.held_out)),
         )
     )
     return job
@@ -204,7 +231,8 @@ def _loop(job: _Training) -> None:
             told = []
         if job.step >= job.steps:
             return
-        job.check()
+        if any(ranks.total(float(job.run.asked_to_stop))):
+            raise _Stopped
         event = _step(job, job.step + 1)
         job.step += 1
         job.tell(event)
@@ -220,20 +248,33 @@ def _step(job: _Training, step: int) -> Step:
     count = passes.targets(chosen)
     learner.model.train()
     job.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for number, part in enumerate(passes.split(learner, chosen, job.micro_batch)):
-        job.check()
-        learner.draw_from(plan.seed, step, number)
-        with job.accelerator.autocast():
-            loss = passes.summed_loss(learner, part)
-        total += float(loss.detach())
-        job.accelerator.backward(loss / count)
+    total, trouble_here = 0.0, None
+    parts = passes.split(learner, chosen, job.micro_batch)
+    try:
+        for number, part in ranks.share(parts):
+            job.check()
+            learner.draw_from(plan.seed, step, first=sum(map(len, parts[:number])), lengths=[len(row.ids) for row in part])
+            with job.accelerator.autocast():
+                loss = passes.summed_loss(learner, part)
+            total += float(loss.detach())
+            job.accelerator.backward(loss / count)
+    except Exception as error:
+        # All processes must hear of it before they meet again.
+        if ranks.count() == 1 or not trouble.out_of_memory(error):
+            raise
+        trouble_here = error
+    total, in_trouble = ranks.total(total, float(trouble_here is not None))
+    if in_trouble:
+        raise trouble_here or MemoryError("another process of this training ran out of memory")
     mean = total / count
     if not math.isfinite(mean):
-        raise _Diverged(_diverged(job, step, "loss"))
+        raise _Diverged("loss")
+    ranks.add_up_gradients(learner.parameters)
     norm = float(job.accelerator.clip_grad_norm_(learner.parameters, plan.max_grad_norm or math.inf))
-    if not math.isfinite(norm) and job.accelerator.scaler is None:
-        raise _Diverged(_diverged(job, step, "gradient"))
+    # A scaled step that overflows is skipped and the scale halved; one that never comes down is as bad as a loss that is none.
+    job.skipped = 0 if math.isfinite(norm) else job.skipped + 1
+    if job.skipped > (0 if job.accelerator.scaler is None else _SKIPS):
+        raise _Diverged("gradient")
     rate = job.rate(step)
     for group in job.optimizer.param_groups:
         group["lr"] = rate
@@ -260,45 +301,57 @@ def _memory(on_gpu: bool) -> int:
     return torch.cuda.max_memory_reserved() if on_gpu else hardware.process_memory(os.getpid())
 
 
-def _diverged(job: _Training, step: int, what: str) -> str:
-    if job.saved:
-        kept = f"The checkpoint of step {job.saved} is sound: {job.run.checkpoints / f'step-{job.saved}'} can be the lora.start_from of a new run"
-    else:
-        kept = "There is no checkpoint yet. Start a new run"
-    calmer = ", in bfloat16 or float32," if job.learner.base.dtype == "float16" else ""
-    rate = job.recipe.optimization.learning_rate
-    return f"Paused: the {what} of step {step} is not a number. {kept}{calmer} with a learning rate below {rate:g}."
-
-
 def _test(job: _Training, told: list[Event]) -> None:
     """Held-out loss and samples of this step, but for what `told` has of it from before an interruption."""
     began = time.monotonic()
     held_out, samples = job.rows.held_out, job.recipe.samples
     if held_out and not any(isinstance(event, Evaluated) and event.step == job.step for event in told):
-        loss = passes.held_out_loss(job.learner, held_out, job.micro_batch, job.check)
-        job.tell(Evaluated(job.step, loss, passes.targets(held_out)))
+        size = job.tested_at_once or job.micro_batch
+        loss = _as_memory_allows(job, "evaluation", size, lambda size: passes.held_out_loss(job.learner, held_out, size, job.check))
+        if loss is not None:
+            job.tell(Evaluated(job.step, loss, passes.targets(held_out)))
     seen = {event.prompt for event in told if isinstance(event, Sample) and event.step == job.step}
     prompts = [prompt for prompt in samples.prompts if prompt not in seen]
-    if prompts:
-        for prompt, text in zip(prompts, _answers(job, prompts), strict=True):
+    if prompts and not ranks.index():
+        texts = _as_memory_allows(job, "sample answers", len(prompts), lambda size: _answered(job, prompts, size))
+        for prompt, text in zip(prompts, texts or [], strict=False):
             job.tell(Sample(job.step, prompt, text))
     job.pace.tests += 1
     job.pace.testing += time.monotonic() - began
 
 
-def _answers(job: _Training, prompts: list[str]) -> Iterator[str]:
-    learner = job.learner
+def _as_memory_allows(job: _Training, what: str, size: int, made: Callable[[int], T]) -> T | None:
+    """`made(size)`, of fewer rows at once where memory runs out; None where not even single rows fit: training goes on without
+    (faults, row 18)."""
+    while True:
+        try:
+            return made(size)
+        except Exception as error:
+            if ranks.count() > 1 or not trouble.out_of_memory(error):
+                raise
+            trouble.let_go(error)
+        torch.cuda.empty_cache()
+        after = f"The {what} after step {job.step} ran out of memory"
+        if size == 1:
+            job.tell(Notice(f"{after} one row at a time: skipped, training goes on. Close other programs, or shorten rows and samples."))
+            return None
+        size //= 2
+        job.tested_at_once = size
+        job.tell(Notice(f"{after}: {size} row{'s' * (size > 1)} at a time from now on."))
+
+
+def _answered(job: _Training, prompts: list[str], size: int) -> list[str]:
     asked = [Conversation(system=job.recipe.data.system).add("user", prompt) for prompt in prompts]
-    encoded = [encode(learner.tokenizer, each, learner.form, answering=True).ids for each in asked]
-    made = list(passes.answers(learner, encoded, job.recipe.samples.max_new_tokens, lambda: job.run.asked_to_stop))
+    texts = passes.answers(job.learner, asked, job.recipe.samples.max_new_tokens, size, lambda: job.run.asked_to_stop)
     job.check()
-    for ids in made:
-        stops = StopStrings(learner.form.stop)
-        yield stops.add(learner.base.tokenizer.decode(ids, skip_special_tokens=True)) + stops.rest()
+    return texts
 
 
 def _save(job: _Training) -> None:
     if job.saved == job.step:
+        return
+    if ranks.index():
+        job.saved = job.step
         return
     tensors, numbers = optimizers.state(job.optimizer, job.learner.parameters)
     numbers = {
@@ -325,6 +378,8 @@ def _finish(job: _Training) -> list[float]:
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise EngineError("The adapter holds numbers that are none; it is not handed over. Train again with a lower learning rate.")
     losses = [event.loss for event in runs.in_force(runs.all_events(job.run)) if isinstance(event, Evaluated)]
+    if ranks.index():
+        return losses
     facts = job.facts | {"steps": job.steps, "held_out_loss": {"before": losses[0], "after": losses[-1]} if losses else None}
     checkpoints.hand_over(job.run, weights, job.learner.config(), facts, getattr(torch, job.recipe.lora.save_as))
     return losses

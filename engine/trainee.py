@@ -4,7 +4,7 @@ Owns loading for training, the adapter's tensors in and out, and whether 4-bit w
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,13 @@ class Trainee:
         """The id that fills up shorter rows; masked and never a target. The first that ends no answer: no token is added for it."""
         return next(token for token in range(len(self.base.ends) + 1) if token not in self.base.ends)
 
-    def draw_from(self, *key: int) -> None:
-        """Let what dropout draws in the next pass depend on these numbers alone."""
+    def draw_from(self, *key: int, first: int, lengths: Sequence[int]) -> None:
+        """Let what dropout draws in the next pass depend on `key` and the places of its rows in the step alone: `first` and those
+        behind it, of so many tokens each. Where dropout is torch's own, it depends on how a step is split into passes too."""
         if self.dropout:
-            self.dropout.key = key
+            self.dropout.key, self.dropout.first, self.dropout.lengths = key, first, tuple(lengths)
         else:
-            torch.manual_seed(hash(key))
+            torch.manual_seed(hash((*key, first)))
 
     def weights(self) -> dict:
         """The LoRA matrices by PEFT's names, as copies on the CPU."""

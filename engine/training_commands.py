@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from engine import hardware, jobs, memory, models, presets, recipe, runs
+from engine import hardware, jobs, memory, models, presets, ranks, recipe, runs
 from engine.errors import BadInput
-from engine.events import Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
+from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.model_files import local_path
 from engine.recipe import Recipe
 from engine.runs import Run
@@ -38,11 +38,18 @@ def train(
     if data:
         plan = plan.with_data(data)
     run = _run(plan.with_absolute_data(), name, run_dir, resume)
-    done = _done(run)
+    done = runs.finished(run)
     if not done:
         _end_on_signals(run)
+        machine = hardware.machine()
+        if not machine.has_gpu:
+            hardware.limit_memory(machine.memory_free)
         with _Terminal(run) as terminal:
             done = jobs.work(run, terminal.show)
+    if isinstance(done, Adjusted):
+        jobs.go_on(run)
+    if ranks.index():
+        raise typer.Exit(0 if done.status == "done" else 1)
     print(json.dumps(runs.summary(run), ensure_ascii=False) if as_json else done.text)
     if command := _next_command(run, done):
         log(command)
@@ -122,11 +129,15 @@ def _recipe(what: str) -> tuple[Recipe, str]:
 
 def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
     """The run to work on: a new one, or the one that is to go on. Raises BadInput where the two are mixed up."""
+    if ranks.count() > 1 and folder is None:
+        raise BadInput("Several processes share this training: name its folder with --run-dir, so that they find each other.")
     if folder is None:
         if resume:
             raise BadInput("Say which run is to go on: give its folder with --run-dir (`python -m engine runs --json` lists them).")
         return runs.create(runs.fresh_folder(name), plan)
     folder = folder.expanduser().absolute()
+    if ranks.index():  # the first process makes it
+        return Run(folder)
     if not (resume and (folder / runs.RECIPE).is_file()):
         return runs.create(folder, plan)
     run = Run(folder)
@@ -135,13 +146,6 @@ def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
             f"{folder} was begun with another recipe. Resume it with its own, {folder / runs.RECIPE}, or choose another --run-dir."
         )
     return run
-
-
-def _done(run: Run) -> Ended | None:
-    """The end of a run that has nothing left to do."""
-    events = runs.all_events(run)
-    last = events[-1] if events else None
-    return last if isinstance(last, Ended) and last.status == "done" and run.adapter.is_dir() else None
 
 
 def _end_on_signals(run: Run) -> None:
@@ -167,7 +171,8 @@ class _Terminal:
         self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("Starting", total=None, figures="")
         self._steps = 0
-        self._say(f"Run {run.id} in {run.folder}")
+        if not ranks.index():
+            self._say(f"Run {run.id} in {run.folder}")
 
     def __enter__(self) -> "_Terminal":
         self._bar.start()
@@ -198,6 +203,8 @@ class _Terminal:
                 self._say(f"step {event.step}: held-out loss {event.loss:.4f}")
             case Sample():
                 self._say(f"step {event.step}: {event.prompt}\n  {' '.join(event.text.split())}")
+            case Adjusted():
+                self._say(event.text)
             case Saved():
                 self._say(f"step {event.step}: saved, {event.bytes / 1e6:.1f} MB in {event.seconds:.1f} s")
             case Ended():

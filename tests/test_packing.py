@@ -77,25 +77,37 @@ def test_answers_and_what_is_no_pass_use_the_models_own_attention(plain, packed)
 
 
 @settings(max_examples=25)
-@given(count=st.integers(0, 20_000), share=st.floats(0.01, 0.9), key=st.tuples(st.integers(0, 9), st.integers(0, 9)))
+@given(count=st.integers(1, 20_000), share=st.floats(0.01, 0.9), key=st.tuples(st.integers(0, 9), st.integers(0, 9)))
 def test_dropout_draws_its_share_and_the_same_for_the_same_key(count, share, key):
-    drawn = lora_layers.Dropout(share, key).dropped(count, 3).numpy()
-    again = lora_layers.Dropout(share, key).dropped(count, 3).numpy()
+    drawn = lora_layers.Dropout(share, key).dropped(count, 1, 3).numpy()
+    again = lora_layers.Dropout(share, key).dropped(count, 1, 3).numpy()
     assert numpy.array_equal(drawn, again) and (numpy.diff(drawn) > 0).all() and ((0 <= drawn) & (drawn < count)).all()
     assert abs(len(drawn) - share * count) <= 6 * (count * share * (1 - share)) ** 0.5 + 1
 
 
 def test_dropout_differs_between_layers_and_passes():
     drawn = {
-        (key, layer): lora_layers.Dropout(0.1, key).dropped(1000, layer).numpy().tobytes() for key in ((0, 1), (0, 2)) for layer in (0, 1)
+        (key, layer): lora_layers.Dropout(0.1, key).dropped(1000, 1, layer).numpy().tobytes()
+        for key in ((0, 1), (0, 2))
+        for layer in (0, 1)
     }
     assert len(set(drawn.values())) == 4
+
+
+def test_dropout_of_a_row_is_the_same_in_whatever_pass_it_comes():
+    lengths, width = (3, 50, 7), 20
+    together = lora_layers.Dropout(0.3, (1, 2), 0, lengths).dropped(sum(lengths), width, 4).numpy()
+    apart, start = [], 0
+    for row, length in enumerate(lengths):
+        apart.append(start + lora_layers.Dropout(0.3, (1, 2), row, (length,)).dropped(length, width, 4).numpy())
+        start += length * width
+    assert numpy.array_equal(together, numpy.concatenate(apart))
 
 
 def test_every_place_is_dropped_as_often():
     counts = numpy.zeros(200)
     for step in range(4_000):
-        counts[lora_layers.Dropout(0.25, (step,)).dropped(200, 0).numpy()] += 1
+        counts[lora_layers.Dropout(0.25, (step,)).dropped(200, 1, 0).numpy()] += 1
     assert numpy.abs(counts / 4_000 - 0.25).max() < 5 * (0.25 * 0.75 / 4_000) ** 0.5
 
 
@@ -108,7 +120,7 @@ def test_a_layers_gradients_are_those_of_autograd(dropout):
     inputs = [each.double() for each in (x, weight, bias, a, b)]
     for index in (0, 3, 4):
         inputs[index].requires_grad_()
-    left_out = lora_layers.Dropout(dropout, (1,)).dropped(x.numel(), 0) if dropout else None
+    left_out = lora_layers.Dropout(dropout, (1,)).dropped(x.numel(), 1, 0) if dropout else None
     assert torch.autograd.gradcheck(lambda *each: lora_layers._LoraLinear.apply(*each, 0.7, left_out), inputs)
     kept = torch.ones(x.numel(), dtype=torch.float64)
     if left_out is not None:

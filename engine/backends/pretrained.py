@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import hardware, hub, models
+from engine import hardware, hub, models, ranks
 from engine.backends import quantized
 from engine.backends.weights import fetch
 from engine.errors import BadInput, EngineError
@@ -97,9 +97,9 @@ def _load_model(spec: ModelSpec, folder: Path, load: LoadSettings, dtype, on_gpu
     limits = load.max_memory_gib and {
         int(key) if key.isdigit() else key: int(value * hardware.GIB) for key, value in load.max_memory_gib.items()
     }
-    several = on_gpu and (torch.cuda.device_count() > 1 or limits)
-    # Spread over GPUs only where there are several: one device named plainly also suits 4-bit training.
-    device_map = "auto" if several else {"": 0 if on_gpu else "cpu"}
+    # Spread over GPUs only where there are several and this process has them all: of those that share a training each has its own.
+    several = on_gpu and ranks.count() == 1 and (torch.cuda.device_count() > 1 or limits)
+    device_map = "auto" if several else {"": ranks.device() if on_gpu else "cpu"}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -1,0 +1,70 @@
+"""The processes that share one training, as `torchrun` and `accelerate launch` start them: which this is, sums over all of them.
+
+A step's passes are dealt out over the processes, and gradients are added up, so that a step is the same however many there are.
+Imports torch where something is summed, not before.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """How many processes share the training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def index() -> int:
+    """Which of them this is, from 0; the first writes files and speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def device() -> int:
+    """Which of its machine's GPUs is this process's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def share(parts: Sequence[T]) -> list[tuple[int, T]]:
+    """This process's part of the passes, each with its place among all."""
+    return list(enumerate(parts))[index() :: count()]
+
+
+def total(*numbers: float) -> tuple[float, ...]:
+    """Numbers added up over all processes, in float64."""
+    if count() == 1:
+        return numbers
+    import torch
+
+    together = torch.tensor(numbers, dtype=torch.float64, device=_place())
+    torch.distributed.all_reduce(together)
+    return tuple(together.tolist())
+
+
+def add_up_gradients(parameters: Iterable) -> None:
+    """Give every parameter the sum of its gradients in all processes; one that had no pass counts as zero."""
+    if count() == 1:
+        return
+    import torch
+
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters]).to(_place())
+    torch.distributed.all_reduce(flat)
+    for parameter, summed in zip(parameters, flat.split([parameter.numel() for parameter in parameters]), strict=True):
+        parameter.grad.copy_(summed.view_as(parameter))
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    total(0.0)
+
+
+def _place() -> str:
+    """The device that the backend's sums are made on."""
+    import torch
+
+    return f"cuda:{device()}" if torch.distributed.get_backend() == "nccl" else "cpu"
