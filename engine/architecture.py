@@ -51,9 +51,19 @@ class Architecture:
         return self.head_size or self.hidden // self.heads
 
     @property
+    def query_width(self) -> int:
+        """Numbers that all queries of a token have."""
+        return self.heads * self.head_width
+
+    @property
+    def key_width(self) -> int:
+        """Numbers that all keys of a token have, and its values."""
+        return self.kv_heads * self.head_width
+
+    @property
     def linears(self) -> tuple[Linear, ...]:
         """The projections of one block, by the names that transformers gives them."""
-        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
+        queries, keys = self.query_width, self.key_width
         return (
             Linear("q_proj", self.hidden, queries),
             Linear("k_proj", self.hidden, keys),

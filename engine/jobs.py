@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -111,12 +111,31 @@ def work(run: Run, tell) -> Ended | Adjusted:
                 run.disclaim()
 
 
-def go_on(run: Run) -> NoReturn:
-    """Go on with a run that was `Adjusted`, in a fresh process: what an accelerator held when memory ran out goes with the old one.
+def trained_here(run: Run, watch: Callable[[Event], None] = lambda event: None) -> tuple[Ended | Adjusted, list[Event]]:
+    """Train a run in this process, at its priority and without waiting for other runs, as tests do; its end and the events of this
+    part, which are logged too."""
+    from engine.train import train
+
+    log, told = EventLog(run), []
+
+    def tell(event: Event) -> None:
+        log.append(event)
+        told.append(event)
+        watch(event)
+
+    try:
+        return train(run, tell), told
+    finally:
+        log.close()
+        run.disclaim()
+
+
+def go_on(run: Run, *options: str) -> NoReturn:
+    """Go on with a run that was `Adjusted`, in a fresh process with these options of the command: what an accelerator held when memory ran out goes with the old one.
     Never returns. Of several processes each only ends: `torchrun --max-restarts` starts them again."""
     if ranks.count() > 1:
         sys.exit(1)
-    command = [*_command(run), *(["--json"] if "--json" in sys.argv else [])]
+    command = [*_command(run), *options]
     if os.name == "posix":  # the same process to whoever watches it, with nothing of its memory
         os.execve(sys.executable, command, children.environment())
     run.disclaim()

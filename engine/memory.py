@@ -203,7 +203,6 @@ def _cpu_passes(shape: Architecture, recipe: Recipe, machine: Machine) -> list[P
     in 4 bits PEFT's layers keep the inputs that dropout left, with its masks, instead of the places."""
     row, micro = recipe.data.max_length, recipe.optimization.micro_batch
     tokens = row * max(1, min(micro, PASS_TOKENS // row))
-    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     rank = sum(rows for rows, _ in _lora_matrices(shape, recipe)[::2]) // shape.layers
     inputs = sum(linear.inputs for linear in shape.linears)
     if recipe.quantization.kind == "none" or unpacks(shape.linear_parameters, recipe, machine):
@@ -211,13 +210,12 @@ def _cpu_passes(shape: Architecture, recipe: Recipe, machine: Machine) -> list[P
     else:
         dropped = (1.25 if recipe.lora.dropout else 0) * inputs
     # The stream twice, both norms' outputs; queries, attention and what goes into o_proj; keys, values; gate, its SiLU, up, product.
-    layer = 4 * tokens * (4 * shape.hidden + 3 * queries + 2 * keys + 4 * shape.intermediate + rank + dropped)
+    layer = 4 * tokens * (4 * shape.hidden + 3 * shape.query_width + 2 * shape.key_width + 4 * shape.intermediate + rank + dropped)
     logits = Part("logits", "Logits of one stretch, and their sums", 2 * 4 * min(tokens, LOGITS_AT_ONCE) * shape.vocabulary)
-    if recipe.memory.activation_checkpointing:
-        kept = 4 * tokens * shape.hidden * shape.layers
-        return [Part("activations", "Activations (one layer at a time, with checkpoints)", int(kept + 2 * layer)), logits]
-    holes = Part("holes", "Memory that the allocator cannot use again", int(_HOLES * layer * shape.layers))
-    return [Part("activations", "Activations", int(layer * shape.layers)), logits, holes]
+    parts = [_activations(shape, recipe, tokens, layer), logits]
+    if not recipe.memory.activation_checkpointing:  # what is checkpointed trains with lean allocation, which leaves none
+        parts.append(Part("holes", "Memory that the allocator cannot use again", int(_HOLES * layer * shape.layers)))
+    return parts
 
 
 def _gpu_passes(shape: Architecture, recipe: Recipe) -> list[Part]:
@@ -225,17 +223,21 @@ def _gpu_passes(shape: Architecture, recipe: Recipe) -> list[Part]:
     data, micro = recipe.data, recipe.optimization.micro_batch
     tokens = data.max_length * micro
     wide = 4 if recipe.quantization.compute_dtype == "float32" else 2
-    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     inputs = sum(linear.inputs for linear in shape.linears)
     norms = 4 * 4 * shape.hidden  # the stream and the norms' outputs, twice, in float32
-    attention = wide * (3 * queries + 2 * keys)
+    attention = wide * (3 * shape.query_width + 2 * shape.key_width)
     gated = wide * 3 * shape.intermediate
     adapters = inputs * (4 + wide + (1 if recipe.lora.dropout else 0))  # float32 copy, 16-bit copy, mask
     layer = tokens * (norms + attention + gated + adapters)
     target = min(data.target_length or data.max_length, data.max_length)
     # The 16-bit logits, their float32 copy, its softmax and the gradient.
     logits = Part("logits", "Logits and their gradients", micro * target * shape.vocabulary * (wide + 3 * 4))
+    return [_activations(shape, recipe, tokens, layer), logits]
+
+
+def _activations(shape: Architecture, recipe: Recipe, tokens: int, layer: float) -> Part:
+    """What a pass keeps, at `layer` bytes a layer: of all layers, or where each begins (float32) and one of them with its gradients."""
     if recipe.memory.activation_checkpointing:
         kept = 4 * tokens * shape.hidden * shape.layers
-        return [Part("activations", "Activations (one layer at a time, with checkpoints)", kept + 2 * layer), logits]
-    return [Part("activations", "Activations", layer * shape.layers), logits]
+        return Part("activations", "Activations (one layer at a time, with checkpoints)", int(kept + 2 * layer))
+    return Part("activations", "Activations", int(layer * shape.layers))

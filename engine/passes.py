@@ -83,16 +83,16 @@ def _takes_logits_to_keep(kind: type) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
-def held_out_loss(learner: Trainee, rows: Sequence[Example], size: int, check: Callable[[], None]) -> float:
-    """Mean loss in nats over the targets of all rows. `check` is called before every pass and may raise to end it."""
+def held_out(learner: Trainee, rows: Sequence[Example], size: int, check: Callable[[], None]) -> float:
+    """Summed loss in nats over the targets of this process's share of the rows. `check` is called before every pass and may raise
+    to end it."""
     learner.model.eval()
     total = 0.0
     with torch.no_grad():
         for _, part in ranks.share(split(learner, rows, size)):
             check()
             total += float(summed_loss(learner, part))
-    (total,) = ranks.total(total)
-    return total / targets(rows)
+    return total
 
 
 def answers(learner: Trainee, asked: Sequence[Conversation], longest: int, size: int, stop: Callable[[], bool]) -> list[str]:

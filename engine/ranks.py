@@ -5,8 +5,10 @@ Imports torch where something is summed, not before.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
+
+from engine import trouble
 
 T = TypeVar("T")
 
@@ -40,6 +42,20 @@ def total(*numbers: float) -> tuple[float, ...]:
     together = torch.tensor(numbers, dtype=torch.float64, device=_place())
     torch.distributed.all_reduce(together)
     return tuple(together.tolist())
+
+
+def in_all(made: Callable[[], T]) -> T:
+    """`made()`. Where memory runs out in one of the processes all raise, so that they meet again at the same place."""
+    made_here, failed = None, None
+    try:
+        made_here = made()
+    except Exception as error:
+        if not trouble.out_of_memory(error):
+            raise
+        failed = error
+    if any(total(float(failed is not None))):
+        raise failed or MemoryError("another process of this training ran out of memory")
+    return made_here
 
 
 def add_up_gradients(parameters: Iterable) -> None:

@@ -5,11 +5,12 @@ out or float16 fails, it says what of its recipe it changes, and a fresh process
 """
 
 import contextlib
+import itertools
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from engine import checkpoints, hardware, lineage, memory, optimizers, passes, r
 from engine.checkpoints import Checkpoint
 from engine.errors import EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Sample, Started, Status, Step
+from engine.examples import Example
 from engine.messages import Conversation
 from engine.recipe import Recipe
 from engine.rows import Rows
@@ -54,7 +56,8 @@ class _Pace:
 
 @dataclass
 class _Training:
-    """A run under way: what all of its parts work on. `step` is the last one made, `saved` the last one on disk."""
+    """A run under way: what all of its parts work on. `step` is the last one made, `saved` the last one on disk;
+    `at_once` says of what fewer rows fit memory than share a pass, `skipped` counts overflowing steps in a row."""
 
     run: Run
     recipe: Recipe
@@ -71,7 +74,7 @@ class _Training:
     pace: _Pace
     step: int = 0
     saved: int = 0
-    tested_at_once: int = 0
+    at_once: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
 
     def check(self) -> None:
@@ -250,24 +253,7 @@ def _step(job: _Training, step: int) -> Step:
     count = passes.targets(chosen)
     learner.model.train()
     job.optimizer.zero_grad(set_to_none=True)
-    total, trouble_here = 0.0, None
-    parts = passes.split(learner, chosen, job.micro_batch)
-    try:
-        for number, part in ranks.share(parts):
-            job.check()
-            learner.draw_from(plan.seed, step, first=sum(map(len, parts[:number])), lengths=[len(row.ids) for row in part])
-            with job.accelerator.autocast():
-                loss = passes.summed_loss(learner, part)
-            total += float(loss.detach())
-            job.accelerator.backward(loss / count)
-    except Exception as error:
-        # All processes must hear of it before they meet again.
-        if ranks.count() == 1 or not trouble.out_of_memory(error):
-            raise
-        trouble_here = error
-    total, in_trouble = ranks.total(total, float(trouble_here is not None))
-    if in_trouble:
-        raise trouble_here or MemoryError("another process of this training ran out of memory")
+    (total,) = ranks.total(ranks.in_all(lambda: _gradients(job, step, chosen, count)))
     mean = total / count
     if not math.isfinite(mean):
         raise _Diverged("loss")
@@ -298,6 +284,21 @@ def _step(job: _Training, step: int) -> Step:
     )
 
 
+def _gradients(job: _Training, step: int, chosen: list[Example], count: int) -> float:
+    """This process's passes over a step's rows: their gradients, over `count` targets, and the sum of their losses."""
+    learner, total = job.learner, 0.0
+    parts = passes.split(learner, chosen, job.micro_batch)
+    firsts = list(itertools.accumulate(map(len, parts), initial=0))
+    for number, part in ranks.share(parts):
+        job.check()
+        learner.draw_from(job.recipe.optimization.seed, step, first=firsts[number], lengths=[len(row.ids) for row in part])
+        with job.accelerator.autocast():
+            loss = passes.summed_loss(learner, part)
+        total += float(loss.detach())
+        job.accelerator.backward(loss / count)
+    return total
+
+
 def _memory(on_gpu: bool) -> int:
     """Bytes this run takes: of the GPU where it is on one."""
     return torch.cuda.max_memory_reserved() if on_gpu else hardware.process_memory(os.getpid())
@@ -308,13 +309,13 @@ def _test(job: _Training, told: list[Event]) -> None:
     began = time.monotonic()
     held_out, samples = job.rows.held_out, job.recipe.samples
     if held_out and not any(isinstance(event, Evaluated) and event.step == job.step for event in told):
-        size = job.tested_at_once or job.micro_batch
-        loss = _as_memory_allows(job, "evaluation", size, lambda size: passes.held_out_loss(job.learner, held_out, size, job.check))
-        if loss is not None:
-            job.tell(Evaluated(job.step, loss, passes.targets(held_out)))
+        lost = _as_memory_allows(job, "evaluation", job.micro_batch, lambda size: passes.held_out(job.learner, held_out, size, job.check))
+        if lost is not None:
+            count = passes.targets(held_out)
+            job.tell(Evaluated(job.step, ranks.total(lost)[0] / count, count))
     seen = {event.prompt for event in told if isinstance(event, Sample) and event.step == job.step}
     prompts = [prompt for prompt in samples.prompts if prompt not in seen]
-    if prompts and not ranks.index():
+    if prompts:
         texts = _as_memory_allows(job, "sample answers", len(prompts), lambda size: _answered(job, prompts, size))
         for prompt, text in zip(prompts, texts or [], strict=False):
             job.tell(Sample(job.step, prompt, text))
@@ -323,13 +324,14 @@ def _test(job: _Training, told: list[Event]) -> None:
 
 
 def _as_memory_allows(job: _Training, what: str, size: int, made: Callable[[int], T]) -> T | None:
-    """`made(size)`, of fewer rows at once where memory runs out; None where not even single rows fit: training goes on without
-    (faults, row 18)."""
+    """`made(size)`, of fewer rows at once where memory runs out, also from then on; None where not even single rows fit: training
+    goes on without (faults, row 18)."""
+    size = job.at_once.get(what, size)
     while True:
         try:
-            return made(size)
+            return ranks.in_all(lambda: made(size))
         except Exception as error:
-            if ranks.count() > 1 or not trouble.out_of_memory(error):
+            if not trouble.out_of_memory(error):
                 raise
             trouble.let_go(error)
         torch.cuda.empty_cache()
@@ -337,12 +339,14 @@ def _as_memory_allows(job: _Training, what: str, size: int, made: Callable[[int]
         if size == 1:
             job.tell(Notice(f"{after} one row at a time: skipped, training goes on. Close other programs, or shorten rows and samples."))
             return None
-        size //= 2
-        job.tested_at_once = size
+        size = job.at_once[what] = size // 2
         job.tell(Notice(f"{after}: {size} row{'s' * (size > 1)} at a time from now on."))
 
 
 def _answered(job: _Training, prompts: list[str], size: int) -> list[str]:
+    """The samples' answers; of several processes the first makes them."""
+    if ranks.index():
+        return []
     asked = [Conversation(system=job.recipe.data.system).add("user", prompt) for prompt in prompts]
     texts = passes.answers(job.learner, asked, job.recipe.samples.max_new_tokens, size, lambda: job.run.asked_to_stop)
     job.check()

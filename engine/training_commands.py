@@ -47,7 +47,7 @@ def train(
         with _Terminal(run) as terminal:
             done = jobs.work(run, terminal.show)
     if isinstance(done, Adjusted):
-        jobs.go_on(run)
+        jobs.go_on(run, *(["--json"] if as_json else []))
     if ranks.index():
         raise typer.Exit(0 if done.status == "done" else 1)
     print(json.dumps(runs.summary(run), ensure_ascii=False) if as_json else done.text)

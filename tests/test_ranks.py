@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from training import ROOT, begun, fresh, plan, trained, wait_for, written
 
 from engine import ranks, runs
-from engine.events import Adjusted, Ended, Evaluated, Started, Step
+from engine.events import Adjusted, Ended, Evaluated, Notice, Started, Step
 
 
 def launched(launcher: list[str], recipe, tmp_path, name: str, *options: str, **environment: str) -> tuple[subprocess.Popen, runs.Run]:
@@ -75,9 +75,8 @@ def test_they_stop_together_and_go_on(home, tiny, rows, tmp_path):
     process.communicate(timeout=120)
 
 
-@pytest.mark.long
-def test_memory_that_runs_out_in_one_starts_both_again(home, tiny, rows, tmp_path):
-    """The second process has no memory for passes of two rows."""
+def short_of_memory(tmp_path, when: str) -> dict[str, str]:
+    """Variables by which the second process has no memory for passes of two rows, `when` it trains or does not."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -86,20 +85,34 @@ def test_memory_that_runs_out_in_one_starts_both_again(home, tiny, rows, tmp_pat
         "    from engine import passes\n"
         "    real = passes.summed_loss\n"
         "    def scarce(learner, part):\n"
-        "        if learner.model.training and len(part) > 1:\n"
+        f"        if {when} learner.model.training and len(part) > 1:\n"
         "            raise torch.OutOfMemoryError('CUDA out of memory.')\n"
         "        return real(learner, part)\n"
         "    passes.summed_loss = scarce\n"
     )
+    return {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
+
+
+@pytest.mark.long
+def test_memory_that_runs_out_in_one_starts_both_again(home, tiny, rows, tmp_path):
     recipe = plan(tiny, rows, optimization={"batch": 4, "accumulation": 2})
-    process, run = launched(
-        torchrun("--max-restarts", "2"), recipe, tmp_path, "run", "--resume", PYTHONPATH=f"{tmp_path / 'site'}{os.pathsep}{ROOT}"
-    )
+    process, run = launched(torchrun("--max-restarts", "2"), recipe, tmp_path, "run", "--resume", **short_of_memory(tmp_path, ""))
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     events = runs.all_events(run)
     assert [event.changes for event in events if isinstance(event, Adjusted)] == [{"optimization.accumulation": 4}]
     assert events[-1].status == "done"
+
+
+@pytest.mark.long
+def test_an_evaluation_that_runs_out_of_memory_in_one_is_made_smaller_in_both(home, tiny, rows, tmp_path):
+    recipe = plan(tiny, rows, data={"held_out": 6})
+    process, run = launched(torchrun(), recipe, tmp_path, "run", **short_of_memory(tmp_path, "not"))
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    events = runs.all_events(run)
+    assert len([event for event in events if isinstance(event, Evaluated)]) == 3 and events[-1].status == "done"
+    assert any(isinstance(event, Notice) and "The evaluation after step 0 ran out of memory" in event.text for event in events)
 
 
 @pytest.mark.long

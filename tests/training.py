@@ -9,12 +9,14 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from engine import runs, toy
-from engine.events import Ended, Event, Step
+from engine import jobs, runs, toy
+from engine.events import Event, Step
 from engine.examples import Example
 from engine.recipe import Recipe
-from engine.runs import EventLog, Run
+from engine.runs import Run
 
+# Without locks and at the tests' own priority.
+trained = jobs.trained_here
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
 # A dozen questions and answers, or as many as asked for.
@@ -55,24 +57,6 @@ def prepared(plan: Recipe):
 def written(plan: Recipe, path: Path) -> Path:
     path.write_text(plan.to_yaml(), encoding="utf-8")
     return path
-
-
-def trained(run: Run, watch: Callable[[Event], None] = lambda event: None) -> tuple[Ended, list[Event]]:
-    """Train in this process as `jobs.work` does, without its locks; how it ended, and the events of this part."""
-    from engine.train import train
-
-    log, told = EventLog(run), []
-
-    def tell(event: Event) -> None:
-        log.append(event)
-        told.append(event)
-        watch(event)
-
-    try:
-        return train(run, tell), told
-    finally:
-        log.close()
-        run.disclaim()
 
 
 def fresh(plan: Recipe, folder: Path) -> Run:

@@ -4,16 +4,15 @@ All state lies in the check's own folder; nothing is fetched.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from engine import adapters, models, runs, toy
+from engine import adapters, jobs, models, runs, toy
 from engine.blend import Blend
 from engine.chat import stream
-from engine.events import Ended, Evaluated, Event, Finished, Sample, Started, Step
+from engine.events import Evaluated, Event, Finished, Sample, Started, Step
 from engine.messages import Conversation
 from engine.recipe import Recipe
-from engine.runs import EventLog, Run
+from engine.runs import Run
 from engine.self_checks import Fault, Outcome, apart, passed
 from engine.settings import ChatSettings, LoadSettings
 
@@ -96,7 +95,7 @@ def resume(place: Path) -> Outcome:
             if isinstance(event, Step) and event.step == STOPPED_AFTER:
                 broken.ask_to_stop(os.getpid())
 
-        _trained(broken, stop)
+        jobs.trained_here(broken, stop)
         further = _done(broken)
         begun = next(event for event in further if isinstance(event, Started))
         if begun.resumed_from != STOPPED_AFTER:
@@ -140,27 +139,9 @@ def _plan(place: Path, steps: int) -> Recipe:
     )
 
 
-def _trained(run: Run, watch: Callable[[Event], None] = lambda event: None) -> tuple[Ended, list[Event]]:
-    """Train a run in this process, at its priority and without waiting for other runs; its end and the events of this part."""
-    from engine.train import train
-
-    log, told = EventLog(run), []
-
-    def tell(event: Event) -> None:
-        log.append(event)
-        told.append(event)
-        watch(event)
-
-    try:
-        return train(run, tell), told
-    finally:
-        log.close()
-        run.disclaim()
-
-
 def _done(run: Run) -> list[Event]:
     """Train a run to its end; the events. Raises Fault where it ends otherwise."""
-    ended, told = _trained(run)
+    ended, told = jobs.trained_here(run)
     if ended.status != "done":
         raise Fault(f"a run on a tiny model ended as {ended.status!r}: {ended.text}", _REPORT)
     return told
