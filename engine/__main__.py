@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|inspect-data|estimate|train|runs|elo|answer|fetch-answers|votes|layouts|thumbs|doctor`.
+"""The command line: `python -m engine models|chat|inspect-data|estimate|train|runs|export|elo|answer|fetch-answers|votes|layouts|thumbs|doctor`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -14,7 +14,17 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from pydantic import ValidationError
 
-from engine import doctor_commands, game_commands, hardware, inspecting, layout_figures, models, rating_commands, training_commands
+from engine import (
+    doctor_commands,
+    export_commands,
+    game_commands,
+    hardware,
+    inspecting,
+    layout_figures,
+    models,
+    rating_commands,
+    training_commands,
+)
 from engine.backends import open_backend
 from engine.blend import Blend
 from engine.chat import stream
@@ -172,6 +182,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 app.command("train")(training_commands.train)
 app.command("estimate")(training_commands.estimate)
 app.command("runs")(training_commands.list_runs)
+app.command("export")(export_commands.export_run)
 app.command("elo")(rating_commands.rate)
 app.command("answer")(game_commands.answer)
 app.command("fetch-answers")(game_commands.fetch_answers)

@@ -43,7 +43,7 @@ def save(run: Run, checkpoint: Checkpoint, config: dict, keep: int) -> Saved:
     need = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     with full_disk_told(run.folder, need), paths.building(target) as folder:
         _write_adapter(folder, checkpoint.weights, config)
-        _write_tensors(folder / OPTIMIZER, checkpoint.optimizer)
+        write_tensors(folder / OPTIMIZER, checkpoint.optimizer)
         (folder / STATE).write_text(json.dumps({"step": checkpoint.step, **checkpoint.numbers}), encoding="utf-8")
         paths.write_manifest(folder)
     if wrong := damaged(target):
@@ -71,11 +71,12 @@ def hand_over(run: Run, weights: dict, config: dict, facts: dict, dtype) -> None
 
 
 def _write_adapter(folder: Path, weights: dict, config: dict) -> None:
-    _write_tensors(folder / adapters.WEIGHTS, weights)
+    write_tensors(folder / adapters.WEIGHTS, weights)
     (folder / adapters.CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _write_tensors(path: Path, tensors: dict) -> None:
+def write_tensors(path: Path, tensors: dict) -> None:
+    """Write torch tensors as safetensors. Raises OSError where the disk is full or fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -26,6 +26,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 # Beyond this the Hub serves a file through its own client alone.
 MAX_PLAIN_BYTES = 50 * 10**9
 MODEL, DATA_SET = "model", "data set"
+# Whose errors the Hub client lets through where a connection fails.
+HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def explained(repo: str, what: str, kind: str = MODEL) -> Iterator[None]:
             f"Fetching {what} of {repo} failed ({type(error).__name__}: {_line(error)}). Check the connection and try again. {still}"
         ) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+        if type(error).__module__.partition(".")[0] not in HTTP_LIBRARIES:
             raise
         raise EngineError(
             f"The Hub cannot be reached for {what} of {repo} ({type(error).__name__}). Check the connection and try again. {still}"
@@ -268,8 +270,7 @@ def _bytes_in(folder: Path) -> int:
 
 def free_bytes(target: Path) -> int:
     """Free bytes of the disk that will hold `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(target.parent).free
+    return shutil.disk_usage(next(folder for folder in target.absolute().parents if folder.is_dir())).free
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def of(learner: "Trainee", recipe: Recipe, data: Data) -> dict:
     return {
         "base": spec.source,
         "base_id": spec.id,
-        "base_revision": _revision(spec),
+        "base_revision": revision(spec),
         "prompt_format": learner.form.name,
         "system": recipe.data.system,
         "tokenizer_sha256": _tokenizer(learner),
@@ -62,7 +62,7 @@ def keep(run: Run, facts: dict) -> None:
         raise BadInput(f"{run.id} cannot go on: since it began {' and '.join(changed)} changed. Put that back, or start a new run.")
 
 
-def _revision(spec: ModelSpec) -> str:
+def revision(spec: ModelSpec) -> str:
     """The commit that the base was fetched at, else a hash over the checksums of its files."""
     manifest = paths.read_manifest(spec.folder)
     if manifest.get("revision"):

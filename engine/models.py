@@ -7,13 +7,15 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-from engine import ggml, gguf_file, gguf_hub, guanaco_mini, quantizations
+from engine import ggml, gguf_file, gguf_hub, guanaco_mini, paths, quantizations
 from engine.architecture import Architecture
 from engine.errors import BadInput
 from engine.hardware import Machine
 from engine.hub import HUB_ID
 from engine.model_files import PICKLES, check_architecture, local_path, read_config
 from engine.model_spec import REMOTE, STARTER, AdapterSpec, ModelSpec
+from engine.prompts import PROMPTS
+from engine.runs import PLAYGROUND
 from engine.settings import LoadSettings
 
 SCRIPTED = "scripted"
@@ -228,7 +230,10 @@ def _local(path: Path) -> ModelSpec:
         raise BadInput(
             f"{path} has no safetensors weights" + (": its .bin files are pickles, which this app does not open." if pickled else ".")
         )
-    prompt = "chat" if (path / "chat_template.jinja").is_file() or '"chat_template"' in _text(path / "tokenizer_config.json") else "plain"
+    templated = (path / "chat_template.jinja").is_file() or '"chat_template"' in _text(path / "tokenizer_config.json")
+    # A merged model says in which format it was trained.
+    stated = paths.read_object(path / PLAYGROUND, PLAYGROUND).get("prompt_format") if (path / PLAYGROUND).is_file() else None
+    prompt = stated if stated in PROMPTS else "chat" if templated else "plain"
     return ModelSpec(str(path), "local", path.name, str(path), prompt, "unknown", Architecture.from_config(config))
 
 

@@ -1,4 +1,4 @@
-"""Pictures made on the host, as PNG: the score card to share, ratings with their intervals, an order of matches as it is played.
+"""Pictures made on the host: the score card to share, ratings with their intervals, an order of matches as it is played, losses.
 
 They work on light and dark pages: what is not coloured is a middle grey, the ground of all but the card is clear.
 """
@@ -74,6 +74,22 @@ def means(systems: Sequence[str], running: numpy.ndarray, orders: numpy.ndarray)
     figure = _lines(systems, running, "random orders, of which this is the mean", orders)
     figure.axes[0].set_xscale("log")
     return figure
+
+
+def losses(steps: Sequence[int], training: Sequence[float], tested: Sequence[int], held_out: Sequence[float]) -> bytes:
+    """A run's losses in nats: of every step on the rows it learnt from, and on held-out rows where they were tested; as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, training, color=_LAKE, lw=1.2, alpha=0.7, label="training")
+    if tested:
+        axes.plot(tested, held_out, color=_CLAY, lw=1.6, marker="o", markersize=4, label="held out")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9, labelcolor=_GREY)
+    return _png(_plain(figure))
 
 
 def _lines(systems: Sequence[str], values: numpy.ndarray, label: str, at: numpy.ndarray | None = None):

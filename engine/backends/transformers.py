@@ -17,6 +17,7 @@ from engine.adapters import Adapter
 from engine.backends import pretrained
 from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
 from engine.backends.decoding import TextStream
+from engine.backends.pretrained import Pretrained
 from engine.blend import Blend
 from engine.errors import BadInput, EngineError
 from engine.model_spec import ModelSpec
@@ -38,6 +39,7 @@ class TransformersBackend(LocalBackend):
         base = pretrained.opened(spec, load, report)
         import torch
 
+        self.base: Pretrained | None = base  # None once it is closed
         self._spec = base.spec
         self._torch = torch
         self._busy = threading.Lock()
@@ -171,6 +173,15 @@ class TransformersBackend(LocalBackend):
             ) from error
         return output.logits[:, -1].float(), output.past_key_values
 
+    def logits(self, ids: list[int], blend: Blend, last: int):
+        """Logits after each of the `last` of these tokens, a float32 tensor [last, vocabulary] on the CPU."""
+        torch = self._torch
+        extra = {"logits_to_keep": last} if self._takes_logits_to_keep else {}
+        device = self._model.get_input_embeddings().weight.device
+        with self._busy, torch.inference_mode():
+            self._put_in_force(blend)
+            return self._model(torch.tensor([ids], device=device), use_cache=False, **extra).logits[0, -last:].float().cpu()
+
     @functools.cached_property
     def _takes_logits_to_keep(self) -> bool:
         return "logits_to_keep" in inspect.signature(self._model.forward).parameters
@@ -199,7 +210,7 @@ class TransformersBackend(LocalBackend):
                     module.set_scale(key, scales[key])
 
     def close(self) -> None:
-        self._model = self._peft = None
+        self._model = self._peft = self.base = None
         gc.collect()
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
