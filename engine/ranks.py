@@ -28,6 +28,19 @@ def device() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def meet() -> None:
+    """Find the other processes. Each start of all of them by `torchrun --max-restarts` has names of its own in their common store:
+    without, a process finds the addresses that its fellows had before the restart, and is refused there."""
+    if count() == 1:
+        return
+    import torch
+
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    store, _, _ = next(torch.distributed.rendezvous("env://"))
+    start = torch.distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    torch.distributed.init_process_group(backend, store=start, rank=index(), world_size=count())
+
+
 def share(parts: Sequence[T]) -> list[tuple[int, T]]:
     """This process's part of the passes, each with its place among all."""
     return list(enumerate(parts))[index() :: count()]

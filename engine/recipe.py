@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from engine.errors import BadInput
 from engine.model_files import local_path
-from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, Dtype, Settings
+from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, Dtype, MemoryLimits, Settings
 
 ALL_LINEAR = "all-linear"
 MAX_RECIPE_BYTES = 200_000
@@ -192,6 +192,7 @@ class MemoryRecipe(Settings):
         title="Base weights",
         description="On a CPU 4-bit weights are unpacked anew at each use, or once if memory is plenty: the same numbers, several times as fast.",
     )
+    max_memory_gib: MemoryLimits = None
 
 
 class SamplesRecipe(Settings):

@@ -1,10 +1,11 @@
 """Settings declared once: type, default, bounds and help become the form, the command line and the documents."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engine.errors import BadInput
 
@@ -66,6 +67,17 @@ class Layout(StrEnum):
     faster = "faster"
 
 
+MemoryLimits = Annotated[
+    dict[Annotated[str, Field(pattern=r"^(\d+|cpu)$")], Annotated[float, Field(gt=0)]] | None,
+    BeforeValidator(lambda value: {str(key): limit for key, limit in value.items()} if isinstance(value, Mapping) else value),
+    Field(
+        title="Memory limits",
+        description="Spread the base over GPUs (and the CPU), each with at most this many GiB, e.g. {'0': 10, '1': 10, 'cpu': 20}. "
+        "Without limits it is spread where one GPU is too small for it.",
+    ),
+]
+
+
 class LoadSettings(Settings):
     """What runs a model and how its weights are held in memory (QLoRA, section 3: NF4, double quantization, compute dtype)."""
 
@@ -92,9 +104,7 @@ class LoadSettings(Settings):
         title="Layout",
         description="For llama.cpp: sharper runs a file as shipped; faster lays it anew once for this kind of processor, at some loss.",
     )
-    max_memory_gib: dict[str, float] | None = Field(
-        None, title="Memory limits", description="Most GiB to use a device, e.g. {'0': 10, 'cpu': 20}."
-    )
+    max_memory_gib: MemoryLimits = None
 
 
 def load_settings(

@@ -169,6 +169,7 @@ def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _T
     learner = trainee.prepare(recipe, spec, tell, found.numbers["unpacked"] if found else None)
     if not learner.parameters:
         raise EngineError("The adapter has nothing that could learn: no matrix of it is trained. Check lora.targets.")
+    ranks.meet()  # not before: among several processes transformers keeps a model in the first alone
     encoded = rows.encoded(recipe.data, data, plan.seed, learner.tokenizer, learner.form, tell)
     facts = lineage.of(learner, recipe, data)
     if not ranks.index():

@@ -119,7 +119,13 @@ def _held(recipe: Recipe) -> tuple[LoadSettings, list[str]]:
     elif wanted == "bfloat16" and hardware.compute_dtype(capabilities) != "bfloat16":
         notes.append("the recipe asks for bfloat16, which this GPU has not; float16 is taken, with scaled losses")
         wanted = "auto"
-    load = LoadSettings(backend="transformers", quantization=held.kind, double_quantization=held.double, compute_dtype=wanted)
+    load = LoadSettings(
+        backend="transformers",
+        quantization=held.kind,
+        double_quantization=held.double,
+        compute_dtype=wanted,
+        max_memory_gib=recipe.memory.max_memory_gib,
+    )
     return load, notes
 
 

@@ -6,7 +6,7 @@ import shutil
 import builders
 import pytest
 
-from engine import adapters, models, paths
+from engine import adapters, hardware, models, paths
 from engine.backends import open_backend
 from engine.backends.pretrained import bits_and_bytes
 from engine.blend import BASE, Blend
@@ -80,21 +80,45 @@ def test_compute_type_of_a_gpu_reaches_the_loader(tiny, monkeypatch, capability,
     assert asked["device_map"] == {"": 0}
 
 
-def test_several_gpus_share_with_limits(tiny, monkeypatch):
+@pytest.fixture
+def asked_of_two_gpus(tiny, monkeypatch):
+    """How a model of 4 GB in 4 bits is asked for with two GPUs of so many GiB each, and LoadSettings."""
     import torch
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     asked = {}
 
     def load(*args, **kwargs):
         asked.update(kwargs)
         raise ValueError("stop here")
 
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", load)
-    with pytest.raises(BadInput):
-        opened(tiny, max_memory_gib={"0": 10, "cpu": 20})
+    monkeypatch.setattr("engine.memory.weight_bytes", lambda *of: 4 * 2**30)
+
+    def ask(gib: int, **settings) -> dict:
+        gpus = (hardware.Gpu("A", gib * 2**30, (8, 0)),) * 2
+        machine = hardware.Machine("computer", "Linux", 2, 2**35, 2**35, gpus)
+        monkeypatch.setattr(hardware, "machine", lambda: machine)
+        with pytest.raises(BadInput, match="stop here"):
+            opened(tiny, **settings)
+        return asked
+
+    return ask
+
+
+def test_limits_spread_a_model_over_gpus(asked_of_two_gpus):
+    asked = asked_of_two_gpus(40, max_memory_gib={0: 10, "cpu": 20})
     assert (asked["device_map"], asked["max_memory"]) == ("auto", {0: 10 * 2**30, "cpu": 20 * 2**30})
+
+
+def test_only_a_model_too_large_for_one_gpu_is_spread_by_itself(asked_of_two_gpus, monkeypatch):
+    assert asked_of_two_gpus(16)["device_map"] == {"": 0}
+    assert asked_of_two_gpus(6)["device_map"] == "auto"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    asked = asked_of_two_gpus(6, max_memory_gib={"0": 10})
+    assert asked["device_map"] == {"": 1} and asked["max_memory"] is None, "each process has a GPU of its own"
 
 
 def test_greedy_answers_are_those_of_generate(tiny):

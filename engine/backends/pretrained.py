@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import hardware, hub, models, ranks
+from engine import hardware, hub, memory, models, ranks
 from engine.backends import quantized
 from engine.backends.weights import fetch
 from engine.errors import BadInput, EngineError
@@ -97,8 +97,7 @@ def _load_model(spec: ModelSpec, folder: Path, load: LoadSettings, dtype, on_gpu
     limits = load.max_memory_gib and {
         int(key) if key.isdigit() else key: int(value * hardware.GIB) for key, value in load.max_memory_gib.items()
     }
-    # Spread over GPUs only where there are several and this process has them all: of those that share a training each has its own.
-    several = on_gpu and ranks.count() == 1 and (torch.cuda.device_count() > 1 or limits)
+    several = on_gpu and _spread(spec, load)
     device_map = "auto" if several else {"": ranks.device() if on_gpu else "cpu"}
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -118,7 +117,7 @@ def _load_model(spec: ModelSpec, folder: Path, load: LoadSettings, dtype, on_gpu
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise BadInput(f"The model {spec.id} cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from error
-    if fresh and not on_gpu:
+    if fresh and not on_gpu and not ranks.device():
         quantized.keep(model, spec, load)
     keep_exact(model)
     return model.eval()
@@ -136,6 +135,17 @@ def bits_and_bytes(load: LoadSettings, dtype):
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=torch.uint8,
     )
+
+
+def _spread(spec: ModelSpec, load: LoadSettings) -> bool:
+    """Whether the base goes over several GPUs: where limits ask for it, or where it leaves less than half of one for the rest. Of
+    processes that share a training each has a GPU, and the whole base on it."""
+    if ranks.count() > 1:
+        return False
+    if load.max_memory_gib:
+        return True
+    gpus = hardware.machine().gpus
+    return len(gpus) > 1 and (spec.shape is None or memory.weight_bytes(spec.shape, load, True) > min(gpu.memory for gpu in gpus) / 2)
 
 
 def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
