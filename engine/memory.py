@@ -135,6 +135,17 @@ def training_plan(shape: Architecture, recipe: Recipe, machine: Machine) -> Plan
     return Plan(tuple(parts), machine.model_memory)
 
 
+def training_warning(shape: Architecture | None, recipe: Recipe, machine: Machine) -> str:
+    """What a person is told before a run that may not fit; empty where it does, or where the shape is unknown."""
+    plan = shape and training_plan(shape, recipe, machine)
+    if not plan or plan.fits:
+        return ""
+    return (
+        f"This run is estimated to need {plan.resident / GIB:.1f} GB, {plan.have / GIB:.1f} GB can be used. Where memory runs out, "
+        "passes are made smaller. Shorter rows, a lower rank, activation checkpointing or a smaller base need less."
+    )
+
+
 def lora_parameters(shape: Architecture, recipe: Recipe) -> int:
     """How many numbers the adapter has: rank times what goes in and comes out of each adapted layer (LoRA, section 4.1)."""
     return sum(rows * columns for rows, columns in _lora_matrices(shape, recipe))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from training import fresh, prepared, trained
 from training import plan as tiny_plan
-from training import prepared
 
 from engine import hardware, memory, models, presets
 from engine.__main__ import app
@@ -138,3 +138,12 @@ def test_a_model_of_unknown_shape_is_no_guess(capsys):
 
     with pytest.raises(BadInput, match="not known before it is fetched"):
         app(["estimate", "--model", "someone/something"], standalone_mode=False)
+
+
+def test_a_run_that_may_not_fit_is_told_before(home, tiny, rows, tmp_path, monkeypatch):
+    little = replace(CPU, memory_free=GIB // 2)
+    monkeypatch.setattr(hardware, "machine", lambda: little)
+    monkeypatch.setattr(models, "check_fit", lambda *_: None)
+    _, told = trained(fresh(tiny_plan(tiny, rows), tmp_path / "run"))
+    assert any("estimated to need" in getattr(event, "text", "") and "0.4 GB can be used" in event.text for event in told)
+    assert memory.training_warning(models.MODELS["starter"].shape, presets.preset("starter"), CPU) == ""

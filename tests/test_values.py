@@ -19,7 +19,8 @@ texts = st.text(st.characters(blacklist_categories=["Cs"]))
 def _fields(kind: type) -> st.SearchStrategy:
     numbers = {int: st.integers(0), float: st.floats(0, 1e6), str: texts}
     named = {FinishReason: st.sampled_from(get_args(FinishReason)), Status: st.sampled_from(get_args(Status))}
-    kinds = numbers | named | {each | None: st.none() | strategy for each, strategy in numbers.items()}
+    changes = {dict[str, str | float | bool]: st.dictionaries(texts, texts | st.floats(0, 1e6) | st.booleans(), max_size=3)}
+    kinds = numbers | named | changes | {each | None: st.none() | strategy for each, strategy in numbers.items()}
     return st.builds(kind, *(kinds[field.type] for field in dataclasses.fields(kind)))
 
 
