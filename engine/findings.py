@@ -1,8 +1,11 @@
 """What a run's events say about it, in plain language, each with what to change: the doctor of runs.
 
-Pure: from the recipe and the events of a run, under way or ended. Thresholds are tested on recorded curves of real runs.
+Pure: from the recipe and the events of a run, under way or ended. It judges held-out losses where there are any: those are of the
+same rows every time, while a step's training loss swings with the rows it happens to have.
 """
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -13,16 +16,20 @@ from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Started, St
 from engine.recipe import Recipe
 
 Severity = Literal["problem", "hint"]
-# Steps below which a curve says nothing.
-_LEAST_STEPS = 8
+# Steps below which a curve says nothing, and below which it says nothing without held-out rows.
+_LEAST_STEPS, _LEAST_UNTESTED = 8, 16
 # A loss that is so much above where it began (in nats) is going up, not learning.
 _RISE = 0.15
-# Held-out loss above its lowest by this share, while the training loss still falls, is learning by heart.
+# Held-out loss above its lowest by this share, twice in a row, while the training loss falls, is learning by heart.
 _OVERFIT = 0.01
-# A fall of the loss by less than this share is hardly any.
-_LEAST_FALL = 0.01
-# Share of rows that may be cut without a word.
-_CUT = 0.05
+# A held-out loss that moves by less than this share hardly moves.
+_LEAST_MOVE = 0.01
+# A run that sees so many of its rows sees about all of them.
+_ABOUT_ALL = 0.9
+# Share of rows that may be too long without a word, and from which on it is a problem.
+_CUT, _MOSTLY_CUT = 0.05, 0.5
+# Alpha over rank from which on it is worth a word where steps are too long; 1 to 4 are usual.
+_STRONG = 8
 
 
 @dataclass(frozen=True)
@@ -35,27 +42,36 @@ class Finding:
     advice: str
     step: int | None = None
 
+    def __str__(self) -> str:
+        return f"{self.severity.capitalize()}: {self.text} {self.advice}"
+
 
 @dataclass(frozen=True)
 class _Curves:
-    """A run's events by kind, less those of steps that were made again."""
+    """A run's events by kind, less those of steps that were made again. `recipe` is the one in force; all losses are numbers."""
 
     recipe: Recipe
     started: Started
     steps: Sequence[Step]
     tests: Sequence[Evaluated]
-    events: Sequence[Event]
+    notices: Sequence[Notice]
+    adjusted: Sequence[Adjusted]
+    ended: Ended | None
 
     @property
-    def ended(self) -> Ended | None:
-        last = self.events[-1]
-        return last if isinstance(last, Ended) else None
+    def began(self) -> float:
+        """The loss before anything was learnt, at most: the first step's or that of the held-out rows."""
+        return max(each.loss for each in (*self.steps[:1], *self.tests[:1]))
 
-    def quarter(self, which: int) -> float:
-        """Median training loss of a quarter of the steps, the first is 0."""
-        size = max(1, len(self.steps) // 4)
-        part = self.steps[:size] if which == 0 else self.steps[-size:]
-        return median(step.loss for step in part)
+    @property
+    def early(self) -> float:
+        """Median training loss of the first quarter of the steps."""
+        return median(step.loss for step in self.steps[: len(self.steps) // 4])
+
+    @property
+    def late(self) -> float:
+        """The same of the last quarter."""
+        return median(step.loss for step in self.steps[-(len(self.steps) // 4) :])
 
 
 def findings(recipe: Recipe, events: Sequence[Event]) -> list[Finding]:
@@ -64,129 +80,162 @@ def findings(recipe: Recipe, events: Sequence[Event]) -> list[Finding]:
     started = next((event for event in reversed(made) if isinstance(event, Started)), None)
     if not started:
         return []
-    of = {kind: [event for event in made if isinstance(event, kind)] for kind in (Step, Evaluated)}
-    curves = _Curves(trouble.in_force(recipe, events), started, of[Step], of[Evaluated], made)
+    adjusted = [event for event in events if isinstance(event, Adjusted)]
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # changes that another version wrote, of keys unknown here
+        recipe = trouble.in_force(recipe, adjusted)
+    curves = _Curves(
+        recipe,
+        started,
+        [event for event in made if isinstance(event, Step) and math.isfinite(event.loss)],
+        [event for event in made if isinstance(event, Evaluated) and math.isfinite(event.loss)],
+        [event for event in made if isinstance(event, Notice)],
+        adjusted,
+        made[-1] if isinstance(made[-1], Ended) else None,
+    )
     found = [finding for check in _CHECKS for finding in check(curves)]
     return sorted(found, key=lambda finding: finding.severity != "problem")
 
 
 def _numbers(curves: _Curves) -> Iterator[Finding]:
-    rate = curves.recipe.optimization.learning_rate
     ended = curves.ended
     if ended and ended.status == "paused":
-        advice = f"Start again from the last checkpoint with a learning rate of {rate / 10:g} or less, and largest gradients of 0.3."
-        yield Finding("not_a_number", "problem", ended.text, advice, ended.step + 1)
-    for event in curves.events:
-        if isinstance(event, Adjusted) and "optimization.accumulation" not in event.changes:
-            if "memory.activation_checkpointing" not in event.changes:
-                yield Finding("float16", "hint", event.text, "A GPU with bfloat16 has no such trouble.", event.step)
+        step = ended.step + 1
+        text = f"At step {step} the loss or its gradient was not a number (NaN or infinite), so that nothing could be learnt from it."
+        yield Finding("not_a_number", "problem", text, _shorter_steps(curves), step)
+    if ended and ended.status == "failed" and trouble.NO_NUMBERS in ended.text:
+        text = "The adapter holds numbers that are none (NaN or infinite), so that it cannot be used."
+        yield Finding("not_a_number", "problem", text, _shorter_steps(curves))
+
+
+def _float16(curves: _Curves) -> Iterator[Finding]:
+    calmed = [event for event in curves.adjusted if not event.changes.keys() & trouble.OF_MEMORY]
+    if calmed:
+        rate, dtype = curves.recipe.optimization.learning_rate, curves.recipe.quantization.compute_dtype
+        advice = f"Begin the next run with an optimization.learning_rate of {rate:g}."
+        if dtype == "float32":
+            advice += " Set its quantization.compute_dtype to bfloat16 where the GPU has that, else to float32."
+        yield Finding("float16", "hint", calmed[-1].text, advice, calmed[-1].step)
 
 
 def _rate_too_high(curves: _Curves) -> Iterator[Finding]:
     steps, tests = curves.steps, curves.tests
     if len(steps) < _LEAST_STEPS:
         return
-    first, highest = steps[0].loss, max(steps, key=lambda step: step.loss)
-    tested_worse = len(tests) > 1 and tests[-1].loss > tests[0].loss + _RISE
-    rose = curves.quarter(-1) > first + _RISE
-    if rose or (tested_worse and highest.loss > first + _RISE):
-        rate = curves.recipe.optimization.learning_rate
-        yield Finding(
-            "learning_rate_too_high",
-            "problem",
-            f"The loss rose from {first:.2f} to {highest.loss:.2f} at step {highest.step} and ended near {curves.quarter(-1):.2f}: the steps are too long.",
-            f"Lower the learning rate from {rate:g} to {rate / 10:g} or below, or let it warm up.",
-            highest.step,
-        )
+    for before, test in zip(tests, tests[1:], strict=False):
+        between = [step.loss for step in steps if before.step < step.step <= test.step]
+        # Held-out rows alone may also get worse by overfitting; the training loss rises only where steps are too long.
+        if test.loss > tests[0].loss + _RISE and between and median(between) > curves.began + _RISE:
+            text = f"The held-out loss rose from {tests[0].loss:.2f} to {test.loss:.2f} at step {test.step}, and the training loss with it."
+            yield Finding("learning_rate_too_high", "problem", f"{text} Its steps are too long.", _shorter_steps(curves), test.step)
+            return
+    if not tests and len(steps) >= _LEAST_UNTESTED:
+        last = [step.loss for step in steps[len(steps) // 2 :]]
+        # The first loss is that of a few rows, and may be low by chance: by no more than losses swing later on.
+        if curves.late - steps[0].loss > max(_RISE, max(last) - min(last)):
+            text = f"The training loss rose from {steps[0].loss:.2f} to about {curves.late:.2f}. Its steps are too long."
+            yield Finding("learning_rate_too_high", "problem", text, _shorter_steps(curves), steps[-1].step)
+
+
+def _shorter_steps(curves: _Curves) -> str:
+    """What to change where steps go too far."""
+    plan, lora = curves.recipe.optimization, curves.recipe.lora
+    advice = [f"Lower optimization.learning_rate from {plan.learning_rate:g} to {plan.learning_rate / 10:g} or less."]
+    if not plan.max_grad_norm:
+        advice.append("Set optimization.max_grad_norm to 0.3, which shortens steps that would be far longer than the others.")
+    if lora.alpha / lora.r >= _STRONG:
+        advice.append(f"Lower lora.alpha to {2 * lora.r}, twice the rank: it multiplies every step.")
+    if not plan.warmup_steps:
+        advice.append(f"An optimization.warmup_steps of {max(3, curves.started.steps // 20)} lets the first steps be short.")
+    return " ".join(advice)
 
 
 def _overfitting(curves: _Curves) -> Iterator[Finding]:
-    tests = curves.tests
-    if len(tests) < 3:
+    tests, recipe = curves.tests, curves.recipe
+    if len(tests) < 3 or len(curves.steps) < _LEAST_STEPS:
         return
     best = min(tests, key=lambda event: event.loss)
-    falls = curves.quarter(-1) < curves.quarter(0)
-    if best is not tests[-1] and tests[-1].loss > best.loss * (1 + _OVERFIT) and best.loss < tests[0].loss and falls:
-        yield Finding(
-            "overfitting",
-            "problem",
-            f"It learns by heart since step {best.step}: the held-out loss was {best.loss:.3f} there and is {tests[-1].loss:.3f} now, "
-            f"while the training loss goes on falling to {curves.quarter(-1):.3f}.",
-            f"Train for {best.step} steps, with more rows, more dropout (now {curves.recipe.lora.dropout:g}) or a lower learning rate.",
-            best.step,
+    worse = min(event.loss for event in tests[-2:]) > best.loss + _OVERFIT * abs(best.loss)
+    if worse and curves.late < min(curves.early, curves.began):
+        since = f"since step {best.step}" if best is not tests[0] else "from its first step on"
+        text = (
+            f"It learns its rows by heart {since}: the held-out loss was {best.loss:.3f} then and is {tests[-1].loss:.3f} now, "
+            f"while the training loss fell to about {curves.late:.3f}."
         )
+        stop = f"Train for {best.step} steps only. " if best is not tests[0] else ""
+        rate, dropout = recipe.optimization.learning_rate, recipe.lora.dropout
+        more = f"More rows help, so does a lower optimization.learning_rate than {rate:g} or a higher lora.dropout than {dropout:g}."
+        yield Finding("overfitting", "problem", text, stop + more, best.step)
 
 
 def _nothing_learnt(curves: _Curves) -> Iterator[Finding]:
-    ended, steps, tests = curves.ended, curves.steps, curves.tests
-    if ended and ended.status == "failed" and len(steps) == curves.started.steps:
-        yield Finding("nothing_learnt", "problem", ended.text, "Check lora.targets and the learning rate.", ended.step)
+    ended, tests, started = curves.ended, curves.tests, curves.started
+    rate = curves.recipe.optimization.learning_rate
+    if ended and ended.status == "failed" and trouble.LEARNT_NOTHING in ended.text:
+        text = "The adapter is unchanged after all steps: nothing was learnt."
+        advice = f"Name layers that this model uses in lora.targets, or raise optimization.learning_rate from {rate:g}."
+        yield Finding("nothing_learnt", "problem", text, advice)
         return
-    if len(steps) < _LEAST_STEPS:
+    # Not before half of the run: what warms up learns little at first.
+    if len(tests) < 2 or len(curves.steps) < _LEAST_STEPS or 2 * tests[-1].step < started.steps:
         return
-    before, after = (tests[0].loss, tests[-1].loss) if len(tests) > 1 else (curves.quarter(0), curves.quarter(-1))
-    if abs(before - after) < _LEAST_FALL * before and max(step.loss for step in steps) < 2 * steps[0].loss:
-        rate = curves.recipe.optimization.learning_rate
-        yield Finding(
-            "hardly_learnt",
-            "problem",
-            f"Hardly anything is learnt: the loss was {before:.3f} and is {after:.3f}.",
-            f"Raise the learning rate (now {rate:g}; 1e-4 to 1e-3 are usual), or train for more steps.",
-        )
+    losses = [event.loss for event in tests]
+    if max(losses) - min(losses) < _LEAST_MOVE * losses[0]:
+        advice = f"Raise optimization.learning_rate from {rate:g}: 1e-4 to 1e-3 are usual." if rate < 1e-4 else "Train for more steps."
+        text = f"Hardly anything was learnt: the held-out loss was {losses[0]:.3f} at first and is {losses[-1]:.3f} now."
+        yield Finding("hardly_learnt", "problem", text, advice)
 
 
 def _too_few_steps(curves: _Curves) -> Iterator[Finding]:
-    started, batch = curves.started, curves.recipe.optimization.batch
-    seen = started.steps * batch / started.rows
-    if seen < 1:
-        yield Finding(
-            "too_few_steps",
-            "hint",
-            f"{started.steps} steps of {batch} rows see only {seen:.0%} of the {started.rows:,} rows.",
-            f"One pass over all of them takes {-(-started.rows // batch):,} steps.",
-        )
+    plan, rows = curves.recipe.optimization, curves.started.rows + curves.started.undrawn
+    seen = curves.started.steps * plan.batch
+    if seen < _ABOUT_ALL * rows:
+        needed = math.ceil(rows / plan.batch)
+        changes = [f"optimization.steps to {needed}"] if plan.steps is not None and plan.steps < needed else []
+        changes += ["optimization.epochs to 1"] if plan.epochs is not None and plan.epochs < 1 else []
+        text = f"The run is short for its data: {curves.started.steps:,} steps of {plan.batch} rows see {seen:,} of {rows:,} rows."
+        advice = f"To see all of them once, set {' and '.join(changes) or f'optimization.steps to {needed}'}."
+        yield Finding("too_few_steps", "hint", text, advice)
 
 
 def _cut(curves: _Curves) -> Iterator[Finding]:
-    started, limit = curves.started, curves.recipe.data.max_length
-    share = started.cut / (started.rows + started.held_out)
-    if share > _CUT:
-        yield Finding(
-            "targets_cut",
-            "problem" if share > 0.5 else "hint",
-            f"{share:.0%} of the rows are longer than {limit} tokens and lose the end of their answer: it learns to stop short.",
-            "Raise data.max_length (memory and time grow with it), or leave long rows out. `python -m engine inspect-data` shows their lengths.",
+    started, data = curves.started, curves.recipe.data
+    rows, long = started.rows + started.held_out + started.left_out, started.cut + started.left_out
+    if long > _CUT * rows:
+        text = (
+            f"{long:,} of {rows:,} rows are longer than the recipe allows. {started.cut:,} of them lose a part, most often the end of the "
+            f"answer, and {started.left_out:,} have no room for an answer and are left out. It may learn to stop too early."
         )
+        apart = [name for name in ("source_length", "target_length") if getattr(data, name) is not None]
+        limits = " and ".join([f"data.max_length (now {data.max_length})", *(f"data.{name} (now {getattr(data, name)})" for name in apart)])
+        advice = f"Raise {limits}: memory and time grow with it. `python -m engine inspect-data` shows how long the rows are."
+        yield Finding("targets_cut", "problem" if long > _MOSTLY_CUT * rows else "hint", text, advice)
 
 
 def _on_questions(curves: _Curves) -> Iterator[Finding]:
     if curves.recipe.data.learn == "everything":
-        yield Finding(
-            "loss_on_prompts",
-            "hint",
-            "The questions are learnt too, so that the loss tells of them as well as of the answers.",
-            "Set data.learn to answers, unless the model is to write questions, or the data is meant so (as OASST1 of Guanaco).",
-        )
+        text = "The questions are learnt as well as the answers, and the losses tell of both."
+        advice = "Set data.learn to answers, unless the model is to write questions too or follows a recipe that asks for it, as Guanaco's."
+        yield Finding("loss_on_prompts", "hint", text, advice)
 
 
 def _evaluation(curves: _Curves) -> Iterator[Finding]:
     if not curves.started.held_out:
-        yield Finding(
-            "evaluation_missing",
-            "hint",
-            "No rows are held out: nothing shows whether it learns or only learns by heart.",
-            "Set data.held_out, to 0.1 for a tenth of the rows.",
-        )
-    for event in curves.events:
-        if isinstance(event, Notice) and "skipped, training goes on" in event.text:
-            yield Finding("evaluation_missing", "hint", event.text, "Shorten rows, or hold fewer of them out.")
+        text = "No rows are held out: nothing shows whether it learns, or only learns its rows by heart."
+        yield Finding("evaluation_missing", "hint", text, "Set data.held_out, such as to 0.1 for a tenth of the rows.")
+    skipped = sum(event.text.startswith("The evaluation") and trouble.SKIPPED in event.text for event in curves.notices)
+    if skipped:
+        text = f"Memory ran out in {skipped} evaluation{'s' * (skipped > 1)}: the held-out loss is not known there."
+        yield Finding("evaluation_missing", "hint", text, "Close other programs, or lower data.max_length: the longest rows take the most.")
 
 
 def _memory(curves: _Curves) -> Iterator[Finding]:
-    rungs = [event for event in curves.events if isinstance(event, Adjusted) and event.text.find("out of memory") >= 0]
+    rungs = [event for event in curves.adjusted if event.changes.keys() & trouble.OF_MEMORY]
     if rungs:
-        plan, text = curves.recipe.optimization, f"Memory ran out {len(rungs)} time{'s' * (len(rungs) > 1)}. {rungs[-1].text}"
-        yield Finding("out_of_memory", "hint", text, f"Begin the next run with an accumulation of {plan.accumulation}.", rungs[-1].step)
+        often = "once" if len(rungs) == 1 else f"{len(rungs)} times"
+        advice = f"Begin the next run with an optimization.accumulation of {curves.recipe.optimization.accumulation}."
+        if any(trouble.CHECKPOINTING in event.changes for event in rungs):
+            advice += f" Set its {trouble.CHECKPOINTING} to true."
+        yield Finding("out_of_memory", "hint", f"Memory ran out {often}. {rungs[-1].text}", advice, rungs[-1].step)
 
 
 _CHECKS: tuple[Callable[[_Curves], Iterator[Finding]], ...] = (
@@ -194,9 +243,10 @@ _CHECKS: tuple[Callable[[_Curves], Iterator[Finding]], ...] = (
     _rate_too_high,
     _overfitting,
     _nothing_learnt,
-    _too_few_steps,
     _cut,
+    _too_few_steps,
     _on_questions,
     _evaluation,
     _memory,
+    _float16,
 )

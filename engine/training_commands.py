@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from engine import hardware, jobs, memory, models, presets, ranks, recipe, runs
-from engine.errors import BadInput
+from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import Finding, findings
 from engine.model_files import local_path
@@ -45,20 +45,29 @@ def train(
         machine = hardware.machine()
         if not machine.has_gpu:
             hardware.limit_memory(machine.memory_free)
-        with _Terminal(run) as terminal:
-            done = jobs.work(run, terminal.show)
+        try:
+            with _Terminal(run) as terminal:
+                done = jobs.work(run, terminal.show)
+        except EngineError as error:
+            if not isinstance(error, BadInput) and not ranks.index():
+                _log_findings(findings(run.recipe, runs.all_events(run)))
+            raise
     if isinstance(done, Adjusted):
         jobs.go_on(run, *(["--json"] if as_json else []))
     if ranks.index():
         raise typer.Exit(0 if done.status == "done" else 1)
     found = findings(run.recipe, runs.all_events(run))
     print(json.dumps(_document(run, found), ensure_ascii=False) if as_json else done.text)
-    for each in found:
-        log(f"{each.text} {each.advice}")
+    _log_findings(found)
     if command := _next_command(run, done):
         log(command)
     if done.status != "done":
         raise typer.Exit(1)
+
+
+def _log_findings(found: list[Finding]) -> None:
+    for each in found:
+        log(str(each))
 
 
 def _document(run: Run, found: list[Finding]) -> dict:
@@ -102,8 +111,11 @@ def _told(run: Run, found: list[Finding]) -> str:
     row = runs.summary(run)
     losses = f"loss {_number(row['loss']) or '?'}, held out {_number(row['eval_loss']) or '?'}"
     lines = [f"{row['id']}: {row['status']} at step {row['step']} of {row['steps'] or '?'}, {losses}, on {row['model']}"]
-    lines += [f"- {'Problem' if each.severity == 'problem' else 'Hint'}: {each.text} {each.advice}" for each in found]
-    return "\n".join([*lines, *([] if found else ["- Nothing to find fault with."])])
+    lines += [row["text"]] if row["text"] else []
+    lines += [f"- {each}" for each in found]
+    if row["step"] and not found:
+        lines.append(f"- Nothing to find fault with{'.' if row['status'] == 'done' else ' so far.'}")
+    return "\n".join(lines)
 
 
 def estimate(
