@@ -108,13 +108,13 @@ def _numbers(curves: _Curves) -> Iterator[Finding]:
 
 
 def _float16(curves: _Curves) -> Iterator[Finding]:
-    calmed = [event for event in curves.adjusted if not event.changes.keys() & trouble.OF_MEMORY]
+    calmed = [event for event in curves.adjusted if event.changes.keys() & trouble.OF_FLOAT16]
     if calmed:
         rate, dtype = curves.recipe.optimization.learning_rate, curves.recipe.quantization.compute_dtype
         advice = f"Begin the next run with an optimization.learning_rate of {rate:g}."
         if dtype == "float32":
             advice += " Set its quantization.compute_dtype to bfloat16 where the GPU has that, else to float32."
-        yield Finding("float16", "hint", calmed[-1].text, advice, calmed[-1].step)
+        yield Finding("float16", "hint", f"Numbers grew too large for float16 {_often(calmed)}. {calmed[-1].text}", advice, calmed[-1].step)
 
 
 def _rate_too_high(curves: _Curves) -> Iterator[Finding]:
@@ -126,13 +126,15 @@ def _rate_too_high(curves: _Curves) -> Iterator[Finding]:
         # Held-out rows alone may also get worse by overfitting; the training loss rises only where steps are too long.
         if test.loss > tests[0].loss + _RISE and between and median(between) > curves.began + _RISE:
             text = f"The held-out loss rose from {tests[0].loss:.2f} to {test.loss:.2f} at step {test.step}, and the training loss with it."
-            yield Finding("learning_rate_too_high", "problem", f"{text} Its steps are too long.", _shorter_steps(curves), test.step)
+            yield Finding(
+                "learning_rate_too_high", "problem", f"{text} Each step changes the adapter too much.", _shorter_steps(curves), test.step
+            )
             return
     if not tests and len(steps) >= _LEAST_UNTESTED:
         last = [step.loss for step in steps[len(steps) // 2 :]]
         # The first loss is that of a few rows, and may be low by chance: by no more than losses swing later on.
         if curves.late - steps[0].loss > max(_RISE, max(last) - min(last)):
-            text = f"The training loss rose from {steps[0].loss:.2f} to about {curves.late:.2f}. Its steps are too long."
+            text = f"The training loss rose from {steps[0].loss:.2f} to about {curves.late:.2f}. Each step changes the adapter too much."
             yield Finding("learning_rate_too_high", "problem", text, _shorter_steps(curves), steps[-1].step)
 
 
@@ -141,11 +143,11 @@ def _shorter_steps(curves: _Curves) -> str:
     plan, lora = curves.recipe.optimization, curves.recipe.lora
     advice = [f"Lower optimization.learning_rate from {plan.learning_rate:g} to {plan.learning_rate / 10:g} or less."]
     if not plan.max_grad_norm:
-        advice.append("Set optimization.max_grad_norm to 0.3, which shortens steps that would be far longer than the others.")
+        advice.append("Set optimization.max_grad_norm to 0.3, which makes the largest steps smaller.")
     if lora.alpha / lora.r >= _STRONG:
         advice.append(f"Lower lora.alpha to {2 * lora.r}, twice the rank: it multiplies every step.")
     if not plan.warmup_steps:
-        advice.append(f"An optimization.warmup_steps of {max(3, curves.started.steps // 20)} lets the first steps be short.")
+        advice.append(f"An optimization.warmup_steps of {max(3, curves.started.steps // 20)} makes the first steps small.")
     return " ".join(advice)
 
 
@@ -201,10 +203,11 @@ def _cut(curves: _Curves) -> Iterator[Finding]:
     started, data = curves.started, curves.recipe.data
     rows, long = started.rows + started.held_out + started.left_out, started.cut + started.left_out
     if long > _CUT * rows:
-        text = (
-            f"{long:,} of {rows:,} rows are longer than the recipe allows. {started.cut:,} of them lose a part, most often the end of the "
-            f"answer, and {started.left_out:,} have no room for an answer and are left out. It may learn to stop too early."
-        )
+        text = f"{long:,} of {rows:,} rows are longer than the recipe allows."
+        if started.cut:
+            text += f" Cut off: {started.cut:,}, most often the end of the answer. It may learn to stop too early."
+        if started.left_out:
+            text += f" Left out, because the question alone fills the limit: {started.left_out:,}."
         apart = [name for name in ("source_length", "target_length") if getattr(data, name) is not None]
         limits = " and ".join([f"data.max_length (now {data.max_length})", *(f"data.{name} (now {getattr(data, name)})" for name in apart)])
         advice = f"Raise {limits}: memory and time grow with it. `python -m engine inspect-data` shows how long the rows are."
@@ -231,11 +234,14 @@ def _evaluation(curves: _Curves) -> Iterator[Finding]:
 def _memory(curves: _Curves) -> Iterator[Finding]:
     rungs = [event for event in curves.adjusted if event.changes.keys() & trouble.OF_MEMORY]
     if rungs:
-        often = "once" if len(rungs) == 1 else f"{len(rungs)} times"
         advice = f"Begin the next run with an optimization.accumulation of {curves.recipe.optimization.accumulation}."
         if any(trouble.CHECKPOINTING in event.changes for event in rungs):
             advice += f" Set its {trouble.CHECKPOINTING} to true."
-        yield Finding("out_of_memory", "hint", f"Memory ran out {often}. {rungs[-1].text}", advice, rungs[-1].step)
+        yield Finding("out_of_memory", "hint", f"Memory ran out {_often(rungs)}. {rungs[-1].text}", advice, rungs[-1].step)
+
+
+def _often(events: Sequence[Event]) -> str:
+    return "once" if len(events) == 1 else f"{len(events)} times"
 
 
 _CHECKS: tuple[Callable[[_Curves], Iterator[Finding]], ...] = (

@@ -14,9 +14,9 @@ from engine.recipe import Recipe
 LEARNT_NOTHING, NO_NUMBERS = "The adapter learnt nothing", "The adapter holds numbers that are none"
 SKIPPED = "skipped, training goes on"
 _ACCUMULATION, CHECKPOINTING = "optimization.accumulation", "memory.activation_checkpointing"
-# The keys that are changed where memory ran out; all others are changed for float16.
-OF_MEMORY = frozenset({_ACCUMULATION, CHECKPOINTING})
 _RATE, _DTYPE = "optimization.learning_rate", "quantization.compute_dtype"
+# The keys that are changed where memory ran out, and where float16 failed.
+OF_MEMORY, OF_FLOAT16 = frozenset({_ACCUMULATION, CHECKPOINTING}), frozenset({_RATE, _DTYPE})
 # Texts of errors that torch, bitsandbytes and the CUDA libraries raise as plain RuntimeErrors when memory runs out.
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
 
