@@ -173,7 +173,7 @@ def test_a_run_that_failed_otherwise_is_not_said_to_have_learnt_nothing(tiny, ro
 def test_a_run_that_is_too_short_names_the_setting_that_makes_it_so(tiny, rows, by):
     asked = plan(tiny, rows, optimization=by)
     (found,) = findings.findings(asked, made(steps=2, rows=8, undrawn=92))
-    assert "2 steps of 4 rows see 8 of 100 rows" in found.text
+    assert "2 steps see 8 of 100 rows" in found.text
     assert ("optimization.steps to 25" in found.advice) == (by["steps"] is not None)
     assert ("optimization.epochs to 1" in found.advice) == (by["epochs"] is not None)
     assert kinds(asked, made(steps=23, rows=100)) == set(), "all but the rest of a last batch"
@@ -234,6 +234,7 @@ def test_the_commands_say_it(home, tiny, rows, tmp_path, run_engine):
     assert run_engine("runs", "nobody").returncode == 2
 
 
+@pytest.mark.long
 def test_findings_follow_a_training_at_its_end(home, tiny, rows, tmp_path, run_engine):
     asked = written(plan(tiny, rows, data={"held_out": 0}), tmp_path / "plan.yaml")
     told = run_engine("train", str(asked), "--run-dir", str(tmp_path / "run"))
