@@ -39,6 +39,9 @@ def main(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="For public hosts: no downloads, uploads, training or file paths from visitors.")
     ] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="With --read-only: visitors may finetune, on data they upload or that is on the Hub.")
+    ] = False,
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
     try:
@@ -47,9 +50,9 @@ def main(
             runtime.load(model, adapter, log=True)
             import ui
 
-            services = Services(runtime, read_only)
+            services = Services(runtime, read_only, training)
             with sharing.as_wanted(services.store):
-                ui.launch(ui.build(services), host, port, share, uploads=not read_only)
+                ui.launch(ui.build(services), host, port, share, uploads=services.may_train)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

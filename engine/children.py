@@ -3,7 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from engine.errors import EngineError
+from engine.events import Progress
 
 
 def environment(**defaults: str) -> dict[str, str]:
@@ -21,3 +25,22 @@ def started(module: str, capture_errors: bool = False, **defaults: str) -> subpr
         stderr=subprocess.PIPE if capture_errors else None,
         env=environment(**defaults),
     )
+
+
+def told(command: list[str]) -> Iterator[Progress | str]:
+    """Run a command of the engine: each line that it logs as progress, at the end what it printed. Ended with whoever listens.
+    Raises EngineError with its last words where it fails."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment())
+    last = ""
+    try:
+        for line in process.stderr:
+            if line.strip():
+                last = line.strip()
+                yield Progress(last)
+        printed = process.stdout.read().strip()
+        if process.wait():
+            raise EngineError(last or f"It ended with code {process.returncode}.")
+        yield printed
+    finally:
+        process.kill()
+        process.communicate()

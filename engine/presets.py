@@ -11,7 +11,7 @@ from engine.recipe import CadenceRecipe, DataRecipe, LoraRecipe, MemoryRecipe, O
 
 _GUANACO_DATA = "timdettmers/openassistant-guanaco"
 _OPENORCA_DATA = "Open-Orca/OpenOrca"
-_QUESTIONS = ["What is a guanaco?", "Explain in two sentences why the sky is blue.", "Write a short poem about the Andes."]
+QUESTIONS = ["What is a guanaco?", "Explain in two sentences why the sky is blue.", "Write a short poem about the Andes."]
 _BF16 = QuantizationRecipe(kind="nf4", double=True, compute_dtype="bfloat16")
 # A T4 has no bfloat16: what is computed in 16 bits is computed in float16, what is learnt is held in float32.
 _FP16 = QuantizationRecipe(kind="nf4", double=True, compute_dtype="float16")
@@ -43,7 +43,7 @@ def _published(
             accumulation=batch,
             steps=steps,
         ),
-        samples=SamplesRecipe(prompts=_QUESTIONS, max_new_tokens=128),
+        samples=SamplesRecipe(prompts=QUESTIONS, max_new_tokens=128),
         cadence=cadence,
     )
 
@@ -90,7 +90,7 @@ def _starter() -> Recipe:
     return _on_the_starter(
         DataRecipe(prompt_format="chat", max_length=256, held_out=16, held_out_from="last"),
         LoraRecipe(r=16, alpha=32, dropout=0.05),
-        SamplesRecipe(prompts=_QUESTIONS[:2], max_new_tokens=40),
+        SamplesRecipe(prompts=QUESTIONS[:2], max_new_tokens=40),
         CadenceRecipe(save_every=50, eval_every=25),
         learning_rate=1e-3,
         warmup_steps=2,

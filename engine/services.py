@@ -2,11 +2,12 @@
 
 import functools
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from engine import adapters, hardware, layout_figures
+from engine import adapters, children, hardware, layout_figures
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
@@ -27,16 +28,20 @@ from engine.runtime import Runtime, State
 from engine.settings import ChatSettings, Layout
 from engine.store import Store
 
+# What a finished run can be taken along as: the names of `engine.export.KINDS`, which takes long to import.
+EXPORTS = ("adapter", "merged", "gguf", "notebook", "hub")
 # How a duel is answered: as the published answers were sampled, and short enough for a laptop.
 DUEL = ChatSettings(temperature=0.7, top_p=0.9, max_new_tokens=256)
 
 
 @dataclass(frozen=True)
 class Services:
-    """`read_only`: a public host, where visitors may not download, upload, train, switch models or see paths."""
+    """`read_only`: a public host, where visitors may not download, upload, switch models or see paths, nor train unless its owner
+    allows it by `training`."""
 
     runtime: Runtime
     read_only: bool = False
+    training: bool = False
     store: Store = field(default_factory=Store)
     shelf: Shelf = field(default_factory=Shelf)
     game: Game = field(init=False)
@@ -45,6 +50,11 @@ class Services:
     def __post_init__(self) -> None:
         object.__setattr__(self, "pair", Pair(self.runtime))
         object.__setattr__(self, "game", Game(self.store, self.shelf.find))
+
+    @property
+    def may_train(self) -> bool:
+        """Whether visitors may finetune here."""
+        return self.training or not self.read_only
 
     def state(self) -> State:
         """The runtime's state; on a public host without the paths and reasons that only its owner should read."""
@@ -63,9 +73,9 @@ class Services:
             adapters=tuple(map(public_name, state.adapters)),
         )
 
-    def load(self, model: str, layout: str | None = None) -> None:
+    def load(self, model: str, layout: str | None = None, adapter: str | None = None) -> None:
         """Load a model for everybody, unless it is the one that is loaded or loading. `layout` is that of `LoadSettings`, None
-        for the one in use. Raises BadInput."""
+        for the one in use; `adapter` None the model's own. Raises BadInput."""
         self._owner_only()
         if layout not in (None, *Layout):
             raise BadInput(f"The layout is one of {', '.join(Layout)}.")
@@ -74,7 +84,7 @@ class Services:
         if state.phase in ("ready", "loading") and state.model == same and wanted == self.runtime.load_settings.layout:
             return
         self.pair.give_back()
-        self.runtime.load(model, layout=wanted)
+        self.runtime.load(model, adapter, layout=wanted)
 
     def has_layouts(self, model: str) -> bool:
         """Whether there is a layout to choose: for what llama.cpp would run, on a host of one's own."""
@@ -112,6 +122,13 @@ class Services:
         with self.pair.lent([side.model for side in sides]) as runtimes:
             chats = [functools.partial(_chat, runtime, side.blend, stop) for runtime, side in zip(runtimes, sides, strict=True)]
             yield from answering.duel(chats, names, questions, DUEL, stop)
+
+    def export(self, run: str, kind: str, dest: str) -> Iterator[Progress | str]:
+        """Export a run in a process of its own, as `engine.export`: progress, at the end where it is. Ends with whoever listens.
+        Raises BadInput or EngineError."""
+        if not self.may_train:
+            raise BadInput("This public host gives nothing out. Run the app on your own machine for exports.")
+        yield from children.told([sys.executable, "-m", "engine", "export", run, "--to", kind, "--", dest])
 
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""

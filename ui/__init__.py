@@ -4,7 +4,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from engine.services import Services
-from ui import chat, compare, game, leaderboard, limits, theme
+from ui import chat, compare, finetune, game, leaderboard, limits, theme
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -21,7 +21,9 @@ def build(services: Services) -> gr.Blocks:
                 talk = chat.tab(services)
             # It is there from the start, so that an answer that begins as it opens is seen whole.
             with gr.Tab("Compare", id=compare.TAB, render_children=True) as comparing:
-                compare.tab(services, talk, tabs, comparing)
+                sides = compare.tab(services, talk, tabs, comparing)
+            with gr.Tab("Finetune", id=finetune.TAB) as finetuning:
+                finetune.tab(services, finetuning, talk, tabs, sides)
             with gr.Tab("Blind game", id=game.TAB):
                 game.tab(services)
             with gr.Tab("Leaderboard", id=leaderboard.TAB) as rating:

@@ -51,8 +51,9 @@ class Parts:
         return [*self.sides[0], *self.sides[1]]
 
 
-def tab(services: Services, talk: chat.Talk, tabs: gr.Tabs, mine: gr.Tab) -> None:
-    """Draw the tab inside the Blocks that are open. `mine` is the place of it in `tabs`."""
+def tab(services: Services, talk: chat.Talk, tabs: gr.Tabs, mine: gr.Tab) -> list[Component]:
+    """Draw the tab inside the Blocks that are open; gives the inputs of `Services.side` for A and for B. `mine` is the place of it
+    in `tabs`."""
     with gr.Column(elem_id="compare-tab"):
         with gr.Row(elem_id="compare-sides"):
             first = _draw_side(services, SIDES[0])
@@ -75,7 +76,9 @@ def tab(services: Services, talk: chat.Talk, tabs: gr.Tabs, mine: gr.Tab) -> Non
             elem_classes="footnote",
             container=False,
         )
-    _wire(services, talk, Parts([first, second], view, message, send, stop, swap, new), tabs, mine)
+    parts = Parts([first, second], view, message, send, stop, swap, new)
+    _wire(services, talk, parts, tabs, mine)
+    return parts.both
 
 
 def _draw_side(services: Services, name: str) -> list[Component]:

@@ -3,9 +3,9 @@
 import contextlib
 import html
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
 import gradio as gr
@@ -21,11 +21,19 @@ S = TypeVar("S", bound=Settings)
 # not shown; the others skip it.
 QUICK = {"concurrency_limit": 8, "concurrency_id": "quick", "show_progress": "hidden"}
 SILENT = {"queue": False, "show_progress": "hidden"}
+# Beyond it a slider cannot be set to a whole number by hand.
+_LONGEST_SLIDER = 4_096
 
 
-def components(settings: type[Settings]) -> list[Component]:
+def components(settings: type[Settings], without: tuple[str, ...] = ()) -> list[Component]:
     """One component a field, in the order of the class, with its title, help, bounds and default."""
-    return [_component(field) for field in settings.model_fields.values()]
+    return [_component(field) for name, field in settings.model_fields.items() if name not in without]
+
+
+def values(settings: Settings, without: tuple[str, ...] = ()) -> list:
+    """What the components of these settings show, in the order of `components`."""
+    fields = type(settings).model_fields
+    return [_written(fields[name], getattr(settings, name)) for name in fields if name not in without]
 
 
 def message_box(label: str, placeholder: str, elem_id: str, autofocus: bool = False) -> gr.Textbox:
@@ -46,27 +54,64 @@ def message_box(label: str, placeholder: str, elem_id: str, autofocus: bool = Fa
 
 def _component(field: FieldInfo) -> Component:
     kind, optional = _kind(field.annotation)
-    common = {"label": field.title, "info": field.description, "value": field.default}
+    default = None if field.is_required() else field.default
+    common = {"label": field.title, "info": field.description, "value": _written(field, default)}
     if get_origin(kind) is Literal:
         return gr.Dropdown(choices=list(get_args(kind)), **common)
     if kind is bool:
         return gr.Checkbox(**common)
     if kind in (int, float):
         low, high = _bounds(field)
-        if optional or low is None or high is None:
-            return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **common)
-        return gr.Slider(low, high, step=1 if kind is int else 0.01, **common)
+        step = 1 if kind is int else 0.01
+        if optional or low is None or high is None or high > _LONGEST_SLIDER or round(default % step, 9) not in (0, step):
+            return gr.Number(minimum=_least(field), maximum=high, precision=0 if kind is int else None, **common)
+        return gr.Slider(low, high, step=step, **common)
     if kind is str:
         return gr.Textbox(**common)
+    if kind is list or kind is dict:
+        return gr.Textbox(lines=2, max_lines=8, **common)
     raise TypeError(f"no component for a setting of type {field.annotation}")
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
-    """The type without `| None`, and whether None was allowed."""
-    if get_origin(annotation) is UnionType:
-        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-        return kinds[0], len(kinds) < len(get_args(annotation))
+    """The plain type of a field, and whether it may be empty. Several types are held by the one that can show all of them."""
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if get_origin(annotation) in (UnionType, Union):
+        kinds = [_kind(kind)[0] for kind in get_args(annotation) if kind is not NoneType]
+        widest = next((kind for kind in (dict, list, float) if kind in kinds), kinds[0])
+        return widest, len(kinds) < len(get_args(annotation))
+    if get_origin(annotation) in (list, dict):
+        return get_origin(annotation), False
     return annotation, False
+
+
+def _written(field: FieldInfo, value: object) -> object:
+    """A setting as its component shows it: lists one entry a line, tables one `key: value` a line."""
+    if _kind(field.annotation)[0] is list:
+        return value if isinstance(value, str) else "\n".join(value or ())
+    if _kind(field.annotation)[0] is dict:
+        return "\n".join(f"{key}: {each}" for key, each in (value or {}).items())
+    return value
+
+
+def _taken(field: FieldInfo, value: object) -> object:
+    """What a component's value says, for the settings class to check."""
+    kind, optional = _kind(field.annotation)
+    if kind is float and isinstance(value, float) and value.is_integer() and int in get_args(field.annotation):
+        return int(value)  # a number of rows, not a share of them
+    if kind in (list, dict) and isinstance(value, str):
+        lines = [line.strip() for line in value.splitlines() if line.strip()]
+        if kind is list:
+            words = [word for arm in get_args(field.annotation) if get_origin(arm) is Literal for word in get_args(arm)]
+            return lines[0] if len(lines) == 1 and lines[0] in words else lines
+        pairs = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+        return pairs or (None if optional else {})
+    return value
+
+
+def _least(field: FieldInfo) -> float | None:
+    return next((bound.ge for bound in field.metadata if isinstance(bound, annotated_types.Ge)), None)
 
 
 def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:
@@ -87,12 +132,21 @@ def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:
 
 def read(settings: type[S], *values: object) -> S:
     """Settings from component values in the order of the class. Raises BadInput that names the field by its title."""
+    return read_fields(settings, dict(zip(settings.model_fields, values, strict=True)))
+
+
+def read_fields(settings: type[S], values: Mapping[str, object]) -> S:
+    """Settings from component values by their fields' names; the others have their defaults. Raises BadInput that names the
+    field by its title."""
+    fields = settings.model_fields
     try:
-        return settings(**dict(zip(settings.model_fields, values, strict=True)))
+        return settings(**{name: _taken(fields[name], value) for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        field = settings.model_fields[str(first["loc"][0])]
-        raise BadInput(f"{field.title}: {first['msg']}.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise BadInput(f"{message[0].upper()}{message[1:]}.") from error
+        raise BadInput(f"{fields[str(first['loc'][0])].title}: {message}.") from error
 
 
 def afterwards(event: Any, function: str) -> None:

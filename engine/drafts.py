@@ -1,0 +1,99 @@
+"""What somebody has chosen in the finetune wizard so far: a recipe whose data may still be missing.
+
+It lives in the visitor's browser and comes back with every action, so all of it is checked each time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from engine import datasets, models, presets
+from engine.errors import BadInput
+from engine.recipe import DataRecipe, Recipe
+from engine.settings import Settings
+
+# For data of one's own: rows kept to see what was learnt, passes over the rest.
+_HELD_OUT, _EPOCHS, _MOST_STEPS = 0.1, 3.0, 1_875
+
+
+class Draft(Settings):
+    """`title` is what the data is called for people, `run` the run that was started from it last."""
+
+    recipe: Recipe = presets.preset(models.STARTER)
+    title: str = ""
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base to choose, with what its own recipe needs here: bytes, whether it fits, bytes to fetch (None: unknown)."""
+
+    id: str
+    title: str
+    licence: str
+    gated: bool
+    need: int | None
+    fits: bool | None
+    fetch: int | None
+    on_disk: bool
+
+
+def read(value: object) -> Draft:
+    """The draft that a browser kept. One that another version wrote or that makes no sense gives way to a fresh one."""
+    if isinstance(value, Mapping):
+        try:
+            return Draft.model_validate(value)
+        except ValidationError:
+            pass
+    return Draft()
+
+
+def with_model(draft: Draft, model: str) -> Draft:
+    """The draft on another base, by that base's own recipe; data stays. Raises BadInput where there is no such model."""
+    spec = models.resolve(model.strip())
+    if spec.kind in ("scripted", "remote") or spec.format != "safetensors" and not spec.source:
+        raise BadInput(f"{spec.title} cannot be finetuned: it has no weights that training could use.")
+    recipe = presets.of_model(spec.id).model_copy(update={"model": model.strip()})
+    return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})
+
+
+def with_data(draft: Draft, source: str, title: str, format: str = datasets.AUTO, columns: Mapping[str, str] | None = None) -> Draft:
+    """The draft on other data."""
+    data = draft.recipe.data.model_copy(update={"source": source, "format": format, "columns": dict(columns or {})})
+    own = presets.of_model(models.resolve(draft.recipe.model).id).model_copy(update={"model": draft.recipe.model})
+    recipe = _on(own, data) if not draft.recipe.data.source else draft.recipe.model_copy(update={"data": data})
+    return draft.model_copy(update={"recipe": recipe, "title": title})
+
+
+def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
+    """A base's own recipe on this data. What a published recipe says of its own data set does not hold for another."""
+    chosen = {"source": data.source, "format": data.format, "columns": data.columns}
+    if not data.source or data.source == recipe.data.source:
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": data.source, "format": "auto", "columns": {}})})
+    kept = recipe.data.model_copy(update=chosen)
+    plan = recipe.optimization
+    if recipe.data.source:
+        kept = kept.model_copy(update={"learn": "answers", "held_out": _HELD_OUT, "held_out_from": "random"})
+        plan = plan.model_copy(update={"epochs": _EPOCHS, "steps": min(plan.steps or _MOST_STEPS, _MOST_STEPS)})
+    return recipe.model_copy(update={"data": kept, "optimization": plan})
+
+
+def missing(draft: Draft) -> str:
+    """Why training cannot start yet, as a sentence that says what to do; empty where it can."""
+    return "" if draft.recipe.data.source else "Choose the data first: step 2."
+
+
+def changed(draft: Draft, changes: Mapping[str, object]) -> Draft:
+    """The draft with other values for dotted keys of its recipe. Raises BadInput where one cannot be."""
+    try:
+        return draft.model_copy(update={"recipe": draft.recipe.changed(changes)})
+    except ValidationError as error:
+        raise BadInput(f"{', '.join(changes)}: {error.errors()[0]['msg']}.") from error
+
+
+def with_preset(draft: Draft, name: str) -> Draft:
+    """The draft by another recipe, the base's own without a name; base and data stay. Raises BadInput where there is none such."""
+    found = presets.preset(name) if name else presets.of_model(models.resolve(draft.recipe.model).id)
+    recipe = found.model_copy(update={"model": draft.recipe.model})
+    return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})

@@ -1,0 +1,68 @@
+"""What somebody chose in the wizard so far: nonsense from a browser, other bases, data of one's own."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import drafts, presets
+from engine.drafts import Draft
+from engine.errors import BadInput
+from engine.recipe import Recipe
+from ui import form
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@given(JSON)
+def test_whatever_a_browser_kept_gives_a_draft(value):
+    assert isinstance(drafts.read(value), Draft)
+
+
+def test_a_draft_survives_the_browser():
+    draft = drafts.changed(drafts.with_data(Draft(), "rows.jsonl", "rows.jsonl"), {"lora.r": 32, "samples.prompts": ["Hi"]})
+    assert drafts.read(json.loads(json.dumps(draft.model_dump(mode="json")))) == draft
+
+
+def test_another_base_brings_its_own_recipe_and_keeps_the_data():
+    draft = drafts.with_model(drafts.with_data(Draft(), "mine.csv", "mine.csv", "alpaca", {"instruction": "q"}), "guanaco-7b")
+    recipe, published = draft.recipe, presets.preset("guanaco-7b")
+    assert (recipe.model, recipe.lora, recipe.quantization) == ("guanaco-7b", published.lora, published.quantization)
+    assert (recipe.data.source, recipe.data.format, recipe.data.columns) == ("mine.csv", "alpaca", {"instruction": "q"})
+    assert recipe.data.learn == "answers" and recipe.data.held_out == 0.1, "what holds for the published data does not for other data"
+    assert recipe.optimization.steps_over(400) == 75, "three passes, not the 1,875 steps of the published run"
+
+
+@pytest.mark.parametrize("model", ["scripted", "", "no such model"])
+def test_what_cannot_be_finetuned_is_told(model):
+    with pytest.raises(BadInput):
+        drafts.with_model(Draft(), model)
+
+
+def test_data_is_what_is_missing_first():
+    assert "step 2" in drafts.missing(Draft())
+    assert not drafts.missing(drafts.with_data(Draft(), "rows.jsonl", "rows.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["", "guanaco-7b-t4"])
+def test_a_preset_leaves_base_and_data(name):
+    draft = drafts.with_preset(drafts.with_data(Draft(), "rows.jsonl", "rows.jsonl"), name)
+    assert (draft.recipe.model, draft.recipe.data.source, draft.title) == ("starter", "rows.jsonl", "rows.jsonl")
+    assert draft.recipe.lora.r == (64 if name else 16)
+
+
+def test_an_impossible_change_is_told():
+    with pytest.raises(BadInput, match="lora.r"):
+        drafts.changed(Draft(), {"lora.r": 0})
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_goes_through_the_form_unchanged(name):
+    for section, field in Recipe.model_fields.items():
+        if section != "model":
+            settings = getattr(presets.PRESETS[name], section)
+            shown = json.loads(json.dumps(form.values(settings)))
+            assert form.read(field.annotation, *shown) == settings

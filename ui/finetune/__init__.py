@@ -1,0 +1,95 @@
+"""The tab that finetunes: from a file to a chatbot of one's own, step by step; every step can be left and entered again.
+
+A draft of the recipe lives in the visitor's browser; runs are the host's.
+"""
+
+import gradio as gr
+from gradio.components import Component
+
+from engine.drafts import read
+from engine.library import storage_secret
+from engine.services import Services
+from ui import assets, form
+from ui.chat import STORAGE_KEY, Talk
+from ui.finetune import api, history
+from ui.finetune.data import COUNTING, DataStep
+from ui.finetune.fit import FitStep
+from ui.finetune.lens import LensStep
+from ui.finetune.model import ModelStep
+from ui.finetune.recipe import RecipeStep
+from ui.finetune.start import TrainStep
+from ui.finetune.tryout import TryStep
+from ui.finetune.workshop import AWAY, Workshop, kept
+
+TAB = "finetune"
+LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
+TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Train", "Try it", "Runs"))
+
+
+def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
+    """Draw the tab inside the Blocks that are open. `sides` are the pickers of the tab that compares."""
+    if not services.may_train:
+        gr.Markdown(AWAY, elem_id="ft-away")
+    draft = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.finetune", secret=storage_secret())
+    shop = Workshop(services)
+    steps = [
+        ModelStep(shop),
+        DataStep(shop),
+        LensStep(shop),
+        RecipeStep(shop),
+        FitStep(shop),
+        TrainStep(shop),
+        TryStep(shop, talk, tabs, sides),
+    ]
+    at = gr.BrowserState(0, storage_key=f"{STORAGE_KEY}.finetune-step", secret=storage_secret())
+    # The steps ahead cannot be pressed in a walkthrough, and whoever comes back wants one of these.
+    with gr.Row(elem_id="ft-jump"):
+        jumps = {number: gr.Button(LABELS[number], size="sm", scale=0, min_width=70, elem_id=f"ft-to-{number}") for number in (TRAIN, TRY, RUNS)}
+    drawn: list[gr.Step] = []
+    onward: list[gr.Button] = []
+    with gr.Walkthrough(selected=0, elem_id="ft-steps") as walk:
+        for number, label in enumerate(LABELS):
+            with gr.Step(label, id=number, elem_id=f"ft-step-{number}") as step:
+                drawn.append(step)
+                if number == RUNS:
+                    runs = history.draw(services)
+                    continue
+                steps[number].draw()
+                if number < TRAIN:
+                    with gr.Row(elem_classes="onward"):
+                        onward.append(gr.Button("Next", variant="primary", scale=0, min_width=120, elem_id=f"ft-next-{number}"))
+                        if label == "Data":
+                            hurry = gr.Button("Skip to training with these defaults", scale=0, min_width=260, elem_id="ft-hurry")
+    for each in steps:
+        each.wire(draft)
+
+    def entered(number: int):
+        return lambda kept_draft: steps[number].shown(read(kept_draft))
+
+    def restored(number: object, kept_draft: object) -> list:
+        """Where this browser was when it was last here."""
+        number = number if number in range(len(LABELS)) else 0
+        return [gr.Walkthrough(selected=number), *steps[0].shown(read(kept_draft))]
+
+    how = {"api_visibility": "private", **form.QUICK}
+    for number, step in enumerate(drawn):
+        step.select(None, None, at, js=f"() => {number}", api_visibility="private")
+        if number != RUNS:
+            step.select(entered(number), draft, steps[number].outputs, **how)
+    train, rows = steps[TRAIN], steps[1]
+    # Whichever way a step is entered, its own event fills it.
+    for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
+        button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
+    opening.select(restored, [at, draft], [walk, *steps[0].outputs], **how)
+    drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
+
+    chosen = gr.Textbox(visible=False, label="run")
+    runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)
+
+    def clone(run: str, kept_draft: object) -> list:
+        with form.explained():
+            made = shop.clone(run, read(kept_draft))
+        return [kept(made), gr.Walkthrough(selected=3), *steps[3].shown(made)]
+
+    runs.clone_run(clone, [chosen, draft], [draft, walk, *steps[3].outputs], js=assets.taking("run"), **how)
+    api.endpoints(shop, train)

@@ -1,0 +1,180 @@
+"""Step 2 of the wizard: the rows to learn from, what is in them, and where long ones are cut."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+from gradio.components import Component
+
+from engine import datasets, drafts, memory, uploads
+from engine.data_formats import FORMATS
+from engine.drafts import Draft, read
+from engine.errors import BadInput, EngineError
+from engine.events import Progress
+from engine.recipe import DataRecipe
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop, kept
+
+LEAST, MOST = 16, 2_048
+# Rows are counted apart from quick events, which must not wait for them.
+COUNTING = {"concurrency_limit": 2, "concurrency_id": "counting", "show_progress": "hidden"}
+
+
+@dataclass
+class DataStep:
+    """The components of the step; `outputs` are filled by `shown`."""
+
+    shop: Workshop
+    outputs: list[Component] = field(default_factory=list)
+
+    def draw(self) -> "DataStep":
+        with gr.Tabs(elem_id="ft-sources"):
+            with gr.Tab("Upload"):
+                self.file = gr.File(label="Rows: JSON, JSONL, CSV, TSV, Parquet or text", type="filepath", height=110, elem_id="ft-upload")
+            with gr.Tab("Paste"):
+                self.pasted = gr.Textbox(
+                    label="Rows",
+                    lines=5,
+                    max_lines=12,
+                    placeholder='{"instruction": "Name a capital.", "output": "Lima."}',
+                    info="JSON lines, a JSON list, CSV with a header line, or plain text.",
+                    elem_id="ft-paste",
+                )
+                self.take = gr.Button("Use these rows", size="sm", elem_id="ft-take-pasted")
+            with gr.Tab("Hub"):
+                self.hub = gr.Textbox(label="Hub data set", placeholder="owner/name or owner/name:split", elem_id="ft-hub")
+                self.fetch = gr.Button("Fetch its rows", size="sm", elem_id="ft-fetch")
+            with gr.Tab("Bundled"):
+                self.bundled = gr.Dropdown(list(uploads.bundled()), value=None, label="A set that comes with the app", elem_id="ft-bundled")
+            with gr.Tab("My chats"):
+                gr.Markdown("Answers of the chat tab that got a thumb up become rows.")
+                self.thumbs = gr.Button("Use my thumbs-up chats", size="sm", elem_id="ft-thumbs")
+        self.told = gr.HTML(elem_id="ft-data-told", apply_default_css=False)
+        self.preview = gr.HTML(elem_id="ft-preview", apply_default_css=False)
+        with gr.Accordion("Format and columns", open=False, elem_id="ft-format"):
+            formats = [("find out", datasets.AUTO), *((f"{each.title}: {each.fields}", each.name) for each in FORMATS.values())]
+            self.format = gr.Dropdown(formats, value=datasets.AUTO, label="Format")
+            self.columns = gr.Textbox(
+                label="Columns",
+                lines=2,
+                placeholder="instruction: my question column\noutput: my answer column",
+                info="Where a column is called otherwise than the format calls it: one `field: column` a line.",
+            )
+            self.remap = gr.Button("Read again", size="sm", elem_id="ft-remap")
+        limit = DataRecipe.model_fields["max_length"]
+        self.limit = gr.Slider(LEAST, MOST, step=8, label=limit.title, info=limit.description, elem_id="ft-limit")
+        self.lengths = gr.HTML(elem_id="ft-lengths", apply_default_css=False)
+        self.outputs = [self.told, self.preview, self.format, self.columns, self.limit, self.lengths]
+        return self
+
+    def shown(self, draft: Draft) -> list:
+        """Everything of the step; the lengths as far as they are known."""
+        data = draft.recipe.data
+        if not data.source:
+            return [views.told("No rows yet. Bring some, or try the bundled set."), "", data.format, "", self._limit(draft), ""]
+        try:
+            self.shop.allowed()
+            preview = views.data(self.shop.first(draft))
+        except EngineError as error:
+            preview = views.told(str(error), "wrong")
+        columns = form.values(data)[list(DataRecipe.model_fields).index("columns")]
+        return [views.told(draft.title), preview, data.format, columns, self._limit(draft), self._lengths(draft)]
+
+    def _limit(self, draft: Draft):
+        limit = draft.recipe.data.max_length
+        return gr.Slider(value=limit, maximum=max(MOST, limit))
+
+    def _lengths(self, draft: Draft) -> str:
+        measured = self.shop.measured(draft)
+        if measured is None:
+            return views.told("The rows' lengths are counted when they are read.")
+        cut = self.shop.cutoff(draft)
+        return views.lengths(measured, cut, draft.recipe.data.max_length, self._means(draft, cut.rows))
+
+    def _means(self, draft: Draft, rows: int) -> str:
+        plan = self.shop.plan(draft)
+        held = f" Memory: {views.gigabytes(plan.resident)}." if isinstance(plan, memory.Plan) else ""
+        return f"{self.shop.sentence(draft)} A pass is {-(-rows // draft.recipe.optimization.batch):,} updates.{held}"
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        def brought(kept_draft: object, source: Path | str, title: str, format: str = datasets.AUTO, columns: dict | None = None) -> list:
+            changed = drafts.with_data(read(kept_draft), str(source), title, format, columns)
+            self.shop.first(changed)  # what cannot be read at all does not become the draft's
+            return [kept(changed), *self.shown(changed)]
+
+        def upload(file: str | None, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                if not file:
+                    raise BadInput("Choose a file first.")
+                path = Path(file)
+                return brought(kept_draft, uploads.keep(path, path.name), path.name)
+
+        def paste(text: str, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                return brought(kept_draft, uploads.paste(text or ""), "Pasted rows")
+
+        def hub(name: str, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                if not (name or "").strip():
+                    raise BadInput("Name a data set of the Hub, such as owner/name.")
+                return brought(kept_draft, name.strip(), name.strip())
+
+        def bundled(title: str, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                found = uploads.bundled()
+                if title not in found:
+                    raise BadInput("Choose one of the bundled sets.")
+                return brought(kept_draft, found[title], title)
+
+        def thumbs(kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                return brought(kept_draft, uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats")
+
+        def remap(format: str, columns: str, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                before = read(kept_draft)
+                if not before.recipe.data.source:
+                    raise BadInput("Bring the rows first.")
+                named = form.read_fields(DataRecipe, {"columns": columns or ""}).columns
+                return brought(kept_draft, before.recipe.data.source, before.title, format, named)
+
+        def count(kept_draft: object) -> Iterator[str]:
+            now = read(kept_draft)
+            if not now.recipe.data.source or not self.shop.services.may_train:
+                yield ""
+                return
+            try:
+                for each in self.shop.measuring(now):
+                    yield views.told(each.text) if isinstance(each, Progress) else self._lengths(now)
+                yield self._lengths(now)
+            except EngineError as error:
+                yield views.told(str(error), "wrong")
+
+        def cut(limit: float, kept_draft: object) -> list:
+            with form.explained():
+                changed = drafts.changed(read(kept_draft), {"data.max_length": int(limit)})
+            return [kept(changed), self._lengths(changed)]
+
+        both = [draft, *self.outputs]
+        for event, function, inputs in (
+            (self.file.upload, upload, [self.file]),
+            (self.take.click, paste, [self.pasted]),
+            (self.fetch.click, hub, [self.hub]),
+            (self.bundled.input, bundled, [self.bundled]),
+            (self.thumbs.click, thumbs, []),
+            (self.remap.click, remap, [self.format, self.columns]),
+        ):
+            done = event(function, [*inputs, draft], both, api_visibility="private", **(form.QUICK | {"show_progress": "minimal"}))
+            done.success(count, draft, self.lengths, api_visibility="private", **COUNTING)
+        self.limit.input(
+            cut, [self.limit, draft], [draft, self.lengths], api_visibility="private", trigger_mode="always_last", **form.QUICK
+        )
+        self.count = count

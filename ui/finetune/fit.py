@@ -1,0 +1,88 @@
+"""Step 5 of the wizard: memory against this machine and others, "make it fit", and a short probe that measures instead."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import gradio as gr
+from engine.probing import Probe
+from gradio.components import Component
+
+from engine import fitting, hardware, probing
+from engine.drafts import Draft, read
+from engine.errors import BadInput, EngineError
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop, kept
+
+_LOOK_SECONDS = 0.5
+PROBING = {"concurrency_limit": 1, "concurrency_id": "probe", "show_progress": "hidden"}
+
+
+@dataclass
+class FitStep:
+    """The components of the step; `outputs` are filled by `shown`."""
+
+    shop: Workshop
+    outputs: list[Component] = field(default_factory=list)
+
+    def draw(self) -> "FitStep":
+        self.told = gr.HTML(elem_id="ft-fit-told", apply_default_css=False)
+        self.bars = gr.HTML(elem_id="ft-bars", apply_default_css=False)
+        with gr.Row():
+            self.make = gr.Button("Make it fit", size="sm", elem_id="ft-make-fit")
+            self.probe = gr.Button("Probe: ten steps on the longest rows", size="sm", elem_id="ft-probe")
+            self.stop = gr.Button("Stop the probe", size="sm", variant="stop", visible=False, elem_id="ft-stop-probe")
+        self.outputs = [self.told, self.bars]
+        return self
+
+    def shown(self, draft: Draft, probe: Probe | None = None) -> list:
+        try:
+            shape = self.shop.spec(draft).shape
+            if shape is None:
+                return [views.told("The shape of this base is known once it is on disk; the probe measures it."), ""]
+            plans = fitting.plans(shape, draft.recipe)
+            here = next(iter(plans.values()))
+            verdict = (
+                "It fits this machine." if here.fits else "It does not fit this machine. “Make it fit” changes the recipe until it does."
+            )
+            return [views.told(verdict, "good" if here.fits else "wrong"), views.memory_bars(plans, probe)]
+        except EngineError as error:
+            return [views.told(str(error), "wrong"), ""]
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        def fit(kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                before = read(kept_draft)
+                shape = self.shop.spec(before).shape
+                if shape is None:
+                    raise BadInput("The shape of this base is not known yet, so nothing can be computed. Probe it.")
+                made, said = fitting.made_to_fit(shape, before.recipe, hardware.machine())
+                changed = before.model_copy(update={"recipe": made})
+                told, bars = self.shown(changed)
+            return [kept(changed), told + "".join(map(views.told, said)) if said else told, bars]
+
+        def probe(kept_draft: object) -> Iterator[list]:
+            with form.explained():
+                self.shop.allowed()
+                now = read(kept_draft)
+                if not now.recipe.data.source:
+                    raise BadInput("Choose the data first: the probe trains on its longest rows.")
+                yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True)]
+                run = probing.start(now.recipe, lambda progress: None)
+                try:
+                    began, found = time.monotonic(), None
+                    while found is None:
+                        time.sleep(_LOOK_SECONDS)
+                        found = probing.outcome(run)
+                        seconds = round(time.monotonic() - began)
+                        yield [views.told(f"Probing: ten steps on the longest rows, {seconds} s so far."), gr.skip(), gr.skip()]
+                finally:
+                    probing.stop(run)
+                yield [*self.shown(now, found), gr.Button(visible=False)]
+
+        self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
+        running = self.probe.click(probe, draft, [*self.outputs, self.stop], api_visibility="private", **PROBING)
+        running.failure(lambda: gr.Button(visible=False), None, self.stop, api_visibility="private", **form.SILENT)
+        self.stop.click(lambda: gr.Button(visible=False), None, self.stop, cancels=running, api_visibility="private", queue=False)

@@ -1,0 +1,59 @@
+"""Step 3 of the wizard: real rows as the model will see them, token for token what trains."""
+
+from dataclasses import dataclass, field
+
+import gradio as gr
+from engine.lens import lens
+from gradio.components import Component
+
+from engine.drafts import Draft, read
+from engine.errors import EngineError
+from engine.examples import Lengths
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop
+
+_ROWS = 3
+LEGEND = (
+    '<p class="legend"><span class="learnt">learnt</span> <span class="read">only read</span> <span class="cut">cut off</span> '
+    '<span class="learnt end">end</span> The colours are those of training: the loss counts what is learnt, nothing else.</p>'
+)
+
+
+@dataclass
+class LensStep:
+    """The components of the step; `outputs` are filled by `shown`."""
+
+    shop: Workshop
+    outputs: list[Component] = field(default_factory=list)
+
+    def draw(self) -> "LensStep":
+        gr.HTML(LEGEND, elem_id="ft-legend", apply_default_css=False)
+        self.row = gr.Slider(1, 2, value=1, step=1, label="Row", elem_id="ft-row")
+        self.tokens = gr.HTML(elem_id="ft-lens", apply_default_css=False)
+        self.outputs = [self.row, self.tokens]
+        return self
+
+    def shown(self, draft: Draft, row: int = 1) -> list:
+        if not draft.recipe.data.source:
+            return [gr.skip(), views.told("Choose the data first: step 2.")]
+        try:
+            self.shop.allowed()
+            first = self.shop.first(draft)
+            there = first.conversations
+            row = max(1, min(row, len(there)))
+            data, tokenizer, made = draft.recipe.data, self.shop.tokenizer(draft), self.shop.form(draft)
+            limits = Lengths(data.max_length, data.source_length, data.target_length)
+            seen = []
+            for number in range(row, min(row + _ROWS, len(there) + 1)):
+                asked = there[number - 1].or_system(data.system)
+                seen.append((number, lens(tokenizer, asked, made, limits, data.learn == "everything")))
+            return [gr.Slider(value=row, maximum=max(2, len(there))), views.lens(seen)]
+        except EngineError as error:
+            return [gr.skip(), views.told(str(error), "wrong")]
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        def turn(row: float, kept_draft: object) -> str:
+            return self.shown(read(kept_draft), int(row))[1]
+
+        self.row.input(turn, [self.row, draft], self.tokens, api_visibility="private", trigger_mode="always_last", **form.QUICK)

@@ -1,0 +1,76 @@
+"""Step 1 of the wizard: the base to finetune, and the adapter to go on from."""
+
+from dataclasses import dataclass, field
+
+import gradio as gr
+from gradio.components import Component
+
+from engine import drafts
+from engine.blend import NO_ADAPTER
+from engine.drafts import Draft, read
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop, duration_of_thousand, kept
+
+
+@dataclass
+class ModelStep:
+    """The components of the step; `outputs` are filled by `shown`."""
+
+    shop: Workshop
+    base: gr.Dropdown = field(init=False)
+    start_from: gr.Dropdown = field(init=False)
+    table: gr.HTML = field(init=False)
+
+    def draw(self) -> "ModelStep":
+        with gr.Row():
+            self.base = gr.Dropdown(
+                [],
+                label="Base model",
+                info="What is finetuned. A Hub id (owner/name) or a folder can be typed as well.",
+                allow_custom_value=True,
+                elem_id="ft-base",
+            )
+            self.start_from = gr.Dropdown(
+                [],
+                label="Start from",
+                info="A fresh adapter, or one to go on with.",
+                allow_custom_value=True,
+                elem_id="ft-start-from",
+            )
+        self.table = gr.HTML(elem_id="ft-bases", apply_default_css=False)
+        return self
+
+    @property
+    def outputs(self) -> list[Component]:
+        return [self.base, self.start_from, self.table]
+
+    def shown(self, draft: Draft) -> list:
+        found = self.shop.bases()
+        model = draft.recipe.model
+        choices = [(f"{base.title} · {views.gigabytes(base.need)}{'' if base.fits else ', too large here'}", base.id) for base in found]
+        if model not in [id for _, id in choices]:
+            choices.insert(0, (model, model))
+        adapters = [("a fresh adapter" if id == NO_ADAPTER else title, id) for title, id in self.shop.services.adapter_choices(model)]
+        minutes = duration_of_thousand(self.shop.pace(draft))
+        told = f"1,000 rows of 200 tokens take {minutes} a pass on this machine with {model}." if minutes else ""
+        return [
+            gr.Dropdown(choices=choices, value=model),
+            gr.Dropdown(choices=adapters, value=draft.recipe.lora.start_from),
+            views.bases(found, told),
+        ]
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        def choose(model: str, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                changed = drafts.with_model(read(kept_draft), model or "")
+            return [kept(changed), *self.shown(changed)]
+
+        def start_from(adapter: str, kept_draft: object) -> dict:
+            with form.explained():
+                self.shop.allowed()
+                return kept(drafts.changed(read(kept_draft), {"lora.start_from": adapter or NO_ADAPTER}))
+
+        self.base.input(choose, [self.base, draft], [draft, *self.outputs], api_visibility="private", **form.QUICK)
+        self.start_from.input(start_from, [self.start_from, draft], draft, api_visibility="private", **form.QUICK)

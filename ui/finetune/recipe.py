@@ -1,0 +1,114 @@
+"""Step 4 of the wizard: the recipe, a few choices first and every field of it under "advanced"; the form is made of the classes."""
+
+from dataclasses import dataclass, field
+
+import gradio as gr
+from gradio.components import Component
+
+from engine import drafts, presets, recipe
+from engine.drafts import Draft, read
+from engine.errors import EngineError
+from engine.recipe import Recipe
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop, kept
+
+# The choices of most people, by section; the rest is under "advanced".
+SIMPLE = {"optimization": ("learning_rate", "epochs", "steps"), "lora": ("r",), "samples": ("prompts",)}
+# What other steps choose.
+ELSEWHERE = {"data": ("source", "format", "columns", "max_length"), "lora": ("start_from",)}
+SECTIONS = {name: each.annotation for name, each in Recipe.model_fields.items() if name != "model"}
+TITLES = {
+    "quantization": "How the base is held",
+    "lora": "The adapter",
+    "data": "Rows",
+    "optimization": "Learning",
+    "memory": "Memory",
+    "samples": "Watch it learn",
+    "cadence": "Saving and testing",
+}
+OWN = "the base's own"
+
+
+@dataclass
+class RecipeStep:
+    """The components of the step; `fields` are those of the recipe by dotted key."""
+
+    shop: Workshop
+    outputs: list[Component] = field(default_factory=list)
+    fields: dict[str, Component] = field(default_factory=dict)
+
+    def draw(self) -> "RecipeStep":
+        self.means = gr.HTML(elem_id="ft-means", apply_default_css=False)
+        self.preset = gr.Dropdown(
+            [OWN, *presets.PRESETS], value=OWN, label="Preset", info="A recipe to begin with; your base and data stay.", elem_id="ft-preset"
+        )
+        with gr.Group(elem_id="ft-simple"):
+            for section, names in SIMPLE.items():
+                self._draw(section, names)
+        with gr.Accordion("Advanced: every field of the recipe", open=False, elem_id="ft-advanced"):
+            for section, kind in SECTIONS.items():
+                others = tuple(name for name in kind.model_fields if name not in (*SIMPLE.get(section, ()), *ELSEWHERE.get(section, ())))
+                if others:
+                    gr.Markdown(f"**{TITLES[section]}**")
+                    self._draw(section, others)
+            self.yaml = gr.Textbox(label="The recipe as YAML", lines=6, max_lines=30, buttons=["copy"], elem_id="ft-yaml")
+            self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
+        self.outputs = [self.means, *self.fields.values(), self.yaml]
+        return self
+
+    def _draw(self, section: str, names: tuple[str, ...]) -> None:
+        kind = SECTIONS[section]
+        without = tuple(name for name in kind.model_fields if name not in names)
+        drawn = zip((name for name in kind.model_fields if name in names), form.components(kind, without), strict=True)
+        self.fields |= {f"{section}.{name}": component for name, component in drawn}
+
+    def shown(self, draft: Draft) -> list:
+        held = {
+            f"{section}.{name}": value
+            for section, kind in SECTIONS.items()
+            for name, value in zip(kind.model_fields, form.values(getattr(draft.recipe, section)), strict=True)
+        }
+        return [self._means(draft), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
+
+    def _means(self, draft: Draft) -> str:
+        try:
+            return views.told(self.shop.sentence(draft), "means")
+        except EngineError as error:
+            return views.told(str(error), "wrong")
+
+    def changed(self, draft: Draft, values: tuple) -> Draft:
+        """The draft with what the components say. Raises BadInput that names the field."""
+        given = dict(zip(self.fields, values, strict=True))
+        sections = {}
+        for section, kind in SECTIONS.items():
+            mine = {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{section}.")}
+            before = getattr(draft.recipe, section)
+            sections[section] = form.read_fields(kind, {name: getattr(before, name) for name in kind.model_fields} | mine)
+        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)})
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        def change(kept_draft: object, *values: object) -> list:
+            try:
+                made = self.changed(read(kept_draft), values)
+            except EngineError as error:
+                return [gr.skip(), views.told(str(error), "wrong"), gr.skip()]
+            return [kept(made), self._means(made), made.recipe.to_yaml()]
+
+        def begin_with(name: str, kept_draft: object) -> list:
+            with form.explained():
+                made = drafts.with_preset(read(kept_draft), "" if name == OWN else name)
+            return [kept(made), *self.shown(made)]
+
+        def take(text: str, kept_draft: object) -> list:
+            with form.explained():
+                self.shop.allowed()
+                before = read(kept_draft)
+                made = before.model_copy(update={"recipe": recipe.parse(text or "")})
+            return [kept(made), *self.shown(made)]
+
+        how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+        inputs = [draft, *self.fields.values()]
+        gr.on([each.input for each in self.fields.values()], change, inputs, [draft, self.means, self.yaml], **how)
+        self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how)
+        self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how)

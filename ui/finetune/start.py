@@ -1,0 +1,76 @@
+"""Step 6 of the wizard: start the run, and follow it; the run is the host's, so a reload or a second tab sees the same one."""
+
+import shlex
+from dataclasses import dataclass, field
+
+import gradio as gr
+from gradio.components import Component
+
+from engine import drafts, jobs
+from engine.drafts import Draft, read
+from engine.errors import BadInput, EngineError
+from ui import form
+from ui.finetune import training, views
+from ui.finetune.workshop import AWAY, Workshop, kept
+
+
+@dataclass
+class TrainStep:
+    """The components of the step; `outputs` are filled by `shown`. `view` follows a run."""
+
+    shop: Workshop
+    outputs: list[Component] = field(default_factory=list)
+
+    def draw(self) -> "TrainStep":
+        self.means = gr.HTML(elem_id="ft-start-means", apply_default_css=False)
+        self.start = gr.Button("Start training", variant="primary", elem_id="ft-start")
+        self.command = gr.Textbox(
+            label="The same on the command line",
+            info="Save the recipe of step 4 as recipe.yaml.",
+            interactive=False,
+            buttons=["copy"],
+            max_lines=2,
+            elem_id="ft-command",
+        )
+        self.view = training.draw(self.shop.services)
+        self.outputs = [self.means, self.start, self.command]
+        return self
+
+    def shown(self, draft: Draft) -> list:
+        why = self._missing(draft)
+        said = views.told(why, "wrong") if why else views.told(self.shop.sentence(draft), "means")
+        return [said, gr.Button(interactive=not why), self._command(draft)]
+
+    def _missing(self, draft: Draft) -> str:
+        """Why training cannot start, empty where it can."""
+        if not self.shop.services.may_train:
+            return AWAY
+        try:
+            if why := drafts.missing(draft):
+                return why
+            cut = self.shop.cutoff(draft)
+            if cut and cut.rows < 2:
+                return f"{cut.rows} row can be learnt from; at least 2 are needed. Bring more rows, or raise the cutoff in step 2."
+            self.shop.first(draft)  # what cannot be read, or is not the visitor's to read
+        except EngineError as error:
+            return str(error)
+        return ""
+
+    def _command(self, draft: Draft) -> str:
+        data = f" --data {shlex.quote(draft.recipe.data.source)}" if draft.recipe.data.source else ""
+        return f"python -m engine train recipe.yaml{data}"
+
+    def begin(self, draft: Draft) -> str:
+        """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
+        if why := self._missing(draft):
+            raise BadInput(why)
+        return jobs.start(draft.recipe, draft.title.rpartition(".")[0] or draft.title or draft.recipe.model.rpartition("/")[2]).id
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        def start(kept_draft: object) -> list:
+            with form.explained():
+                now = read(kept_draft)
+                run = self.begin(now)
+            return [kept(now.model_copy(update={"run": run})), {"open": run}]
+
+        self.start.click(start, draft, [draft, self.view], api_visibility="private", **(form.QUICK | {"concurrency_limit": 1}))

@@ -1,0 +1,161 @@
+"""Step 7 of the wizard: chat with what was trained, see what changed, duel it blind against its base, and take it along."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+from gradio.components import Component
+
+from engine import models, paths, runs, trying
+from engine.blend import NO_ADAPTER
+from engine.drafts import Draft, read
+from engine.errors import BadInput, EngineError
+from engine.game.decks import Deck
+from engine.runs import Run
+from engine.services import EXPORTS
+from ui import compare, form, game
+from ui.answers import Stops
+from ui.chat import ANSWERING, Talk
+from ui.chat import TAB as CHAT
+from ui.finetune import views
+from ui.finetune.workshop import Workshop
+
+EXPORTING = {"concurrency_limit": 1, "concurrency_id": "export", "show_progress": "hidden"}
+
+
+@dataclass
+class TryStep:
+    """The components of the step; `outputs` are filled by `shown`. `sides` are the pickers of the tab that compares."""
+
+    shop: Workshop
+    talk: Talk
+    tabs: gr.Tabs
+    sides: list[Component]
+    outputs: list[Component] = field(default_factory=list)
+
+    def draw(self) -> "TryStep":
+        self.run = gr.Dropdown([], label="What was trained", info="Finished runs, newest first.", elem_id="ft-run")
+        with gr.Row():
+            self.chat = gr.Button("Chat with it", variant="primary", elem_id="ft-chat")
+            self.compare = gr.Button("Base and mine, side by side", elem_id="ft-compare")
+            self.duel = gr.Button("Blind duel: base or mine?", elem_id="ft-duel")
+            self.stop = gr.Button("Stop the duel", variant="stop", visible=False, elem_id="ft-stop-duel")
+        self.told = gr.HTML(elem_id="ft-try-told", apply_default_css=False)
+        self.play = gr.Button("Play it in the blind game", visible=False, elem_id="ft-play")
+        self.changes = gr.HTML(elem_id="ft-changes", apply_default_css=False)
+        with gr.Accordion("Take it along", open=True, elem_id="ft-export"):
+            with gr.Row():
+                self.kind = gr.Dropdown(list(EXPORTS), value="adapter", label="Export as", elem_id="ft-export-kind")
+                self.where = gr.Textbox(
+                    label="Where to",
+                    info="A folder on this machine; owner/name for the Hub. Empty: a folder among the app's own.",
+                    elem_id="ft-export-where",
+                )
+            self.export = gr.Button("Export", size="sm", elem_id="ft-export-go")
+            self.exported = gr.HTML(elem_id="ft-exported", apply_default_css=False)
+            self.command = gr.Textbox(
+                label="The same on the command line", interactive=False, buttons=["copy"], elem_id="ft-export-command"
+            )
+        self.outputs = [self.run, self.told, self.changes, self.command]
+        return self
+
+    def shown(self, draft: Draft, chosen: str = "") -> list:
+        if not self.shop.services.may_train:
+            return [gr.skip(), "", "", ""]
+        ids = [run.id for run in trying.finished()]
+        if not ids:
+            return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", ""]
+        run = next((name for name in (chosen, draft.run) if name in ids), ids[0])
+        return [gr.Dropdown(choices=ids, value=run), "", views.changes(trying.changes(runs.find(run))), self._command(run, "adapter", "")]
+
+    def _command(self, run: str, kind: str, where: str) -> str:
+        target = where or str(self._own_folder(run, kind))
+        return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if run else ""
+
+    def _own_folder(self, run: str, kind: str) -> Path:
+        return paths.home() / "exports" / f"{run}-{kind}"
+
+    def _found(self, run: str | None) -> Run:
+        self.shop.allowed()
+        if not run:
+            raise BadInput("Choose a finished run first.")
+        found = runs.find(run)
+        if not found.adapter.is_dir():
+            raise BadInput(f"{run} has no adapter yet: it is not finished.")
+        return found
+
+    def _load_base(self, run: Run) -> None:
+        """See that the run's base is the loaded model; it may still be loading afterwards."""
+        services, model = self.shop.services, run.recipe.model
+        state = services.state()
+        if state.phase in ("ready", "loading") and state.model == models.resolve(model).id:
+            return
+        services.load(model, adapter=run.id)
+
+    def wire(self, draft: gr.BrowserState) -> None:
+        services, stops = self.shop.services, Stops()
+        blend = [NO_ADAPTER, 1, NO_ADAPTER, 1]
+
+        def choose(run: str, kept_draft: object) -> list:
+            with form.explained():
+                return self.shown(read(kept_draft), self._found(run).id)
+
+        def chat(run: str) -> list:
+            with form.explained():
+                found = self._found(run)
+                self._load_base(found)
+            return [gr.Tabs(selected=CHAT), found.id, *blend[1:]]
+
+        def side_by_side(run: str) -> list:
+            with form.explained():
+                found = self._found(run)
+                self._load_base(found)
+            return [gr.Tabs(selected=compare.TAB), *compare.BARE, "", found.id, *blend[1:]]
+
+        def duel(request: gr.Request, run: str) -> Iterator[list]:
+            flag = stops.begin(request.session_hash)
+            try:
+                with form.explained():
+                    found = self._found(run)
+                    model = found.recipe.model
+                    sides = [services.side(model, NO_ADAPTER, 1, None, 1), services.side(model, found.id, 1, None, 1)]
+                    yield [views.told("Both begin to answer."), gr.Button(visible=True), gr.Button(visible=False)]
+                    for each in services.duel(sides, (f"{model}, the base", f"mine: {found.id}"), trying.questions(found), flag.is_set):
+                        if isinstance(each, Deck):
+                            services.shelf.add(each)
+                            said = (
+                                f"{len(each.questions)} questions are answered by both. Which is which stays hidden until you have chosen."
+                            )
+                            yield [views.told(said, "good"), gr.Button(visible=False), gr.Button(visible=True)]
+                        else:
+                            yield [views.told(each.text), gr.skip(), gr.skip()]
+            finally:
+                stops.end(request.session_hash, flag)
+
+        def stop(request: gr.Request) -> None:
+            stops.stop(request.session_hash)
+
+        def exported(run: str, kind: str, where: str) -> Iterator[str]:
+            try:
+                found = self._found(run)
+                target = (where or "").strip() or str(self._own_folder(found.id, kind))
+                if kind not in EXPORTS:
+                    raise BadInput(f"Export as one of {', '.join(EXPORTS)}.")
+                for each in services.export(found.id, kind, target):
+                    yield views.told(each if isinstance(each, str) else each.text, "good" if isinstance(each, str) else "")
+            except EngineError as error:
+                yield views.told(str(error), "wrong")
+
+        how = {"api_visibility": "private", **form.QUICK}
+        self.run.input(choose, [self.run, draft], self.outputs, **how)
+        self.chat.click(chat, self.run, [self.tabs, *self.talk.blend], **how)
+        self.compare.click(side_by_side, self.run, [self.tabs, *self.sides], **how)
+        playing = [self.told, self.stop, self.play]
+        begun = self.duel.click(duel, self.run, playing, api_visibility="private", **ANSWERING)
+        begun.failure(lambda: gr.Button(visible=False), None, self.stop, api_visibility="private", **form.SILENT)
+        self.stop.click(stop, None, None, api_visibility="private", **form.SILENT)
+        self.play.click(lambda: gr.Tabs(selected=game.TAB), None, self.tabs, **how)
+        self.export.click(exported, [self.run, self.kind, self.where], self.exported, api_visibility="private", **EXPORTING)
+        gr.on([self.kind.input, self.where.input], self._command, [self.run, self.kind, self.where], self.command, **how)

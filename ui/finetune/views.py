@@ -1,0 +1,169 @@
+"""What the wizard shows, as HTML: bases, rows, lengths, tokens, memory. Every text that comes from outside is escaped."""
+
+import html
+from collections.abc import Iterable, Sequence
+
+from engine.lens import Seen
+from engine.preview import Cutoff, First, Measured
+from engine.probing import Probe
+
+from engine import hardware
+from engine.data_files import BadRow
+from engine.drafts import Base
+from engine.memory import Plan
+from engine.trying import Change
+
+_SHOWN_ROWS, _SHOWN_CHARS, _SHOWN_BAD = 8, 220, 5
+# The colours of a memory bar, by the parts' names; what is not named shares the last.
+_COLOURS = {
+    "weights": "#1f6f6b",
+    "constants": "#3d8f8a",
+    "embeddings": "#63bdb4",
+    "unpacked": "#8fcfc8",
+    "lora": "#c28a2c",
+    "gradients": "#d9a94e",
+    "optimizer": "#e6c98a",
+    "activations": "#b3402d",
+    "logits": "#d0705f",
+}
+_REST = "#8b857b"
+
+
+def bases(found: Sequence[Base], minutes: str) -> str:
+    """The table of bases: what each needs here to be finetuned by its own recipe."""
+    rows = "".join(
+        f'<tr class="{"" if base.fits else "large"}"><td><b>{html.escape(base.title)}</b> <code>{html.escape(base.id)}</code></td>'
+        f"<td>{gigabytes(base.need)}</td><td>{'fits' if base.fits else 'too large here'}</td>"
+        f"<td>{'on disk' if base.on_disk else gigabytes(base.fetch) if base.fetch else '?'}</td>"
+        f"<td>{html.escape(base.licence)}{' · gated' if base.gated else ''}</td></tr>"
+        for base in found
+    )
+    told = f"<p>{html.escape(minutes)}</p>" if minutes else ""
+    return (
+        f'{told}<div class="scrolls"><table><thead><tr><th>Base</th><th>Memory to finetune</th><th>Here</th><th>Download</th>'
+        f"<th>Licence</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def data(first: First) -> str:
+    """Format, reason, the first rows and the bad ones."""
+    rows = "".join(
+        f"<tr><td>{line}</td><td>{_short(question)}</td><td>{_short(answer)}</td><td>{messages}</td></tr>"
+        for line, _, question, answer, messages in first.table()[:_SHOWN_ROWS]
+    )
+    reason = "" if first.unsure else f'<p class="good"><b>{html.escape(first.format)}</b>: {html.escape(first.reason)}.</p>'
+    table = (
+        f'<div class="scrolls"><table><thead><tr><th>{html.escape(first.unit.capitalize())}</th><th>Question</th><th>Answer</th><th>Messages</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        if rows
+        else ""
+    )
+    return f"{reason}{_columns(first)}{table}{bad_rows(first.bad, first.unit)}"
+
+
+def _columns(first: First) -> str:
+    if not first.unsure:
+        return ""
+    there = ", ".join(f"<code>{html.escape(name)}</code>" for name in first.columns)
+    return (
+        f'<p class="wrong">{html.escape(first.reason)}</p><p>The columns there are: {there}. Choose a format below and say which of them holds what.</p>'
+    )
+
+
+def bad_rows(bad: Sequence[BadRow], unit: str) -> str:
+    """How many rows cannot be read, and why."""
+    if not bad:
+        return ""
+    shown = "".join(f"<li>{html.escape(unit)} {each.line}: {html.escape(each.reason)}</li>" for each in bad[:_SHOWN_BAD])
+    more = f"<li>and {len(bad) - _SHOWN_BAD:,} more</li>" if len(bad) > _SHOWN_BAD else ""
+    count = "1 row" if len(bad) == 1 else f"{len(bad):,} rows"
+    return f'<div class="bad"><p class="wrong">{count} cannot be read and will be left out:</p><ul>{shown}{more}</ul></div>'
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return html.escape(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
+
+
+def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
+    """The histogram of rows by tokens with the cutoff drawn in, and what it costs."""
+    bins = found.histogram()
+    most = max((count for _, _, count in bins), default=1)
+    shortest, longest = (bins[0][0], bins[-1][1]) if bins else (0, 1)
+    width = 600 / max(1, len(bins))
+    bars = "".join(
+        f'<rect x="{at * width + 1:.1f}" y="{110 - 100 * count / most:.1f}" width="{max(1, width - 2):.1f}" height="{100 * count / most:.1f}" '
+        f'class="{"cut" if high > limit else ""}"><title>{low}–{high} tokens: {count:,} rows</title></rect>'
+        for at, (low, high, count) in enumerate(bins)
+    )
+    at = min(600.0, max(0.0, 600 * (limit + 1 - shortest) / (longest + 1 - shortest)))
+    learnable = cut.kept + cut.lost
+    lost = f", {cut.lost:,} of {learnable:,} tokens to learn are lost ({cut.lost / learnable:.1%})" if cut.lost else ""
+    unlearnable = f" {cut.unlearnable:,} rows have no answer within the limit and are left out." if cut.unlearnable else ""
+    said = f"{cut.cut:,} of {cut.rows + cut.unlearnable:,} rows are cut{lost}.{unlearnable}"
+    return (
+        f'<svg viewBox="0 0 600 130" role="img" aria-label="Rows by length in tokens. {html.escape(said)}">{bars}'
+        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="112"/><text x="0" y="127">{shortest:,}</text><text x="600" y="127" text-anchor="end">{longest:,} tokens</text></svg>'
+        f"<p>{said}</p><p><b>{html.escape(means)}</b></p>"
+    )
+
+
+def lens(rows: Iterable[tuple[int, Sequence[Seen]]]) -> str:
+    """Rows as the model will see them: what is learnt, what is only read, what is cut off, where an answer ends."""
+    return "".join(f'<section class="lens"><h4>Row {number}</h4><p>{"".join(map(_token, tokens))}</p></section>' for number, tokens in rows)
+
+
+def _token(seen: Seen) -> str:
+    text = html.escape(seen.text).replace("\n", '<span class="newline">⏎</span>\n')
+    kind = f"{seen.state} end" if seen.end else seen.state
+    return f'<span class="{kind}" title="{seen.id}">{text}</span>'
+
+
+def memory_bars(plans: dict[str, Plan], probe: Probe | None) -> str:
+    """A stacked bar for each machine, on one scale of its own: how full it is."""
+    names = {part.name: part.title for plan in plans.values() for part in plan.parts if part.bytes}
+    colours = {name: _COLOURS.get(name, _REST) for name in names}
+    legend = "".join(f'<li><i style="background:{colours[name]}"></i>{html.escape(title)}</li>' for name, title in names.items())
+    bars = "".join(_bar(machine, plan, colours) for machine, plan in plans.items())
+    measured = f'<p class="good">{html.escape(probe.text)}</p>' if probe else ""
+    return f'{measured}<div class="bars">{bars}</div><ul class="legend">{legend}</ul>'
+
+
+def _bar(machine: str, plan: Plan, colours: dict[str, str]) -> str:
+    whole = max(plan.have, plan.total)
+    pieces = "".join(
+        f'<i style="width:{100 * part.bytes / whole:.2f}%;background:{colours[part.name]}" title="{html.escape(part.title)}: {gigabytes(part.bytes)}"></i>'
+        for part in plan.parts
+        if part.bytes
+    )
+    verdict = "fits" if plan.fits else "does not fit"
+    paged = f", {gigabytes(plan.total - plan.resident)} of it can be paged out" if plan.total > plan.resident else ""
+    said = f"{gigabytes(plan.total)} of {gigabytes(plan.have)}: {verdict}{paged}"
+    limit = f'<b class="limit" style="left:{100 * plan.have / whole:.2f}%"></b>' if plan.total > plan.have else ""
+    return (
+        f'<div class="machine {"" if plan.fits else "large"}"><span>{html.escape(machine)}</span>'
+        f'<div class="bar" role="img" aria-label="{html.escape(said)}">{pieces}{limit}</div><span>{said}</span></div>'
+    )
+
+
+def changes(found: Sequence[Change]) -> str:
+    """Same-prompt answers before and after, the proof that the two sides are not one."""
+    if not found:
+        return told("This run gave no sample answers. Sample prompts in step 4 show what changes.")
+    differ = sum(each.before != each.after for each in found)
+    rows = "".join(
+        f"<tr><td>{html.escape(each.prompt)}</td><td>{html.escape(each.before)}</td><td>{html.escape(each.after)}</td></tr>"
+        for each in found
+    )
+    kind = "good" if differ else "wrong"
+    said = told(f"{differ} of {len(found)} sample answers differ from those before training, both without chance.", kind)
+    return f'{said}<div class="scrolls"><table><thead><tr><th>Asked</th><th>Before training</th><th>After</th></tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def told(text: str, kind: str = "") -> str:
+    """A sentence."""
+    return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""
+
+
+def gigabytes(number: int) -> str:
+    return f"{number / hardware.GIB:.1f} GB" if number >= hardware.GIB / 10 else f"{number / 2**20:.0f} MB"

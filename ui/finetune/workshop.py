@@ -1,0 +1,168 @@
+"""What the steps of the wizard share: the draft's base, rows and figures, kept on the host while they are looked at.
+
+Nothing of a visitor is kept here: a draft comes from its browser, and what is computed for it can be computed again.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.pace import Pace
+from engine.preview import Cutoff, Measured
+from gradio.components import Component
+
+from engine import hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
+from engine.blend import NO_ADAPTER
+from engine.drafts import Base, Draft
+from engine.errors import BadInput
+from engine.events import Progress
+from engine.examples import Lengths
+from engine.hub import HUB_ID
+from engine.model_spec import ModelSpec
+from engine.paths import public_name
+from engine.prompts import Format, own_format, prompt_format
+from engine.services import Services
+from engine.tokenizers import Tokenizer
+
+_KEPT = 4
+AWAY = (
+    "Training is off on this public host. Run the app on a machine of your own (`python app.py`), or on a Colab GPU; "
+    "everything else of it is the same there."
+)
+
+
+class Step(Protocol):
+    """A step of the wizard: what it fills when it is entered, and with what."""
+
+    outputs: list[Component]
+
+    def shown(self, draft: Draft) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """`services` are the app's; `_made` the latest measurements by what they are of."""
+
+    services: Services
+    _made: OrderedDict[tuple, Any] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def allowed(self, draft: Draft | None = None) -> None:
+        """Raises BadInput on a host where visitors may not train, or where a draft of theirs names what is the host's own."""
+        if not self.services.may_train:
+            raise BadInput(AWAY)
+        if draft is None or not self.services.read_only:
+            return
+        recipe = draft.recipe
+        ours = (*uploads.bundled().values(), paths.uploads())
+        brought = any(Path(recipe.data.source).resolve().is_relative_to(each.resolve()) for each in ours) or HUB_ID.fullmatch(recipe.data.source.partition(":")[0].partition("@")[0])
+        if recipe.data.source and not brought:
+            raise BadInput("On this public host rows are uploaded, pasted or fetched from the Hub; its own files are not for visitors.")
+        if recipe.model not in models.MODELS or recipe.lora.start_from not in (NO_ADAPTER, *models.ADAPTERS):
+            raise BadInput("On this public host the bases and adapters in the lists can be finetuned, no others.")
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+        made = make()
+        with self._lock:
+            self._made[key] = made
+            while len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        return made
+
+    def spec(self, draft: Draft) -> ModelSpec:
+        """The base, with its shape where it is on disk or known."""
+        return models.resolve(draft.recipe.model)
+
+    def tokenizer(self, draft: Draft, report: hub.Report = lambda progress: None) -> Tokenizer:
+        return self._once(("tokenizer", draft.recipe.model), lambda: tokenizer_files.opened(self.spec(draft), report))
+
+    def form(self, draft: Draft) -> Format:
+        """The format that turns become text in."""
+        wanted, spec = draft.recipe.data.prompt_format, self.spec(draft)
+        return prompt_format(own_format(spec.prompt, self.tokenizer(draft)) if wanted == "auto" else wanted)
+
+    def first(self, draft: Draft) -> preview.First:
+        """The beginning of the data, at once."""
+        self.allowed(draft)
+        data = draft.recipe.data
+        key = "first", data.source, data.format, tuple(sorted(data.columns.items()))
+        return self._once(key, lambda: preview.first(data.source, data.format, data.columns))
+
+    def measured(self, draft: Draft) -> Measured | None:
+        """The lengths of all rows, where they were measured already."""
+        with self._lock:
+            return self._made.get(self._key(draft))
+
+    def measuring(self, draft: Draft) -> Iterator[Progress | Measured]:
+        """The same, made now; the last value is whole."""
+        self.allowed(draft)
+        if (made := self.measured(draft)) is not None:
+            yield made
+            return
+        data = draft.recipe.data
+        for each in preview.measuring(data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system):
+            yield each
+        self._once(self._key(draft), lambda: each)
+
+    def _key(self, draft: Draft) -> tuple:
+        data = draft.recipe.data
+        return "rows", draft.recipe.model, data.source, data.format, tuple(sorted(data.columns.items())), data.prompt_format, data.system
+
+    def cutoff(self, draft: Draft) -> Cutoff | None:
+        """What the recipe's limits do to the rows, where they were measured."""
+        data, made = draft.recipe.data, self.measured(draft)
+        lengths = Lengths(data.max_length, data.source_length, data.target_length)
+        return made and made.at(lengths, data.learn == "everything")
+
+    def plan(self, draft: Draft) -> memory.Plan | None:
+        """What training takes here, None where the base's shape is not known."""
+        shape = self.spec(draft).shape
+        return shape and memory.training_plan(shape, draft.recipe, hardware.machine())
+
+    def pace(self, draft: Draft) -> Pace | None:
+        spec = self.spec(draft)
+        return spec.shape and pace.pace(spec.shape, draft.recipe, hardware.machine(), draft.recipe.model)
+
+    def sentence(self, draft: Draft) -> str:
+        """What the recipe means for these rows: passes, updates, time."""
+        found, speed = self.cutoff(draft), self.pace(draft)
+        if not draft.recipe.data.source:
+            return "Choose the data first; then it says here how long the run takes."
+        if not found or not speed:
+            return "How many updates and how long is known once the rows are counted."
+        return pace.sentence(draft.recipe, found.rows, found.total / max(1, found.rows), speed)
+
+    def clone(self, run: str, draft: Draft) -> Draft:
+        """The draft with the recipe of a run. Raises BadInput where there is none such."""
+        self.allowed()
+        recipe = runs.find(run).recipe
+        return draft.model_copy(update={"recipe": recipe, "title": public_name(recipe.data.source)})
+
+    def bases(self) -> list[Base]:
+        """All bases of the registry, those that fit this machine first, small before large."""
+        machine, found = hardware.machine(), []
+        for spec in models.MODELS.values():
+            if spec.shape is None or spec.kind in ("scripted", "remote"):
+                continue
+            plan = memory.training_plan(spec.shape, presets.of_model(spec.id), machine)
+            found.append(
+                Base(spec.id, spec.title, spec.licence, spec.gated, plan.resident, plan.fits, spec.to_fetch(machine), spec.on_disk)
+            )
+        return sorted(found, key=lambda base: (not base.fits, base.need))
+
+
+def kept(draft: Draft) -> dict:
+    """A draft for the browser to keep."""
+    return draft.model_dump(mode="json")
+
+
+def duration_of_thousand(speed: Pace | None) -> str:
+    """How long a thousand rows of 200 tokens take, in words; empty where the pace is not known."""
+    return "" if speed is None else pace.duration_words(200_000 / speed.tokens_per_second)
