@@ -21,7 +21,7 @@ class Unfit(ValueError):
 
 @dataclass(frozen=True)
 class DataFormat:
-    """`fields` are those it needs, for people. `convert` makes conversations of a row, one or (of a list of instances)
+    """`fields` are those it needs, for people; `names` those that columns of other names can stand for. `convert` makes conversations of a row, one or (of a list of instances)
     several, or raises Unfit. `sign` says what in a row tells that it is in this format, or nothing where it is not."""
 
     name: str
@@ -29,6 +29,7 @@ class DataFormat:
     fields: str
     convert: Callable[[Fields], tuple[Conversation, ...]]
     sign: Callable[[Fields], str]
+    names: tuple[str, ...]
 
 
 def _kind(value: object) -> str:
@@ -299,29 +300,56 @@ _SHAREGPT = _Chat(
 FORMATS: dict[str, DataFormat] = {
     entry.name: entry
     for entry in (
-        DataFormat("messages", "Chat messages with role and content", "messages", _MESSAGES, _MESSAGES.sign),
-        DataFormat("sharegpt", "ShareGPT conversations with from and value", "conversations", _SHAREGPT, _SHAREGPT.sign),
+        DataFormat("messages", "Chat messages with role and content", "messages", _MESSAGES, _MESSAGES.sign, ("messages",)),
+        DataFormat(
+            "sharegpt", "ShareGPT conversations with from and value", "conversations", _SHAREGPT, _SHAREGPT.sign, ("conversations",)
+        ),
         DataFormat(
             "unnatural-instructions",
             "Unnatural Instructions",
             "instruction_with_input, output, or a list instances of them",
             _unnatural,
             _unnatural_sign,
+            ("instruction_with_input", "output"),
         ),
-        DataFormat("self-instruct", "Self-Instruct tasks with instances", "instruction, instances", _self_instruct, _self_instruct_sign),
-        DataFormat("openorca", "OpenOrca", "system_prompt, question, response", _openorca, _openorca_sign),
-        DataFormat("alpaca", "Alpaca instructions", "instruction, output, and perhaps input", _alpaca, _alpaca_sign),
-        DataFormat("hh-rlhf", "HH-RLHF, the chosen conversation", "chosen", _HH, _HH.sign),
-        DataFormat("oasst", "OpenAssistant text as Guanaco learnt it", "text with ### Human: and ### Assistant:", _OASST, _OASST.sign),
-        DataFormat("chip2", "OIG Chip2", "text with <human>: and <bot>:", _CHIP2, _CHIP2.sign),
-        DataFormat("longform", "LongForm", "input, output", _longform, _longform_sign),
+        DataFormat(
+            "self-instruct",
+            "Self-Instruct tasks with instances",
+            "instruction, instances",
+            _self_instruct,
+            _self_instruct_sign,
+            ("instruction", "instances"),
+        ),
+        DataFormat(
+            "openorca",
+            "OpenOrca",
+            "system_prompt, question, response",
+            _openorca,
+            _openorca_sign,
+            ("system_prompt", "question", "response"),
+        ),
+        DataFormat(
+            "alpaca",
+            "Alpaca instructions",
+            "instruction, output, and perhaps input",
+            _alpaca,
+            _alpaca_sign,
+            ("instruction", "input", "output"),
+        ),
+        DataFormat("hh-rlhf", "HH-RLHF, the chosen conversation", "chosen", _HH, _HH.sign, ("chosen",)),
+        DataFormat(
+            "oasst", "OpenAssistant text as Guanaco learnt it", "text with ### Human: and ### Assistant:", _OASST, _OASST.sign, ("text",)
+        ),
+        DataFormat("chip2", "OIG Chip2", "text with <human>: and <bot>:", _CHIP2, _CHIP2.sign, ("text",)),
+        DataFormat("longform", "LongForm", "input, output", _longform, _longform_sign, ("input", "output")),
         DataFormat(
             "input-output",
             "Questions and answers, as in FLAN",
             " or ".join(f"{left} and {right}" for left, right in _PAIRS),
             _input_output,
             _input_output_sign,
+            ("input", "output"),
         ),
-        DataFormat("text", "Plain text", "text", _plain, _plain_sign),
+        DataFormat("text", "Plain text", "text", _plain, _plain_sign, ("text",)),
     )
 }

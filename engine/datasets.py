@@ -55,6 +55,65 @@ class Data:
     there: int
 
 
+@dataclass(frozen=True)
+class Head:
+    """The beginning of a data set: its first `rows`, with the fields that a person's columns make of them, and `rest`, which reads on.
+    `path` is None for one of the Hub."""
+
+    name: str
+    path: Path | None
+    unit: Unit
+    rows: tuple[Row | BadRow, ...]
+    rest: Iterator[Row | BadRow]
+    columns: Mapping[str, str]
+
+    def fields(self) -> list[Mapping[str, object]]:
+        """Of those rows that can be read, as a format sees them."""
+        return [row.fields for row in (_renamed(row, self.columns) for row in self.rows) if isinstance(row, Row)]
+
+    def form(self, format: str = AUTO) -> tuple[DataFormat, str]:
+        """The format that is asked for or found, and the reason. Raises BadInput as `detect` does."""
+        if format != AUTO:
+            return FORMATS[format], "this format was asked for"
+        if not (fields := self.fields()):
+            first = next(row for row in self.rows if isinstance(row, BadRow))
+            raise BadInput(f"{self.name} has no rows that can be read: in line {first.line}, {first.reason}.")
+        name, reason = detect(fields)
+        return FORMATS[name], reason
+
+    def converted(self, row: Row | BadRow, form: DataFormat) -> tuple[Conversation, ...] | BadRow:
+        """A row's conversations, or what is wrong with it."""
+        row = _renamed(row, self.columns)
+        if isinstance(row, BadRow):
+            return row
+        try:
+            return form.convert(row.fields)
+        except Unfit as error:
+            return BadRow(row.line, str(error))
+
+
+def head(
+    source: str | Path,
+    format: str = AUTO,
+    columns: Mapping[str, str] | None = None,
+    report: hub.Report = lambda progress: None,
+    limit: int | None = None,
+) -> Head:
+    """Begin to read a data set, as `load` does. Raises BadInput where there is no such format or column, or no row."""
+    if format != AUTO and format not in FORMATS:
+        raise BadInput(f"There is no data format {format!r}. There are: {AUTO}, {', '.join(FORMATS)}.")
+    if limit is not None and limit < 1:
+        raise BadInput(f"The limit of rows is {limit}; it must be at least 1.")
+    name, path = str(source), _file(source)
+    unit, found = data_files.opened(path) if path else data_hub.opened(name, report)
+    rest = itertools.islice(found, limit)
+    rows = tuple(itertools.islice(rest, _SAMPLE_ROWS))
+    if not rows:
+        raise BadInput(f"{name} has no rows.")
+    _check_columns(columns or {}, rows)
+    return Head(name, path, unit, rows, rest, columns or {})
+
+
 def load(
     source: str | Path,
     format: str = AUTO,
@@ -69,21 +128,10 @@ def load(
     `columns` says which column of the data is a format's field: `{"instruction": "my question column"}`. Raises BadInput where
     nothing can be read or no row is good, EngineError where the Hub does not answer.
     """
-    if format != AUTO and format not in FORMATS:
-        raise BadInput(f"There is no data format {format!r}. There are: {AUTO}, {', '.join(FORMATS)}.")
-    if limit is not None and limit < 1:
-        raise BadInput(f"The limit of rows is {limit}; it must be at least 1.")
-    name = str(source)
-    path = _file(source)
+    begun = head(source, format, columns, report, limit)
+    name, path, unit = begun.name, begun.path, begun.unit
     checksum = None if path else data_hub.RowsChecksum()
-    unit, found = data_files.opened(path) if path else data_hub.opened(name, report)
-    rows = itertools.islice(found, limit)
-    head = list(itertools.islice(rows, _SAMPLE_ROWS))
-    if not head:
-        raise BadInput(f"{name} has no rows.")
-    _check_columns(columns or {}, head)
-    sample = [row.fields for row in (_renamed(row, columns or {}) for row in head) if isinstance(row, Row)]
-    form, reason = (FORMATS[format], "this format was asked for") if format != AUTO else _detected(name, head, sample)
+    form, reason = begun.form(format)
     conversations: list[Conversation] = []
     lines: list[int] = []
     bad: list[BadRow] = []
@@ -91,7 +139,7 @@ def load(
 
     def counted() -> Iterator[Row | BadRow]:
         nonlocal there
-        for row in itertools.chain(head, rows):
+        for row in itertools.chain(begun.rows, begun.rest):
             there += 1
             if not there % _REPORT_ROWS:
                 report(Progress(f"Reading {name}: {there:,} rows"))
@@ -101,14 +149,16 @@ def load(
 
     for row in _drawn(counted(), draw) if draw else counted():
         count += 1
-        made = _converted(_renamed(row, columns or {}), form)
+        made = begun.converted(row, form)
         if isinstance(made, BadRow):
             bad.append(made)
         else:
             conversations += made
             lines += [row.line] * len(made)
     if not conversations:
-        raise BadInput(f"{name} has no rows that can be used as {form.name}: in {unit} {bad[0].line}, {bad[0].reason}.{_hint(sample)}")
+        raise BadInput(
+            f"{name} has no rows that can be used as {form.name}: in {unit} {bad[0].line}, {bad[0].reason}.{_hint(begun.fields())}"
+        )
     digest = checksum.hexdigest() if checksum else paths.sha256(path)
     return Data(tuple(conversations), tuple(lines), tuple(bad), form.name, reason, name, digest, count, unit, there)
 
@@ -183,14 +233,6 @@ def _check_columns(columns: Mapping[str, str], head: Iterable[Row | BadRow]) -> 
             raise BadInput(f"There is no column {column!r} to take as {field}.{_hint(sample)}")
 
 
-def _detected(name: str, head: Iterable[Row | BadRow], sample: Sequence[Mapping[str, object]]) -> tuple[DataFormat, str]:
-    if not sample:
-        first = next(row for row in head if isinstance(row, BadRow))
-        raise BadInput(f"{name} has no rows that can be read: in line {first.line}, {first.reason}.")
-    form, reason = detect(sample)
-    return FORMATS[form], reason
-
-
 def _fitting(fields: Mapping[str, object]) -> DataFormat | None:
     return next((form for form in FORMATS.values() if form.sign(fields)), None)
 
@@ -201,12 +243,3 @@ def _hint(sample: Sequence[Mapping[str, object]]) -> str:
         return ""
     shown = ", ".join(map(repr, found[:20])) + (" …" if len(found) > 20 else "")
     return f" The columns are {shown}; say which of them is a format's field, e.g. instruction={found[0]!r}."
-
-
-def _converted(row: Row | BadRow, form: DataFormat) -> tuple[Conversation, ...] | BadRow:
-    if isinstance(row, BadRow):
-        return row
-    try:
-        return form.convert(row.fields)
-    except Unfit as error:
-        return BadRow(row.line, str(error))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean, median
+from typing import NamedTuple
 
 from engine.errors import BadInput
 from engine.messages import Conversation, Message
@@ -37,6 +38,18 @@ class Example:
     learn: tuple[bool, ...]
     cut: int
 
+    @property
+    def size(self) -> "Size":
+        return Size(len(self.ids), sum(self.learn), self.cut)
+
+
+class Size(NamedTuple):
+    """Tokens of a row that trains, how many of them are targets, and how many were left out for the limits."""
+
+    tokens: int
+    targets: int
+    cut: int
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -60,16 +73,16 @@ class Statistics:
         return self.targets / self.total if self.total else 0.0
 
 
-def statistics(examples: Iterable[Example | None]) -> Statistics:
-    """Figures of examples, which are not kept: they may come one after the other."""
+def statistics(sizes: Iterable[Size | None]) -> Statistics:
+    """Figures of rows, None for those without an answer within the limits."""
     lengths: list[int] = []
     targets = cut = unlearnable = 0
-    for each in examples:
+    for each in sizes:
         if each is None:
             unlearnable += 1
             continue
-        lengths.append(len(each.ids))
-        targets += sum(each.learn)
+        lengths.append(each.tokens)
+        targets += each.targets
         cut += each.cut > 0
     lengths = sorted(lengths) or [0]
     return Statistics(
@@ -86,6 +99,55 @@ def statistics(examples: Iterable[Example | None]) -> Statistics:
     )
 
 
+class Answer(NamedTuple):
+    """Where in a row an answer that is learnt lies: its text from `start` to `text_end`, its end token up to `end`."""
+
+    start: int
+    text_end: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What has to be known of a row's tokens to cut it: where its learnt answers lie, the last of which ends it, and how many
+    tokens end an answer here."""
+
+    answers: tuple[Answer, ...]
+    ending: int
+
+    @property
+    def tokens(self) -> int:
+        """The row's length."""
+        return self.answers[-1].end
+
+    @property
+    def targets(self) -> int:
+        """Tokens of answers and of their ends."""
+        return sum(answer.end - answer.start for answer in self.answers)
+
+    def learnt(self, everything: bool = False) -> int:
+        """How many tokens training learns."""
+        return self.tokens - 1 if everything else self.targets
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row up to the end token of the last answer that is learnt. `ending` are the ids that end an answer here."""
+
+    ids: tuple[int, ...]
+    shape: Shape
+    ending: tuple[int, ...]
+
+    def learn(self, everything: bool = False) -> tuple[bool, ...]:
+        """For each token whether training learns it."""
+        if everything:
+            return (False, *[True] * (len(self.ids) - 1))
+        flags: list[bool] = []
+        for answer in self.shape.answers:
+            flags += [False] * (answer.start - len(flags)) + [True] * (answer.end - answer.start)
+        return tuple(flags)
+
+
 def example(
     tokenizer: Tokenizer, conversation: Conversation, form: Format, lengths: Lengths, learn_everything: bool = False
 ) -> Example | None:
@@ -96,89 +158,86 @@ def example(
     the oldest turns, then the end of the question; an answer by its end. Where the total limit falls into a question, the row
     ends with the answer before it. Raises BadInput where the format does not accept the turns, or has nothing to end them with.
     """
-    row = _encoded(tokenizer, conversation, form)
-    if row is None:
-        return None
-    whole = len(row.ids)
-    if lengths.source is not None and row.answers[-1].start > lengths.source:
-        row = _with_shorter_question(tokenizer, conversation, form, lengths.source)
-    if row and lengths.target is not None and len(row.ids) - row.answers[-1].start > lengths.target:
-        row = _cut(row, row.answers[-1:], row.answers[-1].start + lengths.target)
-    if row and lengths.total is not None and len(row.ids) > lengths.total:
-        row = _cut(row, row.answers, lengths.total)
-    if row is None:
-        return None
-    learn = (False, *[True] * (len(row.ids) - 1)) if learn_everything else tuple(row.learn)
-    return Example(tuple(row.ids), learn, whole - len(row.ids))
+    whole = encoded(tokenizer, conversation, form)
+    row = within(tokenizer, conversation, form, whole, lengths) if whole else None
+    return Example(row.ids, row.learn(learn_everything), len(whole.ids) - len(row.ids)) if row else None
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """Where in a row an answer that is learnt lies: its text from `start` to `text_end`, its end token up to `end`."""
-
-    start: int
-    text_end: int
-    end: int
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row up to the end token of the last answer that is learnt. `ending` are the ids that end an answer here."""
-
-    ids: list[int]
-    learn: list[bool]
-    answers: list[_Answer]
-    ending: list[int]
-
-
-def _encoded(tokenizer: Tokenizer, conversation: Conversation, form: Format) -> _Row | None:
-    """A whole conversation, None where nothing in it is learnt. What stands behind the last answer is left out."""
+def encoded(tokenizer: Tokenizer, conversation: Conversation, form: Format) -> Row | None:
+    """A whole conversation as a row, None where nothing in it is learnt. What stands behind the last answer is left out. Raises
+    BadInput as `example` does."""
     ids: list[int] = []
-    learn: list[bool] = []
-    answers: list[_Answer] = []
-    ending: list[int] = []
+    answers: list[Answer] = []
+    ending: list[int | None] = []
     for piece, new in encoded_pieces(tokenizer, conversation, form):
         start, end = len(ids), len(ids) + len(new)
         ids += new
-        learn += [piece.learn] * len(new)
         if piece.learn and not piece.control and new:
-            answers.append(_Answer(start, end, end))
+            answers.append(Answer(start, end, end))
         elif piece.learn and piece.control:
             ending = ending or new
-            text = answers.pop() if answers and answers[-1].end == start else _Answer(start, start, start)
-            answers.append(replace(text, end=end))
+            text = answers.pop() if answers and answers[-1].end == start else Answer(start, start, start)
+            answers.append(text._replace(end=end))
     if not answers:
         return None
     ending = ending or [tokenizer.end]
     if None in ending:
         raise BadInput("This model's tokenizer has no token that ends a text, so a model could not learn to end. Choose another model.")
-    row = _Row(ids, learn, answers, ending)
-    last = answers[-1]
-    return _ended(row, last.end, [] if last.end > last.text_end else ending)
+    last = answers.pop()
+    missing = [] if last.end > last.text_end else ending
+    shape = Shape((*answers, last._replace(end=last.end + len(missing))), len(ending))
+    return Row((*ids[: last.end], *missing), shape, tuple(ending))
 
 
-def _ended(row: _Row, length: int, ending: list[int]) -> _Row:
-    """The first `length` tokens of a row, the last of which belongs to an answer, and `ending` behind them."""
-    answers = [answer for answer in row.answers if answer.start < length]
-    answers[-1] = _Answer(answers[-1].start, min(answers[-1].text_end, length), length + len(ending))
-    return _Row(row.ids[:length] + ending, row.learn[:length] + [True] * len(ending), answers, row.ending)
+def within(tokenizer: Tokenizer, conversation: Conversation, form: Format, row: Row, lengths: Lengths) -> Row | None:
+    """As much of a conversation's whole row as the limits leave, None where that is no answer."""
+    shorter = shortened(tokenizer, conversation, form, row.shape, lengths)
+    if shorter is None:
+        return None
+    if shorter:
+        row = encoded(tokenizer, shorter[-1], form)
+    kept = answered_within(row.shape, lengths)
+    if kept is None:
+        return None
+    shape, own = kept
+    return row if shape is row.shape else Row((*row.ids[:own], *row.ending[: shape.tokens - own]), shape, row.ending)
 
 
-def _cut(row: _Row, answers: list[_Answer], limit: int) -> _Row | None:
-    """As much of a row as fits `limit` and ends in one of `answers`, of which at least one token and the end are left."""
-    for answer in reversed(answers):
-        missing = [] if answer.end > answer.text_end else row.ending
-        if answer.end + len(missing) <= limit:
-            return _ended(row, answer.end, missing)
-        length = min(limit - len(row.ending), answer.text_end)
-        if length > answer.start:
-            return _ended(row, length, row.ending)
+def answered_within(shape: Shape, lengths: Lengths) -> tuple[Shape, int] | None:
+    """What the limits of an answer and of the whole row leave of a row of this shape, None where that is no answer: the shape, and
+    how many tokens at its beginning are the row's own; an ending stands behind them where that is fewer than all."""
+    kept = shape, shape.tokens
+    last = shape.answers[-1]
+    if lengths.target is not None and last.end - last.start > lengths.target:
+        kept = _cut(shape, len(shape.answers) - 1, last.start + lengths.target)
+    if kept and lengths.total is not None and kept[0].tokens > lengths.total:
+        kept = _cut(kept[0], 0, lengths.total)
+    return kept
+
+
+def _cut(shape: Shape, first: int, limit: int) -> tuple[Shape, int] | None:
+    """As much of a row as fits `limit` and ends in an answer, the `first` one or a later one, of which at least one token and the end
+    are left."""
+    for place in range(len(shape.answers) - 1, first - 1, -1):
+        start, text_end, end = shape.answers[place]
+        missing = 0 if end > text_end else shape.ending
+        own = end if end + missing <= limit else min(limit - shape.ending, text_end)
+        if own == end or own > start:
+            missing = missing if own == end else shape.ending
+            answer = Answer(start, min(text_end, own), own + missing)
+            return Shape((*shape.answers[:place], answer), shape.ending), own
     return None
 
 
-def _with_shorter_question(tokenizer: Tokenizer, conversation: Conversation, form: Format, limit: int) -> _Row | None:
-    """The row with at most `limit` tokens before its last answer, None where not one character of the question fits. Turns are
-    shortened as text and rendered anew, so that the markers around them stay whole."""
+def shortened(
+    tokenizer: Tokenizer, conversation: Conversation, form: Format, shape: Shape, lengths: Lengths
+) -> tuple[Conversation, ...] | None:
+    """How a conversation comes to have at most `lengths.source` tokens before its last answer: without its oldest turns, then with the
+    end of its question gone. Nothing where its row of this shape has no more, None where not one character of the question fits.
+    Turns are shortened as text, to be rendered anew, so that the markers around them stay whole."""
+    limit = lengths.source
+    if limit is None or shape.answers[-1].start <= limit:
+        return ()
     last = max(index for index, message in enumerate(conversation.messages) if message.train)
     shorter = replace(conversation, messages=conversation.messages[: last + 1])
     while _question_tokens(tokenizer, shorter, form) > limit and (fewer := shorter.without_oldest_turn()) != shorter:
@@ -193,13 +252,13 @@ def _with_shorter_question(tokenizer: Tokenizer, conversation: Conversation, for
         return replace(shorter, messages=messages)
 
     count = _most(len(text), limit, lambda count: _question_tokens(tokenizer, with_characters(count), form))
-    return _encoded(tokenizer, with_characters(count), form) if count else None
+    return (shorter, with_characters(count)) if count else None
 
 
 def _question_tokens(tokenizer: Tokenizer, conversation: Conversation, form: Format) -> int:
     """Tokens before the last answer, which is not read: it may be long."""
     answer = replace(conversation.messages[-1], text="x")
-    return _encoded(tokenizer, replace(conversation, messages=(*conversation.messages[:-1], answer)), form).answers[-1].start
+    return encoded(tokenizer, replace(conversation, messages=(*conversation.messages[:-1], answer)), form).shape.answers[-1].start
 
 
 def _most(most: int, limit: int, tokens: Callable[[int], int]) -> int:

@@ -3,15 +3,12 @@
 Neither weights nor torch are needed where the model's tokenizer is a plain file.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine import datasets, hub, tokenizer_files
+from engine import datasets, hub, preview, tokenizer_files
 from engine.data_files import BadRow
 from engine.datasets import Data
-from engine.errors import BadInput
-from engine.events import Progress
-from engine.examples import Example, Lengths, Statistics, example, statistics
+from engine.examples import Lengths, Statistics, statistics
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
 from engine.prompts import END, Format, Piece
@@ -20,7 +17,6 @@ from engine.tokenizers import Tokenizer
 LEARNT = ("⟦", "⟧")
 _SHOWN_CHARS = 1_500
 _SHOWN_BAD = 10
-_REPORT_ROWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -88,32 +84,15 @@ def inspected(
     learn_everything: bool = False,
     report: hub.Report = lambda progress: None,
 ) -> Inspection:
-    """Read a data set and make every row of it an example, without keeping them. Raises BadInput or EngineError where the data
+    """Read a data set and make every row of it tokens, without keeping them. Raises BadInput or EngineError where the data
     or the tokenizer cannot be read, or the format suits no row."""
-    data = datasets.load(source, data_format, columns, report)
+    measured = preview.measured(source, spec, form, data_format, columns, report=report)
+    sizes = list(measured.sizes(lengths, learn_everything))
+    rows = (index for index in range(len(measured.shapes)) if index not in measured.refused)
+    whole = next((index for index, size in zip(rows, sizes, strict=True) if size and not size.cut), None)
     tokenizer = tokenizer_files.opened(spec, report)
-    refused: dict[int, str] = {}
-    sample = ""
-
-    def examples() -> Iterator[Example | None]:
-        nonlocal sample
-        for count, (line, conversation) in enumerate(zip(data.lines, data.conversations, strict=True), 1):
-            if not count % _REPORT_ROWS:
-                report(Progress(f"Counting tokens: {count:,} of {len(data.lines):,} rows", count / len(data.lines)))
-            try:
-                made = example(tokenizer, conversation, form, lengths, learn_everything)
-            except BadInput as error:
-                refused.setdefault(line, str(error))
-                continue
-            if made and not made.cut and not sample:
-                sample = _rendered(tokenizer, conversation, form, learn_everything)
-            yield made
-
-    tokens = statistics(examples())
-    if len(refused) == len(set(data.lines)):
-        raise BadInput(next(iter(refused.values())))
-    bad = sorted((*data.bad, *(BadRow(line, reason) for line, reason in refused.items())), key=lambda each: each.line)
-    return Inspection(data, tuple(bad), tokens, sample)
+    sample = "" if whole is None else _rendered(tokenizer, measured.data.conversations[whole], form, learn_everything)
+    return Inspection(measured.data, measured.bad, statistics(sizes), sample)
 
 
 def _rendered(tokenizer: Tokenizer, conversation: Conversation, form: Format, everything: bool) -> str:

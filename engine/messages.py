@@ -37,6 +37,10 @@ class Conversation:
         """Whether it ends with an assistant's text, which is then to be gone on with."""
         return bool(self.messages) and self.messages[-1].role == "assistant"
 
+    def or_system(self, system: str) -> "Conversation":
+        """The conversation with this system text where it brings none."""
+        return self if self.system or not system else replace(self, system=system)
+
     def alternating(self) -> "Conversation":
         """Neighbours of one role as one message: after a stopped answer two questions stand in a row, which many chat
         templates refuse."""

@@ -50,6 +50,11 @@ def decks() -> Path:
     return _made(home() / "decks")
 
 
+def uploads() -> Path:
+    """Folder of data that visitors brought; one subfolder a file."""
+    return _made(home() / "uploads")
+
+
 def public_name(name: str) -> str:
     """A model's or adapter's name without the folders it lies in."""
     return Path(name).name if Path(name).is_absolute() else name

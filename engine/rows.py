@@ -6,7 +6,7 @@ Of a data set that is larger than a run no more is held than the run learns from
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine import datasets, hub
 from engine.data_files import BadRow
@@ -97,8 +97,7 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
         for number, index in enumerate(indices, 1):
             if not number % _REPORT_ROWS:
                 tell(Progress(f"Making tokens of {number:,} of {len(indices):,} rows"))
-            asked = data.conversations[index]
-            asked = asked if asked.system else replace(asked, system=plan.system)
+            asked = data.conversations[index].or_system(plan.system)
             try:
                 row = example(tokenizer, asked, form, lengths, plan.learn == "everything")
             except BadInput as error:  # turns that the prompt format does not take

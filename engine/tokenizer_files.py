@@ -13,7 +13,7 @@ from engine.backends import gguf_weights
 from engine.backends.llama_tokenizer import chat_template
 from engine.errors import BadInput
 from engine.model_spec import ModelSpec
-from engine.tokenizers import PretrainedTokenizer, Template, Tokenizer, cuts
+from engine.tokenizers import PretrainedTokenizer, ReadableTokenizer, Template, cuts
 
 # Classes that take tokenizer.json as it is; all others set parts of it anew.
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -22,7 +22,7 @@ _MOST_TOKENS = 100_000
 
 
 class FileTokenizer:
-    """A `tokenizer.json` with the texts of its first and last token and its chat template. As `engine.tokenizers.Tokenizer`;
+    """A `tokenizer.json` with the texts of its first and last token and its chat template. As `engine.tokenizers.ReadableTokenizer`;
     thread-safe."""
 
     def __init__(self, tokenizer, bos: str, eos: str, template: str):
@@ -56,8 +56,11 @@ class FileTokenizer:
                 self._tokenizer.encode_special_tokens = not control
             return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
-def opened(spec: ModelSpec, report: hub.Report) -> Tokenizer:
+
+def opened(spec: ModelSpec, report: hub.Report) -> ReadableTokenizer:
     """The tokenizer of a model; of one that is not here, its small files alone are fetched. Raises BadInput or EngineError."""
     if spec.kind in ("scripted", "remote"):
         raise BadInput(f"The model {spec.id} has no tokenizer here. Name one with weights, e.g. starter.")

@@ -37,6 +37,13 @@ class Tokenizer(Protocol):
         """Ids of a text by itself, nothing added at its ends. Special tokens are recognised in `control` text only."""
 
 
+class ReadableTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose ids can be read again."""
+
+    def text(self, ids: list[int]) -> str:
+        """The text of these ids, special tokens spelt out; U+FFFD stands for bytes that are no whole character."""
+
+
 def cuts(contents: list[str]) -> re.Pattern | None:
     """Matches the place behind the first character of every one of these added tokens: cutting a text there takes such
     tokens apart."""
@@ -80,6 +87,9 @@ class PretrainedTokenizer:
 
     def ids(self, text: str, control: bool) -> list[int]:
         return self._ids(text, add_special_tokens=False, split_special_tokens=not control)
+
+    def text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _ids(self, text: str, **options: bool) -> list[int]:
         with self._lock:  # whether it splits special tokens is a switch of the tokenizer, set anew for each text

@@ -133,7 +133,7 @@ def test_limits_that_leave_no_room_are_refused(limits):
 @given(st.lists(st.none() | st.tuples(st.integers(2, 50), st.integers(1, 2), st.integers(0, 3)), max_size=30))
 def test_statistics_count_what_there_is(shapes):
     rows = [shape and Example((1,) * shape[0], (False,) * (shape[0] - shape[1]) + (True,) * shape[1], shape[2]) for shape in shapes]
-    found, kept = statistics(iter(rows)), [row for row in rows if row]
+    found, kept = statistics(row and row.size for row in rows), [row for row in rows if row]
     assert (found.rows, found.unlearnable) == (len(kept), len(rows) - len(kept))
     assert found.total == sum(len(row.ids) for row in kept) and found.targets == sum(sum(row.learn) for row in kept)
     assert found.cut == sum(row.cut > 0 for row in kept)
