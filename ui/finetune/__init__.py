@@ -44,7 +44,9 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     at = gr.BrowserState(0, storage_key=f"{STORAGE_KEY}.finetune-step", secret=storage_secret())
     # The steps ahead cannot be pressed in a walkthrough, and whoever comes back wants one of these.
     with gr.Row(elem_id="ft-jump"):
-        jumps = {number: gr.Button(LABELS[number], size="sm", scale=0, min_width=70, elem_id=f"ft-to-{number}") for number in (TRAIN, TRY, RUNS)}
+        jumps = {
+            number: gr.Button(LABELS[number], size="sm", scale=0, min_width=70, elem_id=f"ft-to-{number}") for number in (TRAIN, TRY, RUNS)
+        }
     drawn: list[gr.Step] = []
     onward: list[gr.Button] = []
     with gr.Walkthrough(selected=0, elem_id="ft-steps") as walk:

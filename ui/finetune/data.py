@@ -12,12 +12,15 @@ from engine.data_formats import FORMATS
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
+from engine.preview import First
 from engine.recipe import DataRecipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop, kept
 
 LEAST, MOST = 16, 2_048
+# A column that is called as the format calls it; no format has more fields than can be mapped.
+SAME, MOST_FIELDS = "the same name", 6
 # Rows are counted apart from quick events, which must not wait for them.
 COUNTING = {"concurrency_limit": 2, "concurrency_id": "counting", "show_progress": "hidden"}
 
@@ -53,34 +56,45 @@ class DataStep:
                 self.thumbs = gr.Button("Use my thumbs-up chats", size="sm", elem_id="ft-thumbs")
         self.told = gr.HTML(elem_id="ft-data-told", apply_default_css=False)
         self.preview = gr.HTML(elem_id="ft-preview", apply_default_css=False)
-        with gr.Accordion("Format and columns", open=False, elem_id="ft-format"):
+        self.mapping = gr.Accordion("Format and columns", open=False, elem_id="ft-format")
+        with self.mapping:
             formats = [("find out", datasets.AUTO), *((f"{each.title}: {each.fields}", each.name) for each in FORMATS.values())]
             self.format = gr.Dropdown(formats, value=datasets.AUTO, label="Format")
-            self.columns = gr.Textbox(
-                label="Columns",
-                lines=2,
-                placeholder="instruction: my question column\noutput: my answer column",
-                info="Where a column is called otherwise than the format calls it: one `field: column` a line.",
-            )
+            with gr.Row(elem_id="ft-columns"):
+                self.columns = [gr.Dropdown([SAME], value=SAME, visible=False, min_width=140) for _ in range(MOST_FIELDS)]
             self.remap = gr.Button("Read again", size="sm", elem_id="ft-remap")
         limit = DataRecipe.model_fields["max_length"]
         self.limit = gr.Slider(LEAST, MOST, step=8, label=limit.title, info=limit.description, elem_id="ft-limit")
         self.lengths = gr.HTML(elem_id="ft-lengths", apply_default_css=False)
-        self.outputs = [self.told, self.preview, self.format, self.columns, self.limit, self.lengths]
+        self.outputs = [self.told, self.preview, self.mapping, self.format, *self.columns, self.limit, self.lengths]
         return self
 
     def shown(self, draft: Draft) -> list:
         """Everything of the step; the lengths as far as they are known."""
         data = draft.recipe.data
         if not data.source:
-            return [views.told("No rows yet. Bring some, or try the bundled set."), "", data.format, "", self._limit(draft), ""]
+            said = views.told("No rows yet. Bring some, or try the bundled set.")
+            return [said, "", gr.skip(), data.format, *self._columns(draft, None), self._limit(draft), ""]
         try:
-            self.shop.allowed()
-            preview = views.data(self.shop.first(draft))
+            first = self.shop.first(draft)
+            preview, mapping = views.data(first), gr.Accordion(open=True) if first.unsure else gr.skip()
         except EngineError as error:
-            preview = views.told(str(error), "wrong")
-        columns = form.values(data)[list(DataRecipe.model_fields).index("columns")]
-        return [views.told(draft.title), preview, data.format, columns, self._limit(draft), self._lengths(draft)]
+            first, preview, mapping = None, views.told(str(error), "wrong"), gr.skip()
+        found = [*self._columns(draft, first), self._limit(draft), self._lengths(draft)]
+        return [views.told(draft.title), preview, mapping, data.format, *found]
+
+    def _columns(self, draft: Draft, first: First | None) -> list:
+        """For each field of the format which column holds it."""
+        data = draft.recipe.data
+        fields = self._fields(data.format if data.format != datasets.AUTO else first and first.format) if first else ()
+        shown = [
+            gr.Dropdown([SAME, *first.columns], value=data.columns.get(name, SAME), label=f"Column of “{name}”", visible=True)
+            for name in fields
+        ]
+        return [*shown, *[gr.Dropdown(visible=False)] * (MOST_FIELDS - len(shown))]
+
+    def _fields(self, format: str | None) -> tuple[str, ...]:
+        return FORMATS[format or "alpaca"].names[:MOST_FIELDS]
 
     def _limit(self, draft: Draft):
         limit = draft.recipe.data.max_length
@@ -137,14 +151,23 @@ class DataStep:
                 self.shop.allowed()
                 return brought(kept_draft, uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats")
 
-        def remap(format: str, columns: str, kept_draft: object) -> list:
+        def remap(kept_draft: object, format: str, *columns: str) -> list:
             with form.explained():
                 self.shop.allowed()
                 before = read(kept_draft)
                 if not before.recipe.data.source:
                     raise BadInput("Bring the rows first.")
-                named = form.read_fields(DataRecipe, {"columns": columns or ""}).columns
+                if format not in (datasets.AUTO, *FORMATS):
+                    raise BadInput("Choose one of the formats in the list.")
+                named = {name: column for name, column in zip(self._fields(format), columns) if format != datasets.AUTO and column != SAME}
                 return brought(kept_draft, before.recipe.data.source, before.title, format, named)
+
+        def fields(format: str, kept_draft: object) -> list:
+            draft = drafts.changed(read(kept_draft), {"data.format": format if format in FORMATS else datasets.AUTO, "data.columns": {}})
+            try:
+                return self._columns(draft, self.shop.first(read(kept_draft)))
+            except EngineError:
+                return self._columns(draft, None)
 
         def count(kept_draft: object) -> Iterator[str]:
             now = read(kept_draft)
@@ -170,11 +193,13 @@ class DataStep:
             (self.fetch.click, hub, [self.hub]),
             (self.bundled.input, bundled, [self.bundled]),
             (self.thumbs.click, thumbs, []),
-            (self.remap.click, remap, [self.format, self.columns]),
+            (self.remap.click, remap, [draft, self.format, *self.columns]),
         ):
-            done = event(function, [*inputs, draft], both, api_visibility="private", **(form.QUICK | {"show_progress": "minimal"}))
+            inputs = inputs if draft in inputs else [*inputs, draft]
+            done = event(function, inputs, both, api_visibility="private", **(form.QUICK | {"show_progress": "minimal"}))
             done.success(count, draft, self.lengths, api_visibility="private", **COUNTING)
         self.limit.input(
             cut, [self.limit, draft], [draft, self.lengths], api_visibility="private", trigger_mode="always_last", **form.QUICK
         )
+        self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
         self.count = count

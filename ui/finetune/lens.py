@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 import gradio as gr
-from engine.lens import lens
 from gradio.components import Component
 
 from engine.drafts import Draft, read
 from engine.errors import EngineError
 from engine.examples import Lengths
+from engine.lens import lens
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop

@@ -3,14 +3,14 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine.lens import Seen
-from engine.preview import Cutoff, First, Measured
 from engine.probing import Probe
 
 from engine import hardware
 from engine.data_files import BadRow
 from engine.drafts import Base
+from engine.lens import Seen
 from engine.memory import Plan
+from engine.preview import Cutoff, First, Measured
 from engine.trying import Change
 
 _SHOWN_ROWS, _SHOWN_CHARS, _SHOWN_BAD = 8, 220, 5
@@ -65,9 +65,7 @@ def _columns(first: First) -> str:
     if not first.unsure:
         return ""
     there = ", ".join(f"<code>{html.escape(name)}</code>" for name in first.columns)
-    return (
-        f'<p class="wrong">{html.escape(first.reason)}</p><p>The columns there are: {there}. Choose a format below and say which of them holds what.</p>'
-    )
+    return f'<p class="wrong">{html.escape(first.reason)}</p><p>The columns there are: {there}. Choose a format below and say which of them holds what.</p>'
 
 
 def bad_rows(bad: Sequence[BadRow], unit: str) -> str:

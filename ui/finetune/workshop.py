@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.pace import Pace
-from engine.preview import Cutoff, Measured
 from gradio.components import Component
 
 from engine import hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
@@ -23,6 +22,7 @@ from engine.examples import Lengths
 from engine.hub import HUB_ID
 from engine.model_spec import ModelSpec
 from engine.paths import public_name
+from engine.preview import Cutoff, Measured
 from engine.prompts import Format, own_format, prompt_format
 from engine.services import Services
 from engine.tokenizers import Tokenizer
@@ -58,7 +58,9 @@ class Workshop:
             return
         recipe = draft.recipe
         ours = (*uploads.bundled().values(), paths.uploads())
-        brought = any(Path(recipe.data.source).resolve().is_relative_to(each.resolve()) for each in ours) or HUB_ID.fullmatch(recipe.data.source.partition(":")[0].partition("@")[0])
+        brought = any(Path(recipe.data.source).resolve().is_relative_to(each.resolve()) for each in ours) or HUB_ID.fullmatch(
+            recipe.data.source.partition(":")[0].partition("@")[0]
+        )
         if recipe.data.source and not brought:
             raise BadInput("On this public host rows are uploaded, pasted or fetched from the Hub; its own files are not for visitors.")
         if recipe.model not in models.MODELS or recipe.lora.start_from not in (NO_ADAPTER, *models.ADAPTERS):
