@@ -14,6 +14,7 @@ from engine.datasets import Data, Draw
 from engine.errors import BadInput
 from engine.events import Event, Notice, Progress
 from engine.examples import Example, Lengths, example
+from engine.messages import Conversation
 from engine.prompts import Format
 from engine.recipe import DataRecipe, Recipe
 from engine.tokenizers import Tokenizer
@@ -88,8 +89,7 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
         for number, index in enumerate(indices, 1):
             if not number % _REPORT_ROWS:
                 tell(Progress(f"Making tokens of {number:,} of {len(indices):,} rows"))
-            asked = data.conversations[index]
-            asked = asked if asked.system else replace(asked, system=plan.system)
+            asked = with_system(data.conversations[index], plan)
             try:
                 row = example(tokenizer, asked, form, lengths, plan.learn == "everything")
             except BadInput as error:  # turns that the prompt format does not take
@@ -101,7 +101,7 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     count = len(data.conversations)
     if data.there > data.rows:
         tell(Notice(f"{data.rows:,} of {data.there:,} rows are drawn: the steps can learn from no more."))
-    held_out = min(plan.held_out, count // 2) if plan.held_out >= 1 else plan.held_out
+    held_out = datasets.at_most_half(plan.held_out, count)
     if held_out != plan.held_out:
         tell(Notice(f"{held_out} of {count} rows are held out instead of {plan.held_out}: the other half is needed to learn from."))
     learnt, tested = datasets.split(count, held_out, seed, plan.held_out_from)
@@ -122,6 +122,11 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     if not rows.train:
         raise BadInput(f"No row has an answer within {plan.max_length} tokens. Raise data.max_length.")
     return rows
+
+
+def with_system(conversation: Conversation, plan: DataRecipe) -> Conversation:
+    """The conversation as it is learnt: the recipe's system text stands before one that brings none."""
+    return conversation if conversation.system else replace(conversation, system=plan.system)
 
 
 def _told(data: Data, bad: Sequence[BadRow]) -> str:
