@@ -180,6 +180,14 @@ def detect(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
 def split(count: int, held_out: int | float, seed: int, order: Literal["random", "last"]) -> tuple[list[int], list[int]]:
     """Indices 0..count-1 to train on and to hold out, both ascending. `held_out` is a number of rows, or as a float in (0, 1) a
     share of them, rounded and at least one; 0 holds out none. Raises BadInput where nothing would be left to train on."""
+    number = held_out_rows(count, held_out)
+    last = range(count - number, count)
+    kept_back = set(last if order == "last" else random.Random(seed).sample(range(count), number))
+    return [index for index in range(count) if index not in kept_back], sorted(kept_back)
+
+
+def held_out_rows(count: int, held_out: int | float) -> int:
+    """How many of `count` rows `split` holds out. Raises BadInput as it does."""
     if isinstance(held_out, float) and held_out and not 0 < held_out < 1:
         raise BadInput(f"{held_out} rows cannot be held out: give a whole number of rows, or a share between 0 and 1.")
     if held_out < 0:
@@ -187,9 +195,12 @@ def split(count: int, held_out: int | float, seed: int, order: Literal["random",
     number = max(1, math.floor(held_out * count + 0.5)) if isinstance(held_out, float) and held_out else int(held_out)
     if number >= count:
         raise BadInput(f"{number} of {count} rows are to be held out, which leaves none to train on. Hold out fewer, or add rows.")
-    last = range(count - number, count)
-    kept_back = set(last if order == "last" else random.Random(seed).sample(range(count), number))
-    return [index for index in range(count) if index not in kept_back], sorted(kept_back)
+    return number
+
+
+def at_most_half(held_out: int | float, count: int) -> int | float:
+    """A number of rows to hold out, or what a run makes of it: where there are few, half of them are needed to learn from."""
+    return min(held_out, count // 2) if held_out >= 1 else held_out
 
 
 def _drawn(rows: Iterable[Row | BadRow], draw: Draw) -> Iterator[Row | BadRow]:

@@ -103,7 +103,8 @@ class Started:
 class Step:
     """One step is made, the first is 1. `loss` is the raw mean over the step's targets in nats, `grad_norm` that before cutting
     (None where a step in 16 bits was skipped for overflow), `tokens_per_second` counts real tokens, no padding, since the start
-    without evaluation and saving; `memory` is the process's in bytes, `eta_seconds` what is left at this pace."""
+    without evaluation and saving; `memory` is the most the process has held so far in bytes, of the GPU where it is on one,
+    `eta_seconds` what is left at this pace, `seconds` what this step took (0: not noted)."""
 
     step: int
     loss: float
@@ -113,6 +114,7 @@ class Step:
     tokens_per_second: float
     memory: int
     eta_seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

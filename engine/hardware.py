@@ -1,5 +1,6 @@
 """What this machine can do: memory, GPUs, numeric types, and what kind of host it is. Imports no torch."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -130,6 +131,14 @@ def process_memory(process_id: int) -> int:
     except psutil.Error:
         return 0
     return resident + (_gpu_memory(process_id, int(time.monotonic() / GPU_MEMORY_SECONDS)) if _gpus() else 0)
+
+
+def peak_memory() -> int:
+    """The most RAM that this process has held so far, in bytes; where the system does not count that, what it holds now."""
+    with contextlib.suppress(OSError, ValueError, IndexError):  # proc_pid_status(5): since the program began, in kB
+        return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    held = psutil.Process().memory_info()
+    return getattr(held, "peak_wset", held.rss)
 
 
 @functools.lru_cache(maxsize=4)

@@ -34,6 +34,13 @@ def start(plan: Recipe, name: str) -> Run:
     return run
 
 
+def start_unlisted(plan: Recipe, folder: Path) -> Run:
+    """The same in a folder elsewhere; it stands in line with the runs and is not listed among them."""
+    run = runs.create(folder, plan.with_absolute_data(), listed=False)
+    _spawn(run)
+    return run
+
+
 def resume(run: Run) -> None:
     """Go on with a run that stopped, was paused, failed or was killed. Raises BadInput where it is under way or done."""
     phase = runs.phase(run, runs.all_events(run))

@@ -45,6 +45,11 @@ def runs() -> Path:
     return _made(home() / "runs")
 
 
+def probes() -> Path:
+    """Folder of trainings of a few steps that only measure; one subfolder each, removed when it was looked at."""
+    return _made(home() / "probes")
+
+
 def decks() -> Path:
     """Folder of the decks of the blind game that were made here; one file a deck."""
     return _made(home() / "decks")

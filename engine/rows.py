@@ -68,11 +68,6 @@ def needed(recipe: Recipe) -> Draw | None:
     return Draw(learnt + math.ceil(held_out), 0, plan.seed)
 
 
-def held_out_of(plan: DataRecipe, count: int) -> int | float:
-    """What is held out of `count` rows, as `datasets.split` takes it: a number is never more than half of them."""
-    return min(plan.held_out, count // 2) if plan.held_out >= 1 else plan.held_out
-
-
 def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None) -> Data:
     """The conversations of a recipe's data, or of those rows that are drawn. Raises BadInput where there are too few, or bad
     ones that are not to be skipped."""
@@ -109,7 +104,7 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     count = len(data.conversations)
     if data.there > data.rows:
         tell(Notice(f"{data.rows:,} of {data.there:,} rows are drawn: the steps can learn from no more."))
-    held_out = held_out_of(plan, count)
+    held_out = datasets.at_most_half(plan.held_out, count)
     if held_out != plan.held_out:
         tell(Notice(f"{held_out} of {count} rows are held out instead of {plan.held_out}: the other half is needed to learn from."))
     learnt, tested = datasets.split(count, held_out, seed, plan.held_out_from)

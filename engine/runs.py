@@ -242,8 +242,9 @@ def finished(run: Run) -> Ended | None:
     return last if isinstance(last, Ended) and last.status == "done" and run.adapter.is_dir() else None
 
 
-def create(folder: Path, plan: Recipe) -> Run:
-    """Make a run's folder with its recipe. One that never came to train gives way. Raises BadInput where there is another run."""
+def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
+    """Make a run's folder with its recipe. One that never came to train gives way; one elsewhere is `listed` among the runs or not.
+    Raises BadInput where there is another run."""
     run = Run(folder)
     if (folder / RECIPE).exists() and (run.process or any(isinstance(event, Started) for event in all_events(run))):
         raise BadInput(f"{folder} already holds a run. Go on with it by --resume, or choose another --run-dir.")
@@ -257,7 +258,7 @@ def create(folder: Path, plan: Recipe) -> Run:
             partial = folder / _PARTIAL
             partial.write_text(plan.to_yaml(), encoding="utf-8")
             os.replace(partial, folder / RECIPE)
-            if folder.parent != paths.runs():
+            if listed and folder.parent != paths.runs():
                 known_by = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}{_ELSEWHERE}"
                 (paths.runs() / known_by).write_text(str(folder), encoding="utf-8")
     except OSError as error:

@@ -7,7 +7,6 @@ out or float16 fails, it says what of its recipe it changes, and a fresh process
 import contextlib
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -271,7 +270,8 @@ def _step(job: _Training, step: int) -> Step:
         group["lr"] = rate
     job.optimizer.step()
     pace = job.pace
-    pace.stepping += time.monotonic() - began
+    took = time.monotonic() - began
+    pace.stepping += took
     pace.steps += 1
     pace.tokens += sum(len(row.ids) for row in chosen)
     tests_left = job.tests_from(step)
@@ -284,6 +284,7 @@ def _step(job: _Training, step: int) -> Step:
         round(pace.tokens / pace.stepping, 2),
         _memory(learner.on_gpu),
         round(pace.eta(job.steps - step, tests_left), 1),
+        round(took, 4),
     )
 
 
@@ -303,8 +304,8 @@ def _gradients(job: _Training, step: int, chosen: list[Example], count: int) -> 
 
 
 def _memory(on_gpu: bool) -> int:
-    """Bytes this run takes: of the GPU where it is on one."""
-    return torch.cuda.max_memory_reserved() if on_gpu else hardware.process_memory(os.getpid())
+    """Bytes this run has taken at most: of the GPU where it is on one."""
+    return torch.cuda.max_memory_reserved() if on_gpu else hardware.peak_memory()
 
 
 def _test(job: _Training, told: list[Event]) -> None:

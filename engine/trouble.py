@@ -18,14 +18,16 @@ _RATE, _DTYPE = "optimization.learning_rate", "quantization.compute_dtype"
 # The keys that are changed where memory ran out, and where float16 failed.
 OF_MEMORY, OF_FLOAT16 = frozenset({_ACCUMULATION, CHECKPOINTING}), frozenset({_RATE, _DTYPE})
 # Texts of errors that torch, bitsandbytes and the CUDA libraries raise as plain RuntimeErrors when memory runs out.
-_EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+_ERRORS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+# In every sentence here about memory that ran out.
+EXHAUSTED = "ran out of memory"
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the GPU or the machine."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _EXHAUSTED)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ERRORS)
 
 
 def let_go(error: BaseException) -> None:
@@ -44,7 +46,7 @@ def in_force(recipe: Recipe, events: Iterable[Event]) -> Recipe:
 def with_less_memory(recipe: Recipe, step: int, saved: int) -> Adjusted | None:
     """What to do where step `step` ran out of memory: halve the rows of a pass, at last keep less of each; None where all of that
     is done. `saved`: the step of the last checkpoint."""
-    plan, what = recipe.optimization, f"Step {step} ran out of memory."
+    plan, what = recipe.optimization, f"Step {step} {EXHAUSTED}."
     if plan.micro_batch > 1:
         accumulation = next(
             passes
@@ -65,11 +67,11 @@ def exhausted(recipe: Recipe, step: int, saved: int) -> str:
     data = recipe.data
     if not step:
         return (
-            f"Loading {recipe.model} ran out of memory. Close other programs and resume, or choose a smaller base "
+            f"Loading {recipe.model} {EXHAUSTED}. Close other programs and resume, or choose a smaller base "
             "(`python -m engine estimate` says what each takes)."
         )
     return (
-        f"Step {step} ran out of memory with one row a pass and activation checkpointing, which is the least there is. Close other programs "
+        f"Step {step} {EXHAUSTED} with one row a pass and activation checkpointing, which is the least there is. Close other programs "
         f"and resume from {_place(saved)}, or start a new run with shorter rows (data.max_length below {data.max_length}), "
         f"a lower lora.r than {recipe.lora.r} or a smaller base."
     )

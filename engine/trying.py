@@ -43,7 +43,7 @@ def questions(run: Run) -> list[Question]:
     try:
         data = rows.read(recipe.data, lambda progress: None, rows.needed(recipe))
         count = len(data.conversations)
-        held_out = rows.held_out_of(recipe.data, count)
+        held_out = datasets.at_most_half(recipe.data.held_out, count)
         _, tested = datasets.split(count, held_out, recipe.optimization.seed, recipe.data.held_out_from)
         for index in tested:
             turns = [message for message in data.conversations[index].messages if message.role == "user"]

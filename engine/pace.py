@@ -1,0 +1,255 @@
+"""How long a training takes, before it begins: tokens a second as earlier runs had them, else estimated; durations in words.
+
+Imports no torch. Figures are for what learning takes; samples on the way come on top.
+"""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from engine import datasets, hardware, runs, trouble
+from engine.architecture import Architecture
+from engine.errors import BadInput
+from engine.events import Started, Step
+from engine.hardware import Machine
+from engine.memory import lora_parameters, unpacks
+from engine.recipe import Recipe
+from engine.runs import PLAYGROUND, Run
+
+# Dense 16-bit TFLOP/s of tensor cores with float32 sums, as NVIDIA's data sheets give them; the first name that a GPU's holds counts.
+GPU_TFLOPS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "A10G": 70,
+    "A10": 125,
+    "A40": 150,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "T4": 65,
+    "V100": 112,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
+_OTHER_GPU = "T4"
+# Share of it that QLoRA reaches: 4-bit weights are unpacked at each use, and single rows fill no GPU. An assumption.
+GPU_UTILISATION = 0.2
+# Share of numpy's matrix speed that training the starter reaches on a CPU. @CPU@
+CPU_EFFICIENCY = 0.6
+# The same where 4-bit weights stay packed and are unpacked at each use. @PACKED@
+PACKED_EFFICIENCY = 0.15
+# A core of a laptop that is not here to be measured, in GFLOP/s of float32. An assumption.
+_CORE_GFLOPS = 30
+# Answers are about so much of a row where only they are learnt.
+_ANSWER_SHARE = 0.7
+_MATRIX, _MEASURE_SECONDS = 512, 0.15
+# How many earlier runs, newest first, and how many of each one's last steps tell the pace.
+_RUNS, _LAST_STEPS = 3, 5
+# A test only goes forward: half of what learning from a token takes.
+_TEST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Real tokens a second that a training learns from. `text` says where the figure is from, `place` where it holds: `here`, or
+    on which machine."""
+
+    tokens_per_second: float
+    source: Literal["measured", "estimated"]
+    text: str
+    place: str = "here"
+
+
+def pace(shape: Architecture, recipe: Recipe, machine: Machine, source_model: str) -> Pace:
+    """How fast a recipe trains a base of this shape on a machine. `source_model` is the base by its id or source.
+
+    Measured where earlier runs of this GUANACO_HOME trained that base here, held and computed alike; else estimated.
+    """
+    here = _is_here(machine)
+    place = "here" if here else f"on {machine.summary}"
+    found = _earlier(recipe, machine, {source_model, recipe.model}, shape) if here else []
+    if found:
+        speed = median(found)
+        runs_told = "an earlier run" if len(found) == 1 else f"{len(found)} earlier runs"
+        return Pace(speed, "measured", f"{speed:,.0f} tokens a second, measured in {runs_told} of this base here.", place)
+    flops, text = _speed(machine, here, unpacks(shape.linear_parameters, recipe, machine) or recipe.quantization.kind == "none")
+    speed = flops / flops_per_token(shape, recipe)
+    return Pace(speed, "estimated", f"About {_rounded(speed):,} tokens a second, estimated from {text}.", place)
+
+
+def seconds(steps: int, tokens_per_step: float, pace: Pace) -> float:
+    """How long so many steps of so many real tokens take."""
+    return steps * tokens_per_step / pace.tokens_per_second
+
+
+def flops_per_token(shape: Architecture, recipe: Recipe) -> float:
+    """Floating-point operations that learning from one token takes.
+
+    Two a weight forward and two backward, since the base stands still, and two more where activations are computed again; six a
+    number of the adapter, which learns; attention over half a row on average; the head where targets are.
+    """
+    again = 1 if recipe.memory.activation_checkpointing else 0
+    weights = shape.linear_parameters * 2 * (2 + again)
+    adapter = lora_parameters(shape, recipe) * 2 * (3 + again)
+    attention = 2 * recipe.data.max_length * shape.query_width * shape.layers * (3 + again)
+    share = 1 if recipe.data.learn == "everything" else _ANSWER_SHARE
+    return weights + adapter + attention + 4 * share * shape.vocabulary * shape.hidden
+
+
+def duration_words(seconds: float) -> str:
+    """A length of time for people: `under a minute`, `about 6 minutes`, `about 2 hours 10 minutes`, `about 3 days`."""
+    if not math.isfinite(seconds):
+        return "longer than can be told"
+    if seconds < 60:
+        return "under a minute"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"about {_counted(minutes, 'minute')}"
+    hours, tens = divmod(round(minutes / 10), 6)
+    if hours < 10:
+        return f"about {_counted(hours, 'hour')}" + (f" {tens * 10} minutes" if tens else "")
+    hours = round(minutes / 60)
+    return f"about {_counted(hours, 'hour')}" if hours < 48 else f"about {_counted(round(hours / 24), 'day')}"
+
+
+def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
+    """What a run does and how long it takes, e.g. `3 passes over 412 rows, 78 updates, about 6 minutes here.`
+
+    `rows` counts all that can be used; those that the recipe holds out are tested on, not learnt from. Tests are part of the time,
+    samples are not. Raises BadInput where nothing would be left to learn from.
+    """
+    plan = recipe.optimization
+    tested = datasets.held_out_rows(rows, datasets.at_most_half(recipe.data.held_out, rows))
+    learnt = rows - tested
+    steps = plan.steps_over(learnt)
+    tests = 2 + (steps - 1) // recipe.cadence.eval_every
+    tokens = steps * plan.batch * mean_tokens + _TEST_SHARE * tests * tested * mean_tokens
+    took = duration_words(seconds(1, tokens, pace))
+    return f"{_passes(recipe, learnt, steps)} over {_counted(learnt, 'row')}, {_counted(steps, 'update')}, {took} {pace.place}."
+
+
+def _passes(recipe: Recipe, rows: int, steps: int) -> str:
+    """How often rows are seen, in words; the recipe's own number where whole batches make of it nearly that."""
+    plan = recipe.optimization
+    times = steps * plan.batch / rows
+    if times < 1:
+        return f"{times:.1f} passes" if 0.1 <= round(times, 1) < 1 else "Less than one pass"
+    if plan.epochs and plan.epochs <= times <= 1.1 * plan.epochs:
+        times = plan.epochs
+    shown = f"{times:,.1f}".removesuffix(".0")
+    return f"{'' if abs(times - float(shown.replace(',', ''))) < 0.005 else 'About '}{shown} {'pass' if shown == '1' else 'passes'}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _rounded(speed: float) -> float:
+    """To two digits: an estimate knows no more."""
+    digits = 1 - math.floor(math.log10(speed))
+    return round(speed, digits) if digits > 0 else int(round(speed, digits))
+
+
+def _is_here(machine: Machine) -> bool:
+    return replace(hardware.machine(), memory_free=0) == replace(machine, memory_free=0)
+
+
+def _speed(machine: Machine, here: bool, unpacked: bool) -> tuple[float, str]:
+    """FLOP/s that training reaches on a machine, and where that is from, as a clause."""
+    if machine.has_gpu:  # a base that is spread over several works in one at a time
+        gpu = machine.gpus[0]
+        name = next((name for name in GPU_TFLOPS if name in gpu.name), None)
+        tflops = GPU_TFLOPS[name or _OTHER_GPU]
+        known = (
+            f"{tflops} TFLOP/s of this GPU" if name else f"{tflops} TFLOP/s of a {_OTHER_GPU}, since the speed of {gpu.name} is not known"
+        )
+        return GPU_UTILISATION * tflops * 1e12, f"the {known}, of which training uses about a fifth"
+    share = CPU_EFFICIENCY if unpacked else PACKED_EFFICIENCY
+    if here:
+        measured = cpu_speed()
+        return share * measured, f"this processor's speed, {measured / 1e9:,.0f} GFLOP/s in float32"
+    return share * machine.cores * _CORE_GFLOPS * 1e9, f"{_CORE_GFLOPS} GFLOP/s a core, as many laptops have"
+
+
+@functools.cache
+def cpu_speed() -> float:
+    """FLOP/s of this machine's processors in float32 now, measured once a process on a product of matrices: 0.2 seconds."""
+    import numpy
+
+    left = numpy.random.default_rng(0).standard_normal((_MATRIX, _MATRIX), dtype=numpy.float32)
+    right = left.T.copy()
+    left @ right  # starts the threads
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < _MEASURE_SECONDS:
+        left @ right
+        count += 1
+    return 2 * _MATRIX**3 * count / (time.perf_counter() - began)
+
+
+def _earlier(recipe: Recipe, machine: Machine, names: set[str], shape: Architecture) -> list[float]:
+    """Tokens a second of the newest runs that are like this one."""
+    device = machine.gpus[0].name if machine.gpus else "CPU"
+    wanted = _kind(recipe, machine, shape)
+    found: list[float] = []
+    for run in runs.every():
+        record = _record(run.folder, _size(run.events))
+        if record and record.names & names and record.device == device and _kind(record.recipe, machine, shape) == wanted:
+            found.append(record.tokens_per_second)
+        if len(found) == _RUNS:
+            break
+    return found
+
+
+def _kind(recipe: Recipe, machine: Machine, shape: Architecture) -> tuple[object, ...]:
+    """What of a recipe tells how fast a base learns here."""
+    held = recipe.quantization
+    return recipe.memory.activation_checkpointing, held.kind, held.double, unpacks(shape.linear_parameters, recipe, machine)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a run tells of its pace: its base's names, the recipe that was in force at its end, the device."""
+
+    names: frozenset[str]
+    recipe: Recipe
+    device: str
+    tokens_per_second: float
+
+
+@functools.lru_cache(maxsize=200)
+def _record(folder: Path, size: int) -> _Record | None:
+    """The record of a run whose log has `size` bytes; None where it made no step, or cannot be read."""
+    run = Run(folder)
+    try:
+        recipe = run.recipe
+    except BadInput:
+        return None
+    events = runs.all_events(run)
+    in_force = runs.in_force(events)
+    started = next((event for event in reversed(in_force) if isinstance(event, Started)), None)
+    steps = [event.tokens_per_second for event in in_force if isinstance(event, Step)]
+    if not (started and steps):
+        return None
+    names = frozenset((recipe.model, *_sources(run)))
+    return _Record(names, trouble.in_force(recipe, events), started.device, median(steps[-_LAST_STEPS:]))
+
+
+def _sources(run: Run) -> Iterator[str]:
+    """How the run's lineage calls its base."""
+    try:
+        facts = json.loads((run.folder / PLAYGROUND).read_text(encoding="utf-8"))
+        yield from (facts[key] for key in ("base", "base_id") if isinstance(facts.get(key), str))
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
