@@ -66,3 +66,12 @@ def test_every_preset_goes_through_the_form_unchanged(name):
             settings = getattr(presets.PRESETS[name], section)
             shown = json.loads(json.dumps(form.values(settings)))
             assert form.read(field.annotation, *shown) == settings
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_no_component_refuses_what_a_preset_puts_into_it(name):
+    for section, field in Recipe.model_fields.items():
+        if section != "model":
+            shown = form.values(getattr(presets.PRESETS[name], section))
+            for component, value in zip(form.components(field.annotation), shown, strict=True):
+                component.preprocess(value)

@@ -64,7 +64,8 @@ def _component(field: FieldInfo) -> Component:
         low, high = _bounds(field)
         step = 1 if kind is int else 0.01
         if optional or low is None or high is None or high > _LONGEST_SLIDER or round(default % step, 9) not in (0, step):
-            return gr.Number(minimum=_least(field), maximum=high, precision=0 if kind is int else None, **common)
+            least, most = _closed_bounds(field)  # a number may come as near to an open one as it likes
+            return gr.Number(minimum=least, maximum=most, precision=0 if kind is int else None, **common)
         return gr.Slider(low, high, step=step, **common)
     if kind is str:
         return gr.Textbox(**common)
@@ -110,8 +111,9 @@ def _taken(field: FieldInfo, value: object) -> object:
     return value
 
 
-def _least(field: FieldInfo) -> float | None:
-    return next((bound.ge for bound in field.metadata if isinstance(bound, annotated_types.Ge)), None)
+def _closed_bounds(field: FieldInfo) -> tuple[float | None, float | None]:
+    least = next((bound.ge for bound in field.metadata if isinstance(bound, annotated_types.Ge)), None)
+    return least, next((bound.le for bound in field.metadata if isinstance(bound, annotated_types.Le)), None)
 
 
 def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:

@@ -3,14 +3,13 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine.probing import Probe
-
 from engine import hardware
 from engine.data_files import BadRow
 from engine.drafts import Base
 from engine.lens import Seen
 from engine.memory import Plan
 from engine.preview import Cutoff, First, Measured
+from engine.probing import Probe
 from engine.trying import Change
 
 _SHOWN_ROWS, _SHOWN_CHARS, _SHOWN_BAD = 8, 220, 5

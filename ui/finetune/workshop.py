@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.pace import Pace
 from gradio.components import Component
 
 from engine import hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
@@ -21,6 +20,7 @@ from engine.events import Progress
 from engine.examples import Lengths
 from engine.hub import HUB_ID
 from engine.model_spec import ModelSpec
+from engine.pace import Pace
 from engine.paths import public_name
 from engine.preview import Cutoff, Measured
 from engine.prompts import Format, own_format, prompt_format
