@@ -3,6 +3,7 @@
 A row is made into tokens once; another limit of the row or its answer is answered from where its answers lie. No row is copied here.
 """
 
+import functools
 import heapq
 import math
 import time
@@ -100,30 +101,35 @@ class Measured:
 
     def at(self, lengths: Lengths, learn_everything: bool = False) -> Cutoff:
         """What these limits would do. Quick, but for a limit of the question, which makes tokens of too long rows anew."""
-        rows = cut = unlearnable = total = kept = longest = 0
-        for size in self.sizes(lengths, learn_everything):
-            if size is None:
-                unlearnable += 1
-                continue
-            rows += 1
-            cut += size.cut > 0
-            total += size.tokens
-            kept += size.targets
-            longest = max(longest, size.tokens)
-        there = sum(shape.learnt(learn_everything) for shape in self.shapes if shape)
-        return Cutoff(rows, cut, unlearnable, total, kept, there - kept, longest)
+        sizes = [size for size in self.sizes(lengths, learn_everything) if size]
+        there = sum(size.targets for size in self._whole[learn_everything] if size)
+        tokens, targets, cut = map(list, zip(*sizes)) if sizes else ([], [], [])
+        left_out = self.rows - len(sizes)
+        return Cutoff(
+            len(sizes), len(cut) - cut.count(0), left_out, sum(tokens), sum(targets), there - sum(targets), max(tokens, default=0)
+        )
 
     def sizes(self, lengths: Lengths, learn_everything: bool = False) -> Iterator[Size | None]:
         """What is left of each row within the limits, None where that is no answer; without rows that the format refuses."""
-        for index, shape in enumerate(self.shapes):
+        total, source, target = (math.inf if limit is None else limit for limit in (lengths.total, lengths.source, lengths.target))
+        for index, (shape, whole) in enumerate(zip(self.shapes, self._whole[learn_everything], strict=True)):
             if shape is None:
                 if index not in self.refused:
                     yield None
-            elif lengths.source is not None and shape.answers[-1].start > lengths.source:
+                continue
+            start, _, end = shape.answers[-1]
+            if end <= total and start <= source and end - start <= target:
+                yield whole
+            elif start > source:
                 yield self.anew(index, lengths, learn_everything)
             else:
                 left = answered_within(shape, lengths)
                 yield Size(left[0].tokens, left[0].learnt(learn_everything), shape.tokens - left[0].tokens) if left else None
+
+    @functools.cached_property
+    def _whole(self) -> dict[bool, list[Size | None]]:
+        """Each row's size without limits, by whether everything is learnt."""
+        return {every: [shape and Size(shape.tokens, shape.learnt(every), 0) for shape in self.shapes] for every in (False, True)}
 
     def histogram(self, bins: int = 40) -> list[tuple[int, int, int]]:
         """How many rows have from `low` to `high` tokens, both included, without limits: at most so many stretches of one width, which
@@ -196,8 +202,8 @@ def measuring(
     report: hub.Report = lambda progress: None,
     stop: Stop = lambda: False,
 ) -> Iterator[Progress | Measured]:
-    """Read a data set and make every row tokens, without keeping those: what is counted so far every other second, all of it at the
-    end, or what there is where it is stopped. `system` stands before rows that bring no system text. `report` hears of what
+    """Read a data set and make every row tokens, without keeping those: what is counted so far soon and every other second, all of it at
+    the end, or what there is where it is stopped. `system` stands before rows that bring no system text. `report` hears of what
     comes before that. Raises BadInput or EngineError where the data or the tokenizer cannot be read, or the format suits no row.
     """
     data = datasets.load(source, format, columns, report)
@@ -219,7 +225,7 @@ def counting(data: Data, tokenizer: Tokenizer, form: Format, system: str = "", s
         bad = sorted((*data.bad, *(BadRow(line, reason) for line, reason in by_line.items())), key=lambda each: each.line)
         return Measured(data, tuple(bad), tuple(shapes), frozenset(refused), anew)
 
-    count, told = len(data.conversations), time.monotonic()
+    count, told = len(data.conversations), -math.inf
     for index, conversation in enumerate(data.conversations):
         if stop():
             break
