@@ -1,6 +1,6 @@
 """What a person sees of a data set before training on it: its first rows at once, then every row's length and what limits cut.
 
-A row is made into tokens once; another limit of the row or its answer is answered from where its answers lie. No row is copied here.
+A row is made into tokens once and these are not kept: what another limit would do follows from where its answers lie.
 """
 
 import functools
@@ -8,7 +8,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,8 +79,8 @@ class Cutoff:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of `data` in tokens, of those that are `done`: the first ones while they are counted. `shapes` has one for each
-    conversation, None where nothing is learnt. `refused` are places of conversations that the prompt format does not take; `bad` has
+    """The rows of `data` in tokens, only the first ones until they are `done`. `shapes` has one for each conversation that is counted,
+    None where nothing is learnt; `anew` makes a row's tokens once more, by its place. `refused` are places of conversations that the prompt format does not take; `bad` has
     them besides the rows that cannot be used."""
 
     data: Data
@@ -256,7 +256,12 @@ def measured(
     stop: Stop = lambda: False,
 ) -> Measured:
     """As `measuring`, all at once; what is under way is reported."""
-    for each in measuring(source, spec, form, format, columns, system, report, stop):
+    return ended(measuring(source, spec, form, format, columns, system, report, stop), report)
+
+
+def ended(counts: Iterable[Progress | Measured], report: hub.Report) -> Measured:
+    """The last of what `measuring` or `counting` gives; what is under way is reported."""
+    for each in counts:
         if isinstance(each, Progress):
             report(each)
     return each
