@@ -107,8 +107,7 @@ class Answer(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """What has to be known of a row's tokens to cut it: where its learnt answers lie, the last of which ends it, and how many
     tokens end an answer here."""
 

@@ -86,13 +86,14 @@ def inspected(
 ) -> Inspection:
     """Read a data set and make every row of it tokens, without keeping them. Raises BadInput or EngineError where the data
     or the tokenizer cannot be read, or the format suits no row."""
-    measured = preview.measured(source, spec, form, data_format, columns, report=report)
-    sizes = list(measured.sizes(lengths, learn_everything))
-    rows = (index for index in range(len(measured.shapes)) if index not in measured.refused)
-    whole = next((index for index, size in zip(rows, sizes, strict=True) if size and not size.cut), None)
+    data = datasets.load(source, data_format, columns, report)
     tokenizer = tokenizer_files.opened(spec, report)
-    sample = "" if whole is None else _rendered(tokenizer, measured.data.conversations[whole], form, learn_everything)
-    return Inspection(measured.data, measured.bad, statistics(sizes), sample)
+    measured = preview.ended(preview.counting(data, tokenizer, form), report)
+    sizes = list(measured.sizes(lengths, learn_everything))
+    places = (index for index in range(len(data.conversations)) if index not in measured.refused)
+    whole = next((index for index, size in zip(places, sizes, strict=True) if size and not size.cut), None)
+    sample = "" if whole is None else _rendered(tokenizer, data.conversations[whole], form, learn_everything)
+    return Inspection(data, measured.bad, statistics(sizes), sample)
 
 
 def _rendered(tokenizer: Tokenizer, conversation: Conversation, form: Format, everything: bool) -> str:

@@ -1,13 +1,14 @@
 """What a person sees of a data set before training on it: its first rows at once, then every row's length and what limits cut.
 
-A row is made into tokens once; another limit of the row or its answer is answered from where its answers lie. No row is copied here.
+A row is made into tokens once and these are not kept: what another limit would do follows from where its answers lie.
 """
 
+import functools
 import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,8 +79,8 @@ class Cutoff:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of `data` in tokens, of those that are `done`: the first ones while they are counted. `shapes` has one for each
-    conversation, None where nothing is learnt. `refused` are places of conversations that the prompt format does not take; `bad` has
+    """The rows of `data` in tokens, only the first ones until they are `done`. `shapes` has one for each conversation that is counted,
+    None where nothing is learnt; `anew` makes a row's tokens once more, by its place. `refused` are places of conversations that the prompt format does not take; `bad` has
     them besides the rows that cannot be used."""
 
     data: Data
@@ -100,30 +101,35 @@ class Measured:
 
     def at(self, lengths: Lengths, learn_everything: bool = False) -> Cutoff:
         """What these limits would do. Quick, but for a limit of the question, which makes tokens of too long rows anew."""
-        rows = cut = unlearnable = total = kept = longest = 0
-        for size in self.sizes(lengths, learn_everything):
-            if size is None:
-                unlearnable += 1
-                continue
-            rows += 1
-            cut += size.cut > 0
-            total += size.tokens
-            kept += size.targets
-            longest = max(longest, size.tokens)
-        there = sum(shape.learnt(learn_everything) for shape in self.shapes if shape)
-        return Cutoff(rows, cut, unlearnable, total, kept, there - kept, longest)
+        sizes = [size for size in self.sizes(lengths, learn_everything) if size]
+        there = sum(size.targets for size in self._whole[learn_everything] if size)
+        tokens, targets, cut = map(list, zip(*sizes)) if sizes else ([], [], [])
+        left_out = self.rows - len(sizes)
+        return Cutoff(
+            len(sizes), len(cut) - cut.count(0), left_out, sum(tokens), sum(targets), there - sum(targets), max(tokens, default=0)
+        )
 
     def sizes(self, lengths: Lengths, learn_everything: bool = False) -> Iterator[Size | None]:
         """What is left of each row within the limits, None where that is no answer; without rows that the format refuses."""
-        for index, shape in enumerate(self.shapes):
+        total, source, target = (math.inf if limit is None else limit for limit in (lengths.total, lengths.source, lengths.target))
+        for index, (shape, whole) in enumerate(zip(self.shapes, self._whole[learn_everything], strict=True)):
             if shape is None:
                 if index not in self.refused:
                     yield None
-            elif lengths.source is not None and shape.answers[-1].start > lengths.source:
+                continue
+            start, _, end = shape.answers[-1]
+            if end <= total and start <= source and end - start <= target:
+                yield whole
+            elif start > source:
                 yield self.anew(index, lengths, learn_everything)
             else:
                 left = answered_within(shape, lengths)
                 yield Size(left[0].tokens, left[0].learnt(learn_everything), shape.tokens - left[0].tokens) if left else None
+
+    @functools.cached_property
+    def _whole(self) -> dict[bool, list[Size | None]]:
+        """Each row's size without limits, by whether everything is learnt."""
+        return {every: [shape and Size(shape.tokens, shape.learnt(every), 0) for shape in self.shapes] for every in (False, True)}
 
     def histogram(self, bins: int = 40) -> list[tuple[int, int, int]]:
         """How many rows have from `low` to `high` tokens, both included, without limits: at most so many stretches of one width, which
@@ -196,8 +202,8 @@ def measuring(
     report: hub.Report = lambda progress: None,
     stop: Stop = lambda: False,
 ) -> Iterator[Progress | Measured]:
-    """Read a data set and make every row tokens, without keeping those: what is counted so far every other second, all of it at the
-    end, or what there is where it is stopped. `system` stands before rows that bring no system text. `report` hears of what
+    """Read a data set and make every row tokens, without keeping those: what is counted so far soon and every other second, all of it at
+    the end, or what there is where it is stopped. `system` stands before rows that bring no system text. `report` hears of what
     comes before that. Raises BadInput or EngineError where the data or the tokenizer cannot be read, or the format suits no row.
     """
     data = datasets.load(source, format, columns, report)
@@ -219,7 +225,7 @@ def counting(data: Data, tokenizer: Tokenizer, form: Format, system: str = "", s
         bad = sorted((*data.bad, *(BadRow(line, reason) for line, reason in by_line.items())), key=lambda each: each.line)
         return Measured(data, tuple(bad), tuple(shapes), frozenset(refused), anew)
 
-    count, told = len(data.conversations), time.monotonic()
+    count, told = len(data.conversations), -math.inf
     for index, conversation in enumerate(data.conversations):
         if stop():
             break
@@ -250,7 +256,12 @@ def measured(
     stop: Stop = lambda: False,
 ) -> Measured:
     """As `measuring`, all at once; what is under way is reported."""
-    for each in measuring(source, spec, form, format, columns, system, report, stop):
+    return ended(measuring(source, spec, form, format, columns, system, report, stop), report)
+
+
+def ended(counts: Iterable[Progress | Measured], report: hub.Report) -> Measured:
+    """The last of what `measuring` or `counting` gives; what is under way is reported."""
+    for each in counts:
         if isinstance(each, Progress):
             report(each)
     return each

@@ -19,6 +19,8 @@ from engine.tokenizers import PretrainedTokenizer, ReadableTokenizer, Template, 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 # Beyond this many tokens transformers looks for a faulty file of Mistral's and mends it.
 _MOST_TOKENS = 100_000
+# Control texts whose ids are kept: a chat template has few, and they stand in every row.
+_KEPT_TEXTS = 256
 
 
 class FileTokenizer:
@@ -30,6 +32,7 @@ class FileTokenizer:
         self._bos, self._eos, self._template = bos, eos, template
         self._added = tokenizer.get_added_tokens_decoder().values()
         self._lock = threading.Lock()
+        self._control_ids = functools.lru_cache(_KEPT_TEXTS)(lambda text: tuple(self._encoded(text, True)))
         self.end: int | None = tokenizer.token_to_id(eos) if eos else None
 
     @functools.cached_property
@@ -51,10 +54,14 @@ class FileTokenizer:
         return [token for token in self._tokenizer.encode("").ids if token != self.end]
 
     def ids(self, text: str, control: bool) -> list[int]:
+        return list(self._control_ids(text)) if control else self._encoded(text, False)
+
+    def _encoded(self, text: str, control: bool) -> list[int]:
         with self._lock:  # whether special tokens are recognised is a switch of the tokenizer
             if self._tokenizer.encode_special_tokens == control:
                 self._tokenizer.encode_special_tokens = not control
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            # A batch of one: it finds no offsets, and lets other threads go on meanwhile.
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def text(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
