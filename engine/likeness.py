@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 PROMPTS = ("What can you do?", "Name a city by the sea.", "Write one sentence about bread.")
 ANSWER_TOKENS = 32
-# Mean difference of logits, as a share of how far they spread (their standard deviation). Measured on the starter: 0.0006 where 16 bits
-# are all that differs, 0.1 and more where an adapter is missing.
-MOST_APART = 0.02
+# Mean difference of logits, as a share of how far they spread (their standard deviation), by the type that either side computes in: its
+# rounding comes on top of that of the weights. Measured on the starter after ten steps, where all is right: 0.0005 in float32, 0.015 in
+# float16, 0.039 in bfloat16. Where one layer's adapter is missing 0.018, where it is added at half its scale 0.19, to the unquantized
+# base 0.22, and not at all 0.41.
+MOST_APART = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.1}
 _GREEDY = ChatSettings(temperature=0, max_new_tokens=ANSWER_TOKENS)
 
 
@@ -87,19 +89,25 @@ def effect(backend: "TransformersBackend", expected: list[Probe]) -> float:
     return _mean([(backend.logits(list(each.ids), BASE, len(each.logits)) - each.logits).abs() for each in expected])
 
 
-def compared(backend: "TransformersBackend", trained: Trained, expected: list[Probe], effect: float) -> Likeness:
-    """How far a loaded model is from what was expected of it. Raises EngineError, with the numbers, where it clearly answers otherwise."""
-    apart, same = [], 0
-    for each, (_, conversation) in zip(expected, conversations(trained), strict=True):
-        same += answered(backend, conversation, trained.form.name, BASE)[1] == each.text
-        apart.append((backend.logits(list(each.ids), BASE, len(each.logits)) - each.logits).abs())
+def compared(
+    backend: "TransformersBackend", trained: Trained, expected: list[Probe], effect: float, computed: str
+) -> tuple[Likeness, list[Probe]]:
+    """How far a loaded model is from what was expected of it, in the type `computed`, and its own answers. Raises EngineError, with the
+    numbers, where it clearly answers otherwise."""
+    own = probes(backend, trained, BASE)
+    apart = []
+    for each, ours in zip(expected, own, strict=True):
+        logits = ours.logits if ours.ids == each.ids else backend.logits(list(each.ids), BASE, len(each.logits))
+        apart.append((logits - each.logits).abs())
+    same = sum(ours.text == each.text for each, ours in zip(expected, own, strict=True))
     spread = _mean([each.logits.std() for each in expected])
     found = Likeness(len(expected), same, max(float(each.max()) for each in apart), _mean(apart), spread, effect)
-    if not found.mean_logit_difference <= MOST_APART * found.logit_spread:  # neither where it is no number
+    most = max(MOST_APART[computed], MOST_APART[backend.loaded.compute_dtype])
+    if not found.mean_logit_difference <= most * found.logit_spread:  # neither where it is no number
         raise EngineError(
             f"What was written does not answer like the base with the adapter, so nothing was kept: {found.text}. Please report this model."
         )
-    return found
+    return found, own
 
 
 def _mean(tensors: list) -> float:

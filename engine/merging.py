@@ -3,11 +3,14 @@
 The folder opens in transformers and in this app. It is written shard by shard, read back, and refused where it answers otherwise.
 """
 
+import contextlib
 import copy
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import adapters, chat_templates, checkpoints, destinations, hardware, hub, likeness, lineage, model_card, models, paths, runs
 from engine.backends.pretrained import Pretrained
@@ -19,6 +22,9 @@ from engine.model_spec import ModelSpec
 from engine.settings import LoadSettings
 from engine.trained import Trained
 
+if TYPE_CHECKING:
+    from engine.backends.transformers import TransformersBackend
+
 SHARD_BYTES = 2 * 10**9
 _INDEX = "model.safetensors.index.json"
 _UNQUANTIZED = "unquantized"
@@ -26,13 +32,32 @@ _UNQUANTIZED = "unquantized"
 _SPARE_BYTES = 50_000_000
 
 
+@dataclass(frozen=True)
+class Merged:
+    """A merged model in its folder, opened from there without quantization, how alike it answers, and what it answers."""
+
+    folder: Path
+    backend: "TransformersBackend"
+    likeness: Likeness
+    answers: list[Probe]
+
+
 def write(trained: Trained, target: Path, report: hub.Report) -> Likeness:
-    """Write the merged model into the folder `target` and give how alike it answers. Raises BadInput or EngineError; the message says
-    what memory or disk is needed, or what differs."""
+    """Write the merged model into the folder `target` and give how alike it answers. Raises what `merged` does."""
+    with merged(trained, target, report) as done:
+        model_card.write(done.folder, trained, "merged", notes=(f"Checked after it was written: {done.likeness.text}.",))
+    return done.likeness
+
+
+@contextlib.contextmanager
+def merged(trained: Trained, target: Path, report: hub.Report, inside: str = ".", copies: int = 1) -> Iterator[Merged]:
+    """Yield the merged model, checked and open, in a folder `inside` of what becomes `target` when the block ends well; `copies` of its
+    size are needed there. Raises BadInput or EngineError; the message says what memory or disk is needed, or what differs."""
     spec = models.resolve(trained.recipe.model)
     _check_memory(spec)
-    backend = _opened(spec, _held(trained), report)
-    try:
+    destinations.check_room(target, copies * size(spec))
+    with contextlib.ExitStack() as opened:
+        backend = opened.enter_context(contextlib.closing(_opened(spec, _held(trained), report)))
         base = backend.base
         _check_memory(base.spec)
         _check_unchanged(trained, base)
@@ -43,15 +68,17 @@ def write(trained: Trained, target: Path, report: hub.Report) -> Likeness:
         expected = likeness.probes(backend, trained, Blend.of([name]))
         change = likeness.effect(backend, expected)
         backend.detach(name)
-        with destinations.writing(target, size(base.spec)) as folder:
+        with destinations.writing(target, copies * size(base.spec)) as place:
+            folder = place / inside
+            folder.mkdir(exist_ok=True)
             _write(folder, trained, base, report)
+            # There may be memory for one of them alone.
             del base
-            backend.close()
-            found = _checked(folder, trained, expected, change, report)
-            model_card.write(folder, trained, "merged", notes=(f"Checked after it was written: {found.text}.",))
-    finally:
-        backend.close()
-    return found
+            opened.close()
+            report(Progress("Checking what was written", None))
+            load = LoadSettings(backend="transformers", quantization="none")
+            written = opened.enter_context(contextlib.closing(_opened(models.resolve(str(folder)), load, report)))
+            yield Merged(folder, written, *likeness.compared(written, trained, expected, change, backend.loaded.compute_dtype))
 
 
 def size(spec: ModelSpec) -> int:
@@ -179,13 +206,3 @@ def _write_shards(folder: Path, weights: Iterator[tuple[str, object]], dtype, re
         (folder / _INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1), encoding="utf-8")
     for number, name in enumerate(names):
         (folder / f"part-{number}").rename(folder / name)
-
-
-def _checked(folder: Path, trained: Trained, expected: list[Probe], effect: float, report: hub.Report) -> Likeness:
-    """Open what was written and compare."""
-    report(Progress("Checking what was written", None))
-    backend = _opened(models.resolve(str(folder)), LoadSettings(backend="transformers", quantization="none"), report)
-    try:
-        return likeness.compared(backend, trained, expected, effect)
-    finally:
-        backend.close()

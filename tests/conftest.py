@@ -13,6 +13,8 @@ SHARED = ROOT.parent / "shared/data"
 shared = pytest.mark.skipif(not SHARED.exists(), reason="the folder of real data sets is not here")
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Threads that wait for each other by spinning make tiny models up to ten times slower where other programs keep the cores busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import builders  # noqa: E402
 import training  # noqa: E402
@@ -75,6 +77,29 @@ def whole(tiny, rows, tmp_path_factory):
         patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
         run = training.fresh(training.plan(tiny, rows), tmp_path_factory.mktemp("run") / "whole")
         return run, *training.trained(run)
+
+
+@pytest.fixture(scope="session")
+def spelling(rows, tmp_path_factory):
+    """A short run on a base that says letters, so that answers can be compared as texts, and that base."""
+    base = builders.model(tmp_path_factory.mktemp("base") / "tiny-letters", letters=True)
+    plan = training.plan(base, rows, optimization={"steps": 3, "learning_rate": 0.02}, cadence={"save_every": 9, "eval_every": 9})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
+        run = training.fresh(plan, tmp_path_factory.mktemp("run") / "counting")
+        training.trained(run)
+    return run, base
+
+
+@pytest.fixture(scope="session")
+def merged(spelling, tmp_path_factory):
+    """The folder of that run's merged weights, and what the export said."""
+    import exporting
+
+    folder = tmp_path_factory.mktemp("merged") / "counting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
+        return folder, exporting.exported(spelling[0], "merged", folder)
 
 
 @pytest.fixture(scope="session")

@@ -27,15 +27,13 @@ def made(base, rows, folder, **data):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return builders.model(tmp_path_factory.mktemp("base") / "tiny-letters", letters=True)
+def run(spelling):
+    return spelling[0]
 
 
 @pytest.fixture(scope="module")
-def run(base, rows, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
-        return made(base, rows, tmp_path_factory.mktemp("run") / "counting")
+def base(spelling):
+    return spelling[1]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +53,9 @@ def test_it_is_two_files_with_a_card_and_says_what_was_measured(out):
     assert found["mean_logprob_difference"] < 0.01 and "llama.cpp gives 1 of 1" in (folder / "README.md").read_text()
 
 
-def test_it_opens_here_and_answers_like_the_merged_weights(out, run, tmp_path):
-    exported(run, "merged", tmp_path / "merged")
+def test_it_opens_here_and_answers_like_the_merged_weights(out, merged):
     answers = []
-    for place, load in ((tmp_path / "merged", UNQUANTIZED), (out[0] / "counting-F16.gguf", LoadSettings(backend="llama.cpp"))):
+    for place, load in ((merged[0], UNQUANTIZED), (out[0] / "counting-F16.gguf", LoadSettings(backend="llama.cpp"))):
         backend = open_backend(models.resolve(str(place)), load, lambda progress: None)
         answers.append(said(backend, BASE))
         backend.close()
@@ -133,7 +130,7 @@ def test_a_tokenizer_with_byte_fallback_is_written(rows, tmp_path):
 def test_an_architecture_without_a_name_in_gguf_is_refused_before_anything(base, run, tmp_path, monkeypatch):
     monkeypatch.setitem(gguf_export.ARCHITECTURES, "llama", None)
     monkeypatch.delitem(gguf_export.ARCHITECTURES, "llama")
-    monkeypatch.setattr(merging, "write", lambda *each: pytest.fail("it was merged"))
+    monkeypatch.setattr(merging, "merged", lambda *each: pytest.fail("it was merged"))
     with pytest.raises(BadInput, match="'llama', which is not written as GGUF here: mistral.*--to merged"):
         exported(run, "gguf", tmp_path / "out")
     assert not [name for name in left(tmp_path) if "out" in name]

@@ -9,7 +9,7 @@ import training
 from exporting import copied, exported, full, left
 from safetensors.torch import load_file, save_file
 
-from engine import adapters, checkpoints, hardware, hub, merging, models, paths
+from engine import adapters, checkpoints, hardware, hub, likeness, merging, models, paths
 from engine.backends import open_backend
 from engine.blend import BASE, Blend
 from engine.errors import BadInput, EngineError
@@ -20,17 +20,13 @@ UNQUANTIZED = LoadSettings(backend="transformers", quantization="none")
 
 
 @pytest.fixture(scope="module")
-def run(whole):
-    return whole[0]
+def run(spelling):
+    return spelling[0]
 
 
 @pytest.fixture(scope="module")
-def merged(run, tmp_path_factory):
-    """The folder, and what the export said."""
-    folder = tmp_path_factory.mktemp("merged") / "counting"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
-        return folder, exported(run, "merged", folder)
+def base(spelling):
+    return spelling[1]
 
 
 def nearest(values):
@@ -47,24 +43,24 @@ def test_it_is_whole_and_says_what_was_measured(merged):
     assert "1 of 1 greedy answers" in (folder / "README.md").read_text()
     config = json.loads((folder / "config.json").read_text())
     assert config["dtype"] == "float16" and "quantization_config" not in config
-    assert "tiny-llama" in (folder / "README.md").read_text() and str(folder.parent) not in (folder / "README.md").read_text()
+    assert "tiny-letters" in (folder / "README.md").read_text() and str(folder.parent) not in (folder / "README.md").read_text()
 
 
-def test_every_matrix_is_the_four_bit_base_with_the_adapter_in_float32(merged, run, tiny):
+def test_every_matrix_is_the_four_bit_base_with_the_adapter_in_float32(merged, run, base):
     from bitsandbytes.functional import dequantize_4bit
 
-    backend = open_backend(models.resolve(str(tiny)), LoadSettings(backend="transformers"), lambda progress: None)
+    backend = open_backend(models.resolve(str(base)), LoadSettings(backend="transformers"), lambda progress: None)
     name = "model.layers.1.self_attn.q_proj"
     held = backend.base.model.get_submodule(name).weight
-    base = dequantize_4bit(held.data, held.quant_state).float()
+    unpacked = dequantize_4bit(held.data, held.quant_state).float()
     backend.close()
     found = adapters.read(run.adapter, "run")
     lora = adapters.load_tensors(found)
     side_a, side_b = (lora[f"base_model.model.{name}.lora_{side}.weight"].float() for side in "AB")
     stored = load_file(merged[0] / "model.safetensors")
-    assert torch.equal(stored[f"{name}.weight"].float(), nearest(base + 2 * side_b @ side_a))
+    assert torch.equal(stored[f"{name}.weight"].float(), nearest(unpacked + 2 * side_b @ side_a))
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
-    assert torch.equal(stored["model.norm.weight"].float(), nearest(load_file(tiny / "model.safetensors")["model.norm.weight"]))
+    assert torch.equal(stored["model.norm.weight"].float(), nearest(load_file(base / "model.safetensors")["model.norm.weight"]))
 
 
 def said(backend, blend) -> str:
@@ -73,12 +69,12 @@ def said(backend, blend) -> str:
     return "".join(delta.text for delta in backend.generate(prompt, settings, 0, blend, stop=lambda: False))
 
 
-def test_it_opens_here_and_answers_like_the_base_with_its_adapter(merged, run, tiny):
+def test_it_opens_here_and_answers_like_the_base_with_its_adapter(merged, run, base):
     alone = open_backend(models.resolve(str(merged[0])), UNQUANTIZED, lambda progress: None)
     answer = said(alone, BASE)
     assert alone.loaded.prompt == "chat"
     alone.close()
-    both = open_backend(models.resolve(str(tiny)), LoadSettings(backend="transformers"), lambda progress: None)
+    both = open_backend(models.resolve(str(base)), LoadSettings(backend="transformers"), lambda progress: None)
     both.attach(str(run.adapter))
     assert said(both, Blend.of([str(run.adapter)])) == answer
     both.close()
@@ -152,6 +148,16 @@ def test_several_shards_are_one_model(run, tmp_path, monkeypatch):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters() * 2 == index["metadata"]["total_size"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_run_computed_in_fewer_digits_is_judged_by_them(base, rows, tmp_path, dtype):
+    """Its own rounding is no fault of what was written."""
+    short = {"optimization": {"steps": 2, "learning_rate": 0.02}, "cadence": {"save_every": 9, "eval_every": 9}}
+    run = training.fresh(training.plan(base, rows, quantization={"compute_dtype": dtype}, **short), tmp_path / "run")
+    training.trained(run)
+    found = exported(run, "merged", tmp_path / "out").checks["merged"]
+    assert found["mean_logit_difference"] < likeness.MOST_APART[dtype] / 2 * found["logit_spread"]
+
+
 def test_what_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch):
     honest = merging._weights
     monkeypatch.setattr(merging, "_weights", lambda *each: ((name, values * 1.1) for name, values in honest(*each)))
@@ -169,7 +175,6 @@ def test_too_little_memory_is_told_with_numbers(run, tmp_path, monkeypatch):
 
 
 def test_too_little_disk_is_told_with_numbers(run, tmp_path, monkeypatch):
-    exported(run, "merged", tmp_path / "first")  # the quantized base is kept from here on
     monkeypatch.setattr(hub, "free_bytes", lambda target: 1_000_000)
     with pytest.raises(EngineError, match=r"needs \d+\.\d MB of disk, and 1\.0 MB are free"):
         exported(run, "merged", tmp_path / "out")
@@ -188,6 +193,6 @@ def test_a_base_that_changed_is_refused(run, tmp_path):
     path = other.adapter / adapters.PLAYGROUND
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_revision": "another"}))
     paths.write_manifest(other.adapter)
-    with pytest.raises(BadInput, match="weights of .*tiny-llama changed since the run"):
+    with pytest.raises(BadInput, match="weights of .*tiny-letters changed since the run"):
         exported(other, "merged", tmp_path / "out")
     assert not (tmp_path / "out").exists()

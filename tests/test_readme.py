@@ -14,9 +14,11 @@ import builders
 import pytest
 import training
 from conftest import ROOT, SHARED, shared
+from exporting import copied
+from hub_server import HubServer
 from pages import Page
 
-from engine import recipe, runs
+from engine import export, recipe, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.events import Step
 from engine.game import answer_files, starter_pack
@@ -131,6 +133,25 @@ def test_the_recipe_is_one_and_every_preset_is_named():
     listed = README[README.index("Presets:") : README.index("A recipe of your own")]
     assert set(re.findall(r"`([\w.-]+)`", listed)) == set(PRESETS)
     assert shlex.split(command("mini"))[-1] in PRESETS
+
+
+@pytest.mark.long
+def test_the_export_commands_take_a_run_along(spelling, home, tmp_path):
+    """As written but for the folders; the Hub is a server here."""
+    copied(spelling[0], home / "runs" / "my-first-run")
+    (tmp_path / "owned").mkdir()
+    with HubServer({}, owned=tmp_path / "owned") as hub:
+        text = re.sub(r" (my-\w+)$", rf" {tmp_path}/\1", command("export"), flags=re.MULTILINE)
+        done = shell(f"set -e\n{text}", HF_ENDPOINT=hub.url, HF_TOKEN="hf_test", HF_HUB_OFFLINE="0")
+        assert done.returncode == 0 and hub.private == {"me/my-first-run"}, done.stderr
+    kinds = {
+        "adapter": "adapter_model.safetensors",
+        "model": "model.safetensors",
+        "gguf": "my-first-run-F16.gguf",
+        "notebook": "finetune.ipynb",
+    }
+    assert all((tmp_path / f"my-{name}" / file).is_file() for name, file in kinds.items())
+    assert set(re.findall(r"--to (\w+)", text)) == set(export.KINDS)
 
 
 @pytest.mark.long
