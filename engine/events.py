@@ -79,8 +79,9 @@ class Queued:
 class Started:
     """Training begins, or goes on after step `resumed_from`; what earlier events told of later steps no longer counts.
 
-    `rows` and `held_out` count rows, `cut` those of both that are longer than the limit; `parameters` those that are learnt;
-    `device`, `dtype` and `quantization` say how the base is held, `micro_batch` how many rows share one pass.
+    `rows` and `held_out` count rows, `cut` those of both that are longer than the limit, `left_out` those that have no answer within
+    it, `undrawn` those that so few steps cannot learn from; `parameters` those that are learnt; `device`, `dtype` and `quantization`
+    say how the base is held, `micro_batch` how many rows share one pass.
     """
 
     run: str
@@ -94,6 +95,8 @@ class Started:
     quantization: str
     micro_batch: int
     cut: int = 0
+    left_out: int = 0
+    undrawn: int = 0
 
 
 @dataclass(frozen=True)

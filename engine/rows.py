@@ -46,10 +46,14 @@ class Examples(Sequence[Example]):
 
 @dataclass(frozen=True)
 class Rows:
-    """What is learnt and what is kept for testing, as tokens."""
+    """What is learnt and what is kept for testing, as tokens. `cut` of these rows are cut; besides, `left_out` rows have no answer
+    within the limits, and `undrawn` were not drawn."""
 
     train: Sequence[Example]
     held_out: Sequence[Example]
+    cut: int
+    left_out: int
+    undrawn: int
 
 
 def needed(recipe: Recipe) -> Draw | None:
@@ -105,7 +109,7 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     if held_out != plan.held_out:
         tell(Notice(f"{held_out} of {count} rows are held out instead of {plan.held_out}: the other half is needed to learn from."))
     learnt, tested = datasets.split(count, held_out, seed, plan.held_out_from)
-    rows = Rows(Examples(made(learnt)), Examples(made(tested)))
+    train, test = Examples(made(learnt)), Examples(made(tested))
     if len(refused) == count:
         raise BadInput(f"{refused[0].reason}.")
     bad = sorted((*data.bad, *refused), key=lambda each: each.line)
@@ -113,15 +117,15 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
         raise BadInput(f"{_told(data, bad)} {_MEND}")
     if bad:
         tell(Notice(_told(data, bad)))
-    cut = sum(bool(row.cut) for row in (*rows.train, *rows.held_out))
-    lost = count - len(rows.train) - len(rows.held_out) - len(refused)
+    cut = sum(bool(row.cut) for row in (*train, *test))
+    lost = count - len(train) - len(test) - len(refused)
     if cut:
         tell(Notice(f"{cut:,} of {count:,} rows are longer than the limit and are cut; each still ends with the end token."))
     if lost:
         tell(Notice(f"{lost:,} rows are left out: their question alone fills the limit, so there is no answer to learn."))
-    if not rows.train:
+    if not train:
         raise BadInput(f"No row has an answer within {plan.max_length} tokens. Raise data.max_length.")
-    return rows
+    return Rows(train, test, cut, lost, data.there - data.rows)
 
 
 def _told(data: Data, bad: Sequence[BadRow]) -> str:

@@ -214,7 +214,9 @@ def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _T
             base.dtype,
             base.quantization,
             job.micro_batch,
-            sum(bool(row.cut) for row in (*encoded.train, *encoded.held_out)),
+            encoded.cut,
+            encoded.left_out,
+            encoded.undrawn,
         )
     )
     return job
@@ -338,7 +340,7 @@ def _as_memory_allows(job: _Training, what: str, size: int, made: Callable[[int]
         torch.cuda.empty_cache()
         after = f"The {what} after step {job.step} ran out of memory"
         if size == 1:
-            job.tell(Notice(f"{after} one row at a time: skipped, training goes on. Close other programs, or shorten rows and samples."))
+            job.tell(Notice(f"{after} one row at a time: {trouble.SKIPPED}. Close other programs, or shorten rows and samples."))
             return None
         size = job.at_once[what] = size // 2
         job.tell(Notice(f"{after}: {size} row{'s' * (size > 1)} at a time from now on."))
@@ -379,11 +381,11 @@ def _finish(job: _Training) -> list[float]:
     weights = job.learner.weights()
     if all(torch.equal(tensor, job.at_first[name]) for name, tensor in weights.items()):
         raise EngineError(
-            f"The adapter learnt nothing: after {job.steps} steps its matrices are what they were at the start. "
+            f"{trouble.LEARNT_NOTHING}: after {job.steps} steps its matrices are what they were at the start. "
             "No adapter is handed over. Check that lora.targets are layers this model uses, and that the learning rate is not too small."
         )
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-        raise EngineError("The adapter holds numbers that are none; it is not handed over. Train again with a lower learning rate.")
+        raise EngineError(f"{trouble.NO_NUMBERS}; it is not handed over. Train again with a lower learning rate.")
     losses = [event.loss for event in runs.in_force(runs.all_events(job.run)) if isinstance(event, Evaluated)]
     if ranks.index():
         return losses

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from engine import hardware, jobs, memory, models, presets, ranks, recipe, runs
-from engine.errors import BadInput
+from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
+from engine.findings import Finding, findings
 from engine.model_files import local_path
 from engine.recipe import Recipe
 from engine.runs import Run
@@ -44,17 +45,33 @@ def train(
         machine = hardware.machine()
         if not machine.has_gpu:
             hardware.limit_memory(machine.memory_free)
-        with _Terminal(run) as terminal:
-            done = jobs.work(run, terminal.show)
+        try:
+            with _Terminal(run) as terminal:
+                done = jobs.work(run, terminal.show)
+        except EngineError as error:
+            if not isinstance(error, BadInput) and not ranks.index():
+                _log_findings(findings(run.recipe, runs.all_events(run)))
+            raise
     if isinstance(done, Adjusted):
         jobs.go_on(run, *(["--json"] if as_json else []))
     if ranks.index():
         raise typer.Exit(0 if done.status == "done" else 1)
-    print(json.dumps(runs.summary(run), ensure_ascii=False) if as_json else done.text)
+    found = findings(run.recipe, runs.all_events(run))
+    print(json.dumps(_document(run, found), ensure_ascii=False) if as_json else done.text)
+    _log_findings(found)
     if command := _next_command(run, done):
         log(command)
     if done.status != "done":
         raise typer.Exit(1)
+
+
+def _log_findings(found: list[Finding]) -> None:
+    for each in found:
+        log(str(each))
+
+
+def _document(run: Run, found: list[Finding]) -> dict:
+    return {**runs.summary(run), "findings": [asdict(each) for each in found]}
 
 
 def _next_command(run: Run, ended: Ended) -> str:
@@ -67,8 +84,16 @@ def _next_command(run: Run, ended: Ended) -> str:
     return ""
 
 
-def list_runs(as_json: AsJson = False) -> None:
-    """List the training runs, newest first: what they learn, how far they are, where the adapter is."""
+def list_runs(
+    name: Annotated[str, typer.Argument(metavar="[RUN]", help="One run, by id or folder: what its curves say, and what to change.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the training runs, newest first: what they learn, how far they are, where the adapter is; or say more of one."""
+    if name:
+        run = runs.find(name)
+        found = findings(run.recipe, runs.all_events(run))
+        print(json.dumps(_document(run, found), ensure_ascii=False) if as_json else _told(run, found))
+        return
     rows = [runs.summary(run) for run in runs.every()]
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
@@ -80,6 +105,17 @@ def list_runs(as_json: AsJson = False) -> None:
     for row in rows:
         steps = f"{row['step']}/{row['steps'] or '?'}"
         print(f"{row['id']:<34}{row['status']:<13}{steps:>12}  {_number(row['loss']):>7}{_number(row['eval_loss']):>10}  {row['model']}")
+
+
+def _told(run: Run, found: list[Finding]) -> str:
+    row = runs.summary(run)
+    losses = f"loss {_number(row['loss']) or '?'}, held out {_number(row['eval_loss']) or '?'}"
+    lines = [f"{row['id']}: {row['status']} at step {row['step']} of {row['steps'] or '?'}, {losses}, on {row['model']}"]
+    lines += [row["text"]] if row["text"] else []
+    lines += [f"- {each}" for each in found]
+    if row["step"] and not found:
+        lines.append(f"- Nothing to find fault with{'.' if row['status'] == 'done' else ' so far.'}")
+    return "\n".join(lines)
 
 
 def estimate(

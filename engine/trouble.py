@@ -10,8 +10,13 @@ from pathlib import Path
 from engine.events import Adjusted, Event
 from engine.recipe import Recipe
 
-_ACCUMULATION, _CHECKPOINTING = "optimization.accumulation", "memory.activation_checkpointing"
+# What is said in a run's events and found there again (`engine.findings`).
+LEARNT_NOTHING, NO_NUMBERS = "The adapter learnt nothing", "The adapter holds numbers that are none"
+SKIPPED = "skipped, training goes on"
+_ACCUMULATION, CHECKPOINTING = "optimization.accumulation", "memory.activation_checkpointing"
 _RATE, _DTYPE = "optimization.learning_rate", "quantization.compute_dtype"
+# The keys that are changed where memory ran out, and where float16 failed.
+OF_MEMORY, OF_FLOAT16 = frozenset({_ACCUMULATION, CHECKPOINTING}), frozenset({_RATE, _DTYPE})
 # Texts of errors that torch, bitsandbytes and the CUDA libraries raise as plain RuntimeErrors when memory runs out.
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
 
@@ -51,7 +56,7 @@ def with_less_memory(recipe: Recipe, step: int, saved: int) -> Adjusted | None:
         return Adjusted(saved, {_ACCUMULATION: accumulation}, f"{what} {told}; going on from {_place(saved)}.")
     if not recipe.memory.activation_checkpointing:
         told = "One row a pass already: activation checkpointing is turned on, which is about a third slower"
-        return Adjusted(saved, {_CHECKPOINTING: True}, f"{what} {told}; going on from {_place(saved)}.")
+        return Adjusted(saved, {CHECKPOINTING: True}, f"{what} {told}; going on from {_place(saved)}.")
     return None
 
 

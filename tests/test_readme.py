@@ -123,6 +123,7 @@ def test_the_train_commands_begin_save_and_go_on(starter, home, tmp_path):
         assert "Stopped after step" in out, err
     assert run.steps_saved()[-1] >= 2 and run.recipe.data.source == str(ROOT / "engine/guanaco_mini/rows.jsonl")
     assert shell("python -m engine runs", GUANACO_HOME=str(home)).stdout.splitlines()[1].startswith("my-first-run")
+    assert shell(command("findings"), GUANACO_HOME=str(home)).stdout.startswith("my-first-run: stopped at step")
 
 
 def test_the_recipe_is_one_and_every_preset_is_named():
