@@ -4,7 +4,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from engine.services import Services
-from ui import chat, compare, game, leaderboard, limits, theme
+from ui import chat, compare, finetune, game, leaderboard, limits, theme
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -22,6 +22,8 @@ def build(services: Services) -> gr.Blocks:
             # It is there from the start, so that an answer that begins as it opens is seen whole.
             with gr.Tab("Compare", id=compare.TAB, render_children=True) as comparing:
                 compare.tab(services, talk, tabs, comparing)
+            with gr.Tab("Finetune", id=finetune.TAB):
+                finetune.tab(services)
             with gr.Tab("Blind game", id=game.TAB):
                 game.tab(services)
             with gr.Tab("Leaderboard", id=leaderboard.TAB) as rating:

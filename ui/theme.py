@@ -14,7 +14,7 @@ _NIGHT, _LAMP, _GLACIER = "#1a1917", "#e9e5dd", "#63bdb4"
 def head() -> str:
     """The page's styles. As `css`, Gradio would rewrite them: it puts its own class before every selector, so that a state
     kept on the body could not be styled."""
-    return f"<style>{assets.text('page.css')}</style>"
+    return f"<style>{assets.text('page.css')}{assets.text('finetune_runs.css')}</style>"
 
 
 def theme() -> gr.themes.Base:
