@@ -10,11 +10,13 @@ _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono
 _PAPER, _INK, _LAKE = "#faf8f4", "#26231f", "#1f6f6b"
 _NIGHT, _LAMP, _GLACIER = "#1a1917", "#e9e5dd", "#63bdb4"
 
+STYLES = ("page.css", "finetune.css", "finetune_runs.css")
+
 
 def head() -> str:
     """The page's styles. As `css`, Gradio would rewrite them: it puts its own class before every selector, so that a state
     kept on the body could not be styled."""
-    return f"<style>{assets.text('page.css')}{assets.text('finetune.css')}</style>"
+    return f"<style>{''.join(map(assets.text, STYLES))}</style>"
 
 
 def theme() -> gr.themes.Base:

@@ -1,0 +1,210 @@
+"""The live view of one run: how far it is, its curves, what it answers meanwhile; stop, end, resume.
+
+The page asks for the events it has not seen and keeps what it was told; nothing of a visitor is kept here. So a reload, a second
+tab and a restart of the app show the same run.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import gradio as gr
+
+from engine import history, jobs, runs
+from engine.errors import BadInput, EngineError
+from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
+from engine.findings import findings
+from engine.messages import checked_text
+from engine.runs import Run
+from engine.services import Services
+from ui import assets, form
+
+OFF = "Training is off on this public host. Run the app on your own machine to finetune: python app.py"
+MAX_NAME_CHARS = 4_000
+UNDER_WAY = ("waiting", "starting", "training")
+# Of what a process said that ended without a word.
+_OUTPUT_CHARS = 2_000
+# Asked for by the page's own script, which shows what it is told; none takes long.
+PLAIN = {"queue": False}
+
+
+def draw(services: Services) -> gr.HTML:
+    """The view inside the Blocks that are open. Setting its value to `{"open": run}` turns it to that run."""
+    view = gr.HTML({}, html_template="<div></div>", js_on_load=assets.script("chart.js", "run.js"), elem_id="run", apply_default_css=False)
+    views = Views(services)
+    gr.api(views.follow, api_name="finetune_follow", **PLAIN)
+    gr.api(views.stop, api_name="finetune_stop", **PLAIN)
+    gr.api(views.kill, api_name="finetune_kill", **PLAIN)
+    gr.api(views.resume, api_name="finetune_resume", **PLAIN)
+    return view
+
+
+class Views:
+    """What the view's endpoints do."""
+
+    def __init__(self, services: Services):
+        self._services = services
+
+    def follow(self, run: str = "", offset: int = 0) -> dict:
+        """What a run told after byte `offset` of its events, and how it stands. An empty `run` is the one under way, else the
+        latest; `more` says that there is more to read at once."""
+        if self._services.read_only:
+            return {"run": "", "off": OFF}
+        with form.explained():
+            name, found = _meant(run)
+            return _told(name, found, offset if type(offset) is int and offset > 0 else 0) if found else {"run": ""}
+
+    def stop(self, run: str) -> dict:
+        """Ask a run to save and end."""
+        with form.explained():
+            name, found = self._own(run)
+            jobs.stop(found)
+            return {"run": name}
+
+    def kill(self, run: str) -> dict:
+        """End a run at once, from its last checkpoint on its work is lost."""
+        with form.explained():
+            name, found = self._own(run)
+            jobs.kill(found)
+            return {"run": name}
+
+    def resume(self, run: str) -> dict:
+        """Go on with a run from its last checkpoint, when the machine is free."""
+        with form.explained():
+            name, found = self._own(run)
+            jobs.resume(found)
+            return {"run": name}
+
+    def _own(self, run: str) -> tuple[str, Run]:
+        if self._services.read_only:
+            raise BadInput(OFF)
+        return named(run)
+
+
+def named(run: object) -> tuple[str, Run]:
+    """A run by the name that a client gives, with the name. Raises BadInput."""
+    name = checked_text(run, "The name of a run", MAX_NAME_CHARS)
+    return name, history.find(name)
+
+
+def _meant(run: object) -> tuple[str, Run | None]:
+    if run:
+        return named(run)
+    return history.current() or next(iter(history.every().items()), ("", None))
+
+
+def _told(name: str, run: Run, offset: int) -> dict:
+    """What the page needs of a run, series as arrays."""
+    try:
+        found = run.events.stat()
+        size, age = found.st_size, max(0.0, time.time() - found.st_mtime)
+    except FileNotFoundError:
+        size, age = 0, 0.0
+    again = offset > size  # the run's folder was begun anew
+    begin = 0 if again else offset
+    events, end = jobs.follow(run, begin)
+    now = history.phase(run)
+    goes = now in UNDER_WAY
+    other = None if goes else history.current()
+    return {
+        "run": name,
+        "id": run.id,
+        "offset": end,
+        "again": again,
+        "more": begin < end < size,
+        "phase": now,
+        "age": round(age, 1),
+        "waiting": _waiting(run) if now == "waiting" else None,
+        "resume_from": None if goes or now == "done" else max(run.steps_saved(), default=0),
+        "other": other[0] if other else "",
+        **_compact(events),
+        **_about(name, run, events, not begin, now),
+    }
+
+
+def _waiting(run: Run) -> dict | None:
+    events, _ = jobs.follow(run, max(0, run.events.stat().st_size - 4_000))
+    last = next((event for event in reversed(events) if isinstance(event, Queued)), None)
+    return last and asdict(last)
+
+
+def _compact(events: Sequence[Event]) -> dict:
+    """Events as a page draws them. `resumed_from` says after which step it is to forget what it has."""
+    made = runs.in_force(events)
+    steps = [event for event in made if isinstance(event, Step)]
+    started = [event for event in events if isinstance(event, Started)]
+    doing = None
+    for event in events:
+        if isinstance(event, Progress):
+            doing = asdict(event)
+        elif isinstance(event, Started | Step | Evaluated | Ended):
+            doing = {}
+    return {
+        "steps": {
+            "step": [event.step for event in steps],
+            "loss": [_short(event.loss) for event in steps],
+            "grad_norm": [_short(event.grad_norm) for event in steps],
+            "learning_rate": [_short(event.learning_rate) for event in steps],
+            "epoch": [event.epoch for event in steps],
+        },
+        "now": {name: getattr(steps[-1], name) for name in ("tokens_per_second", "memory", "eta_seconds")} if steps else None,
+        "tests": [[event.step, _short(event.loss)] for event in made if isinstance(event, Evaluated)],
+        "samples": [[event.step, event.prompt, event.text] for event in made if isinstance(event, Sample)],
+        "started": asdict(started[-1]) if started else None,
+        "resumed_from": min((event.resumed_from for event in started), default=None),
+        "saved": max((event.step for event in made if isinstance(event, Saved)), default=None),
+        "doing": doing,
+        "log": [line for event in events if (line := _line(event))],
+    }
+
+
+def _short(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.6g}")
+
+
+def _line(event: Event) -> dict | None:
+    """An event as a line of the log, None for what is shown elsewhere."""
+    match event:
+        case Started(resumed_from=step):
+            begins = f"Going on after step {step:,}" if step else "Beginning"
+            text = (
+                f"{begins}: {event.steps:,} steps on {event.rows:,} rows, {event.held_out:,} held out; {event.parameters / 1e6:.2f}M parameters "
+                f"learn, on {event.device}, base {event.quantization}, computing in {event.dtype}, {event.micro_batch} rows a pass."
+            )
+            return {"kind": "started", "text": text}
+        case Queued():
+            return {"kind": "queued", "text": f"In line: {event.holder} has the machine; place {event.place}."}
+        case Notice():
+            return {"kind": "notice", "text": event.text}
+        case Adjusted():
+            return {"kind": "adjusted", "text": event.text}
+        case Saved():
+            return {"kind": "saved", "text": f"Step {event.step:,} saved: {event.bytes / 1e6:.1f} MB in {event.seconds:.1f} s."}
+        case Ended():
+            return {"kind": event.status, "text": event.text}
+    return None
+
+
+def _about(name: str, run: Run, events: Sequence[Event], first: bool, now: runs.Phase) -> dict:
+    """What does not come with every step: what is found in the curves (anew where something but steps was told), what is trained,
+    commands, and the last words of a process that ended without any."""
+    about: dict = {}
+    try:
+        plan = history.recipe(run)
+        about |= {"base": plan.model, "data": plan.data.source, "commands": history.commands(name, run, now)}
+        if first or not all(isinstance(event, Step | Progress | Queued | Sample) for event in events):
+            about["findings"] = [asdict(each) for each in findings(plan, runs.all_events(run))]
+    except EngineError as error:
+        about["base"] = str(error)
+    if now == "interrupted":
+        about["output"] = _output(run)
+    return about
+
+
+def _output(run: Run) -> str:
+    with contextlib.suppress(OSError), open(run.folder / runs.OUTPUT, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _OUTPUT_CHARS))
+        return file.read().decode("utf-8", "replace").strip()
+    return ""

@@ -1,0 +1,468 @@
+// The live view of one run. It asks for the events that it has not seen, about once a second while the run is under way and on the
+// screen, and keeps what it was told; every text of models, data and names is set as text.
+
+const KEPT = "guanaco-run";
+const UNDER_WAY = ["waiting", "starting", "training"];
+const SAID = {
+  waiting: "Waiting in line", starting: "Starting", training: "Training", done: "Done", stopped: "Stopped", paused: "Paused",
+  failed: "Failed", interrupted: "Interrupted",
+};
+const VIEWS = { loss: "Loss", learning_rate: "Learning rate", grad_norm: "Gradient norm" };
+const LOG_LINES = 200;
+const TABLE_ROWS = 200;
+
+const button = (className, text, pressed) => {
+  const node = make("button", className, text);
+  node.type = "button";
+  node.addEventListener("click", () => pressed(node));
+  return node;
+};
+const figure = (name) => {
+  const node = make("div", "figure");
+  const value = make("dd");
+  node.append(make("dt", "", name), value);
+  return { node, value };
+};
+const section = (className, title) => {
+  const node = make("section", className);
+  node.append(make("h3", "", title));
+  return node;
+};
+
+// What stays the same for every run is made once.
+const hint = make("p", "lead");
+const trouble = make("p", "trouble");
+trouble.setAttribute("role", "alert");
+const other = make("p", "other");
+const title = make("h2");
+const about = make("p", "about");
+const chip = make("span", "state");
+chip.setAttribute("role", "status");
+const acts = make("div", "acts");
+const head = make("header");
+const names = make("div");
+names.append(title, about);
+head.append(names, acts);
+const doing = make("p", "doing");
+const counted = make("div", "counted");
+const count = make("b");
+const left = make("span");
+counted.append(chip, count, left);
+const bar = make("progress");
+bar.setAttribute("aria-label", "Steps made");
+const figures = make("dl", "figures-row");
+const FIGURES = Object.fromEntries([
+  ["held", "Held-out loss"], ["loss", "Training loss"], ["pace", "Tokens a second"], ["memory", "Memory"], ["epoch", "Epoch"],
+].map(([key, name]) => [key, figure(name)]));
+figures.append(...Object.values(FIGURES).map((each) => each.node));
+
+const chart = makeChart("Curves of the run");
+const curves = make("section", "curves");
+const views = make("div", "views");
+views.setAttribute("role", "group");
+views.setAttribute("aria-label", "What the chart shows");
+const legend = make("p", "legend");
+let view = "loss";
+for (const [key, name] of Object.entries(VIEWS)) {
+  const pick = button("pick", name, () => {
+    view = key;
+    plot();
+  });
+  pick.dataset.view = key;
+  views.append(pick);
+}
+const numbers = make("details", "numbers");
+const table = make("table", "figures");
+numbers.append(make("summary", "", "The numbers"), table);
+numbers.addEventListener("toggle", () => tabulate());
+const curvesHead = make("div", "curves-head");
+curvesHead.append(views, legend);
+curves.append(curvesHead, chart.node, numbers);
+
+const found = section("findings", "What the curves say");
+const findingList = make("ul");
+found.append(findingList);
+const watching = section("watching", "Watch it learn");
+const at = make("input");
+at.type = "range";
+at.min = 0;
+at.setAttribute("aria-label", "Answers after which step");
+const atSaid = make("output");
+const pick = make("div", "at-step");
+pick.append(at, atSaid);
+const answers = make("div", "watched");
+watching.append(pick, answers);
+const logged = make("details", "log");
+const logHead = make("summary");
+const logList = make("ol");
+logged.append(logHead, logList);
+const typed = make("details", "commands");
+const commandList = make("div");
+typed.append(make("summary", "", "In a terminal"), commandList);
+const output = make("details", "output");
+const outputText = make("pre");
+output.append(make("summary", "", "Its last words"), outputText);
+const page = make("div", "of-run");
+page.append(head, counted, bar, doing, figures, curves, found, watching, output, logged, typed);
+element.replaceChildren(trouble, other, hint, page);
+
+const fresh = (name) => ({
+  name, offset: 0, phase: "", steps: { step: [], loss: [], grad_norm: [], learning_rate: [], epoch: [] }, tests: [], samples: new Map(), log: [],
+  logged: 0, started: null, now: null, saved: 0, doing: null, findings: [], heard: 0,
+});
+let run = fresh("");
+let chosen = "";  // the run that was opened on purpose
+try {
+  chosen = sessionStorage.getItem(KEPT) || "";
+} catch {}
+let timer = 0;
+let asking = false;
+let silent = 0;
+let acting = "";
+let sure = false;
+let failure = "";
+let watched = false;  // this run was seen under way
+let follows = true;  // the slider stays at its end as answers come
+
+const underWay = () => UNDER_WAY.includes(run.phase);
+const shortly = (path) => (path.startsWith("/") ? path.split("/").pop() : path);
+const lastStep = () => run.steps.step.at(-1) || run.started?.resumed_from || 0;
+const total = () => run.started?.steps || 0;
+
+// Steps that a resumed run makes again are forgotten.
+const forget = (after) => {
+  let keep = run.steps.step.length;
+  while (keep && run.steps.step[keep - 1] > after) keep--;
+  for (const values of Object.values(run.steps)) values.length = keep;
+  run.tests = run.tests.filter(([step]) => step <= after);
+  for (const byStep of run.samples.values()) for (const step of [...byStep.keys()]) if (step > after) byStep.delete(step);
+  run.saved = Math.min(run.saved, after);
+};
+
+const take = (said) => {
+  if (said.again || said.run !== run.name) run = fresh(said.run);
+  if (said.resumed_from !== null) forget(said.resumed_from);
+  const made = said.steps.step.length > 0;
+  for (const [name, values] of Object.entries(run.steps)) for (const value of said.steps[name]) values.push(value);
+  run.tests.push(...said.tests);
+  for (const [step, prompt, text] of said.samples) {
+    if (!run.samples.has(prompt)) run.samples.set(prompt, new Map());
+    run.samples.get(prompt).set(step, text);
+  }
+  run.logged += said.log.length;
+  run.log = [...run.log, ...said.log].slice(-LOG_LINES);
+  if (said.started) run.started = said.started;
+  if (said.now) run.now = said.now;
+  if (said.saved !== null) run.saved = said.saved;
+  if (said.doing) run.doing = said.doing.text ? said.doing : null;
+  const changed = { curves: made || said.tests.length > 0 || said.resumed_from !== null || said.started, answers: said.samples.length > 0 || said.resumed_from !== null };
+  for (const name of ["id", "offset", "phase", "waiting", "resume_from", "other", "base", "data", "commands", "output"]) run[name] = said[name];
+  if (said.findings) run.findings = said.findings;
+  run.heard = performance.now() - 1000 * said.age;
+  return changed;
+};
+
+const setText = (node, text) => {
+  if (node.textContent !== text) node.textContent = text;
+};
+
+const show = (changed) => {
+  hint.hidden = Boolean(run.name);
+  page.hidden = !run.name;
+  other.hidden = !run.other;
+  if (run.other && other.dataset.run !== run.other) {
+    other.dataset.run = run.other;
+    other.replaceChildren(make("span", "", `${run.other} is under way. `), button("link", "Show it", () => turn(run.other)));
+  }
+  if (!run.name) return;
+  setText(title, run.id);
+  setText(about, [run.base, run.data].filter(Boolean).map(shortly).join(" · "));
+  about.title = [run.base, run.data].filter(Boolean).join("\n");
+  page.dataset.phase = run.phase;
+  setText(chip, acting === "stop" && underWay() ? "Saving" : SAID[run.phase] || run.phase);
+  press();
+  const told = [];
+  if (run.phase === "waiting" && run.waiting) told.push(`${run.waiting.holder} has the machine. Place ${run.waiting.place} in line.`);
+  else if (underWay() && run.doing) told.push(`${run.doing.text}${run.doing.fraction ? `, ${Math.round(100 * run.doing.fraction)}%` : ""} …`);
+  else if (run.phase === "training" && !run.steps.step.length) told.push("Making the first step …");
+  else if (run.phase === "starting") told.push("Its process starts up …");
+  else if (run.phase === "interrupted") told.push("Its process ended without a word, as when it is killed or the machine restarts.");
+  else if (!underWay() && run.log.length) told.push(run.log.at(-1).text);
+  setText(doing, told.join(" "));
+  doing.hidden = !told.length;
+  const [first, latest] = [run.tests[0], run.tests.at(-1)];
+  setText(FIGURES.held.value, latest ? (latest === first ? asNumber(latest[1]) : `${asNumber(first[1])} → ${asNumber(latest[1])}`) : "–");
+  setText(FIGURES.loss.value, asNumber(smoothed().at(-1)));
+  setText(FIGURES.pace.value, run.now ? asNumber(run.now.tokens_per_second) : "–");
+  setText(FIGURES.memory.value, run.now ? asBytes(run.now.memory) : "–");
+  setText(FIGURES.epoch.value, run.steps.epoch.length ? run.steps.epoch.at(-1).toFixed(2) : "–");
+  figures.hidden = curves.hidden = !run.steps.step.length && !run.tests.length;
+  tick();
+  if (changed.curves) plot();
+  if (changed.answers) answered();
+  findingsShown();
+  logShown();
+  commandsShown();
+  output.hidden = !run.output;
+  setText(outputText, run.output || "");
+};
+
+// Between two steps, which may take long, the bar and the time left go on by the clock.
+const tick = () => {
+  const step = lastStep();
+  const steps = total();
+  counted.classList.toggle("bare", !steps);
+  bar.hidden = !steps;
+  let done = step;
+  let remaining = null;
+  if (run.phase === "training" && run.now && run.steps.step.length && steps > step) {
+    const since = (performance.now() - run.heard) / 1000;
+    const each = run.now.eta_seconds / (steps - step);
+    done += Math.min(0.95, each ? since / each : 0);
+    remaining = Math.max(run.now.eta_seconds - since, each * 0.05);
+  }
+  setText(count, steps ? `Step ${step.toLocaleString("en")} of ${steps.toLocaleString("en")}` : "");
+  setText(left, remaining === null ? "" : `about ${asTime(remaining)} left`);
+  if (steps) {
+    bar.max = steps;
+    bar.value = done;
+    bar.title = `${((100 * step) / steps).toFixed(1)}%`;
+  }
+};
+
+const smoothed = () => {
+  const losses = run.steps.loss;
+  const share = 2 / (1 + Math.max(3, Math.min(100, losses.length / 20)));
+  let mean = 0;
+  let weight = 0;
+  return losses.map((loss) => {
+    mean += share * (loss - mean);
+    weight += share * (1 - weight);
+    return mean / weight;
+  });
+};
+
+const plot = () => {
+  views.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", String(each.dataset.view === view)));
+  const { step } = run.steps;
+  const lines = view === "loss"
+    ? [
+      { name: "One step", tone: "train", faint: true, xs: step, ys: run.steps.loss },
+      { name: "Training, smoothed", tone: "train", xs: step, ys: smoothed() },
+      { name: "Held-out rows", tone: "held", dots: true, xs: run.tests.map(([at]) => at), ys: run.tests.map(([, loss]) => loss) },
+    ]
+    : [{ name: VIEWS[view], tone: "train", xs: step, ys: run.steps[view] }];
+  // The right end moves out by doubling, so that the picture holds still meanwhile.
+  let last = total() || lastStep();
+  while (last / 2 >= lastStep() && last > 20) last /= 2;
+  const summary = `${VIEWS[view]} over ${asSteps(lastStep())}. ` + lines.filter((line) => !line.faint && line.ys.length)
+    .map((line) => `${line.name}: ${asNumber(line.ys[0])} at step ${line.xs[0]}, ${asNumber(line.ys.at(-1))} at step ${line.xs.at(-1)}.`).join(" ");
+  chart.draw({ lines, last, summary });
+  legend.replaceChildren(...lines.filter((line) => line.xs.length).map((line) => make("span", `of ${line.tone}${line.faint ? " faint" : ""}`, line.name)));
+  tabulate();
+};
+
+// The numbers as a table: all tests, and so many steps that it stays short.
+const tabulate = () => {
+  if (!numbers.open) return;
+  const { step, loss, grad_norm: norm, learning_rate: rate } = run.steps;
+  const tests = new Map(run.tests);
+  const stride = Math.ceil(step.length / TABLE_ROWS);
+  const rows = new Map();
+  step.forEach((each, at) => {
+    if (tests.has(each) || at % stride === 0 || at === step.length - 1) rows.set(each, [loss[at], rate[at], norm[at]]);
+  });
+  for (const each of tests.keys()) if (!rows.has(each)) rows.set(each, []);
+  const head = make("tr");
+  head.append(...["Step", "Loss", "Held-out loss", "Learning rate", "Gradient norm"].map((name) => make("th", "", name)));
+  table.replaceChildren(head, ...[...rows.keys()].sort((one, two) => one - two).map((each) => {
+    const row = make("tr");
+    const [one, two, three] = rows.get(each);
+    row.append(...[each.toLocaleString("en"), asNumber(one), tests.has(each) ? asNumber(tests.get(each)) : "", asNumber(two), asNumber(three)].map((cell) => make("td", "", cell)));
+    return row;
+  }));
+};
+
+const answerSteps = () => [...new Set([...run.samples.values()].flatMap((byStep) => [...byStep.keys()]))].sort((one, two) => one - two);
+const answered = () => {
+  const steps = answerSteps();
+  watching.hidden = !steps.length;
+  if (!steps.length) return;
+  at.max = steps.length - 1;
+  if (follows) at.value = steps.length - 1;
+  at.disabled = steps.length < 2;
+  const step = steps[Math.min(Number(at.value), steps.length - 1)];
+  const called = (each) => each ? `After step ${each.toLocaleString("en")}` : "Before training";
+  setText(atSaid, called(step));
+  at.setAttribute("aria-valuetext", called(step));
+  answers.replaceChildren(...[...run.samples].map(([prompt, byStep]) => {
+    const card = make("article");
+    card.append(make("h4", "", prompt));
+    const sides = make("div", "sides");
+    const first = Math.min(...byStep.keys());
+    for (const each of step === first ? [first] : [first, step]) {
+      const side = make("div");
+      const text = byStep.get(each);
+      side.append(make("small", "", called(each)), text ? make("p", "", text) : make("p", "none", text === undefined ? "Not asked at this step." : "It said nothing."));
+      sides.append(side);
+    }
+    card.append(sides);
+    return card;
+  }));
+};
+at.addEventListener("input", () => {
+  follows = at.value === at.max;
+  answered();
+});
+
+const findingsShown = () => {
+  const marked = JSON.stringify(run.findings);
+  found.hidden = !run.findings.length;
+  if (findingList.dataset.of === marked) return;
+  findingList.dataset.of = marked;
+  findingList.replaceChildren(...run.findings.map((each) => {
+    const item = make("li", each.severity);
+    item.append(make("b", "", each.severity === "problem" ? "Problem" : "Hint"), make("p", "", each.text), make("p", "advice", each.advice));
+    return item;
+  }));
+};
+const logShown = () => {
+  logged.hidden = !run.log.length;
+  if (logList.dataset.of === `${run.name} ${run.logged}`) return;
+  logList.dataset.of = `${run.name} ${run.logged}`;
+  setText(logHead, `Log: ${run.logged.toLocaleString("en")} line${run.logged === 1 ? "" : "s"}`);
+  logList.replaceChildren(...run.log.map((line) => make("li", line.kind, line.text)));
+};
+const commandsShown = () => {
+  const commands = run.commands || [];
+  typed.hidden = !commands.length;
+  const marked = JSON.stringify(commands);
+  if (commandList.dataset.of === marked) return;
+  commandList.dataset.of = marked;
+  commandList.replaceChildren(...commands.map(({ what, command }) => {
+    const row = make("div", "command");
+    row.append(make("span", "", what), make("code", "", command), button("copy", "Copy", (node) => copied(node, command)));
+    return row;
+  }));
+};
+
+// The buttons that fit: they stay the same nodes while nothing changes, so that focus is not lost.
+const press = () => {
+  const lost = Math.max(0, lastStep() - run.saved);
+  const wanted = underWay()
+    ? [
+      ["finetune_stop", run.phase === "waiting" ? "Leave the line" : acting === "stop" ? "Saving …" : "Stop and save", "", acting === "stop"],
+      ["finetune_kill", sure ? `${lost ? `The last ${asSteps(lost)} will be lost` : "Nothing is lost"}: press again` : "End at once", sure ? "danger" : "quiet", false],
+    ]
+    : run.resume_from !== null && run.phase
+      ? [["finetune_resume", run.resume_from ? `Resume from step ${run.resume_from.toLocaleString("en")}` : "Resume from the beginning", "primary", acting === "resume"]]
+      : [];
+  const marked = JSON.stringify(wanted);
+  if (acts.dataset.of === marked) return;
+  acts.dataset.of = marked;
+  const had = acts.contains(document.activeElement) ? document.activeElement.dataset.act : "";
+  acts.replaceChildren(...wanted.map(([act, text, className, disabled]) => {
+    const node = button(className, text, () => pressed(act));
+    node.dataset.act = act;
+    node.disabled = disabled;
+    return node;
+  }));
+  acts.querySelector(`[data-act=${had || "none"}]`)?.focus();
+};
+const pressed = async (act) => {
+  if (act === "finetune_kill" && !sure) {
+    sure = true;
+    setTimeout(() => {
+      sure = false;
+      press();
+    }, 6000);
+    return press();
+  }
+  sure = false;
+  acting = act.replace("finetune_", "");
+  failure = "";
+  press();
+  try {
+    await askServer(act, run.name);
+  } catch (error) {
+    acting = "";
+    failure = error.told ? error.message : "The app does not answer. Try again in a moment.";
+    setText(trouble, failure);
+  }
+  look();
+};
+
+const look = async () => {
+  clearTimeout(timer);
+  if (asking || !element.isConnected) return;
+  if (document.hidden || !element.offsetParent) {
+    timer = setTimeout(look, 1000);
+    return;
+  }
+  asking = true;
+  const name = chosen || run.name;
+  let wait = 5000;
+  try {
+    const said = await askServer("finetune_follow", name, name === run.name ? run.offset : 0);
+    silent = 0;
+    if (name !== (chosen || run.name)) wait = 0;  // turned to another meanwhile
+    else if (!said.run) {
+      run = fresh("");
+      hint.textContent = said.off || "Nothing has been trained here yet. A run that you start shows itself here as it learns.";
+      show({});
+    } else {
+      const before = run.phase;
+      const another = said.run !== run.name;
+      const changed = take(said);
+      if (run.phase !== before) acting = acting === "stop" && underWay() ? acting : "";
+      if (another) {
+        follows = true;
+        changed.curves = changed.answers = true;
+      }
+      show(changed);
+      wait = said.more ? 0 : underWay() ? 1000 : 5000;
+      // One that was seen to end stays on the screen, with a way to the next.
+      watched = watched || underWay();
+      if (!chosen && !watched && run.other) turn(run.other, false);
+    }
+    setText(trouble, failure);
+  } catch (error) {
+    silent += 1;
+    if (error.told) {  // it was deleted, or never was
+      run = fresh("");
+      turn("", false);
+      failure = error.message;
+      setText(trouble, failure);
+    } else setText(trouble, silent > 1 ? "The app does not answer. A run goes on without it; this looks again by itself." : trouble.textContent);
+    wait = Math.min(5000, 1000 * silent);
+  }
+  asking = false;
+  timer = setTimeout(look, wait);
+};
+
+// Turn to a run; without a name to the one under way, else the latest.
+const turn = (name, keep = true) => {
+  chosen = keep ? name : "";
+  try {
+    sessionStorage.setItem(KEPT, chosen);
+  } catch {}
+  if (!keep && name) run = fresh(name);
+  failure = acting = "";
+  sure = watched = false;
+  clearTimeout(timer);
+  timer = setTimeout(look, 0);
+};
+
+document.addEventListener("visibilitychange", () => !document.hidden && look());
+new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && look()).observe(element);
+const clock = setInterval(() => {
+  if (!element.isConnected) clearInterval(clock);
+  else if (run.phase === "training" && element.offsetParent) tick();
+}, 1000);
+const update = () => {
+  if (props.value?.open) turn(props.value.open);
+};
+watch("value", update);
+page.hidden = other.hidden = true;
+if (props.value?.open) update();
+else look();
