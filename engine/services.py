@@ -28,6 +28,10 @@ from engine.runtime import Runtime, State
 from engine.settings import ChatSettings, Layout
 from engine.store import Store
 
+NO_TRAINING = (
+    "Training is off on this public host. Run the app on a machine of your own (`python app.py`) or on a Colab GPU; everything else of "
+    "it is the same there."
+)
 # What a finished run can be taken along as: the names of `engine.export.KINDS`, which takes long to import.
 EXPORTS = ("adapter", "merged", "gguf", "notebook", "hub")
 # How a duel is answered: as the published answers were sampled, and short enough for a laptop.

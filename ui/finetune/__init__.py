@@ -8,7 +8,7 @@ from gradio.components import Component
 
 from engine.drafts import read
 from engine.library import storage_secret
-from engine.services import Services
+from engine.services import NO_TRAINING, Services
 from ui import assets, form
 from ui.chat import STORAGE_KEY, Talk
 from ui.finetune import api, history
@@ -19,7 +19,7 @@ from ui.finetune.model import ModelStep
 from ui.finetune.recipe import RecipeStep
 from ui.finetune.start import TrainStep
 from ui.finetune.tryout import TryStep
-from ui.finetune.workshop import AWAY, Workshop, kept
+from ui.finetune.workshop import Workshop, kept
 
 TAB = "finetune"
 LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
@@ -29,7 +29,7 @@ TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Train", "Try it", "Runs"))
 def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
     """Draw the tab inside the Blocks that are open. `sides` are the pickers of the tab that compares."""
     if not services.may_train:
-        gr.Markdown(AWAY, elem_id="ft-away")
+        gr.Markdown(NO_TRAINING, elem_id="ft-away")
     draft = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.finetune", secret=storage_secret())
     shop = Workshop(services)
     steps = [

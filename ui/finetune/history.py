@@ -6,9 +6,9 @@ import gradio as gr
 
 from engine import history, paths
 from engine.errors import BadInput
-from engine.services import Services
+from engine.services import NO_TRAINING, Services
 from ui import assets, form
-from ui.finetune.training import OFF, PLAIN, named
+from ui.finetune.training import PLAIN, named
 
 
 def draw(services: Services) -> gr.HTML:
@@ -38,8 +38,8 @@ class Shelf:
 
     def every(self) -> dict:
         """All runs, newest first (`engine.history.summaries`), the bytes they take and those that are free."""
-        if self._services.read_only:
-            return {"off": OFF, "runs": []}
+        if not self._services.may_train:
+            return {"off": NO_TRAINING, "runs": []}
         with form.explained():
             rows = history.summaries()
             free = shutil.disk_usage(paths.runs()).free
@@ -72,5 +72,5 @@ class Shelf:
             return history.recipe(named(run)[1]).to_yaml()
 
     def _owner_only(self) -> None:
-        if self._services.read_only:
-            raise BadInput(OFF)
+        if not self._services.may_train:
+            raise BadInput(NO_TRAINING)

@@ -9,9 +9,10 @@ from gradio.components import Component
 from engine import drafts, jobs
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
+from engine.services import NO_TRAINING
 from ui import form
 from ui.finetune import training, views
-from ui.finetune.workshop import AWAY, Workshop, kept
+from ui.finetune.workshop import Workshop, kept
 
 
 @dataclass
@@ -44,7 +45,7 @@ class TrainStep:
     def _missing(self, draft: Draft) -> str:
         """Why training cannot start, empty where it can."""
         if not self.shop.services.may_train:
-            return AWAY
+            return NO_TRAINING
         try:
             if why := drafts.missing(draft):
                 return why

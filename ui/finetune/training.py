@@ -18,10 +18,9 @@ from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Q
 from engine.findings import findings
 from engine.messages import checked_text
 from engine.runs import Run
-from engine.services import Services
+from engine.services import NO_TRAINING, Services
 from ui import assets, form
 
-OFF = "Training is off on this public host. Run the app on your own machine to finetune: python app.py"
 MAX_NAME_CHARS = 4_000
 UNDER_WAY = ("waiting", "starting", "training")
 # Of what a process said that ended without a word.
@@ -50,8 +49,8 @@ class Views:
     def follow(self, run: str = "", offset: int = 0) -> dict:
         """What a run told after byte `offset` of its events, and how it stands. An empty `run` is the one under way, else the
         latest; `more` says that there is more to read at once."""
-        if self._services.read_only:
-            return {"run": "", "off": OFF}
+        if not self._services.may_train:
+            return {"run": "", "off": NO_TRAINING}
         with form.explained():
             name, found = _meant(run)
             return _told(name, found, offset if type(offset) is int and offset > 0 else 0) if found else {"run": ""}
@@ -78,8 +77,8 @@ class Views:
             return {"run": name}
 
     def _own(self, run: str) -> tuple[str, Run]:
-        if self._services.read_only:
-            raise BadInput(OFF)
+        if not self._services.may_train:
+            raise BadInput(NO_TRAINING)
         return named(run)
 
 

@@ -24,14 +24,10 @@ from engine.pace import Pace
 from engine.paths import public_name
 from engine.preview import Cutoff, Measured
 from engine.prompts import Format, own_format, prompt_format
-from engine.services import Services
+from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
 
 _KEPT = 4
-AWAY = (
-    "Training is off on this public host. Run the app on a machine of your own (`python app.py`), or on a Colab GPU; "
-    "everything else of it is the same there."
-)
 
 
 class Step(Protocol):
@@ -53,7 +49,7 @@ class Workshop:
     def allowed(self, draft: Draft | None = None) -> None:
         """Raises BadInput on a host where visitors may not train, or where a draft of theirs names what is the host's own."""
         if not self.services.may_train:
-            raise BadInput(AWAY)
+            raise BadInput(NO_TRAINING)
         if draft is None or not self.services.read_only:
             return
         recipe = draft.recipe
