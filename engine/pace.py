@@ -6,6 +6,7 @@ Imports no torch. Figures are for what learning takes; samples on the way come o
 import functools
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,11 +19,11 @@ from engine.architecture import Architecture
 from engine.errors import BadInput
 from engine.events import Started, Step
 from engine.hardware import Machine
-from engine.memory import lora_parameters, unpacks
+from engine.memory import PASS_TOKENS, lora_parameters, unpacks
 from engine.recipe import Recipe
 from engine.runs import PLAYGROUND, Run
 
-# Dense 16-bit TFLOP/s of tensor cores with float32 sums, as NVIDIA's data sheets give them; the first name that a GPU's holds counts.
+# Dense 16-bit TFLOP/s of tensor cores with float32 sums, as NVIDIA's data sheets give them; the first that stands in a GPU's name counts.
 GPU_TFLOPS = {
     "H200": 989,
     "H100 PCIe": 756,
@@ -42,10 +43,11 @@ GPU_TFLOPS = {
 _OTHER_GPU = "T4"
 # Share of it that QLoRA reaches: 4-bit weights are unpacked at each use, and single rows fill no GPU. An assumption.
 GPU_UTILISATION = 0.2
-# Share of numpy's matrix speed that training the starter reaches on a CPU. @CPU@
+# Share of numpy's matrix speed that training reaches on a CPU. The starter, 2 rows of 192 tokens a step, numpy measured between
+# steps, 2 busy cores: median 0.62 of 8 steps after the first (0.19 to 0.89).
 CPU_EFFICIENCY = 0.6
-# The same where 4-bit weights stay packed and are unpacked at each use. @PACKED@
-PACKED_EFFICIENCY = 0.15
+# So many of its operations take as long as unpacking one 4-bit weight (NF4, double-quantized; 30 to 280 in 15 looks, median 100).
+_UNPACKING = 100
 # A core of a laptop that is not here to be measured, in GFLOP/s of float32. An assumption.
 _CORE_GFLOPS = 30
 # Answers are about so much of a row where only they are learnt.
@@ -80,8 +82,8 @@ def pace(shape: Architecture, recipe: Recipe, machine: Machine, source_model: st
         speed = median(found)
         runs_told = "an earlier run" if len(found) == 1 else f"{len(found)} earlier runs"
         return Pace(speed, "measured", f"{speed:,.0f} tokens a second, measured in {runs_told} of this base here.", place)
-    flops, text = _speed(machine, here, unpacks(shape.linear_parameters, recipe, machine) or recipe.quantization.kind == "none")
-    speed = flops / flops_per_token(shape, recipe)
+    flops, text = _speed(machine, here)
+    speed = flops / (flops_per_token(shape, recipe) + _unpacking(shape, recipe, machine))
     return Pace(speed, "estimated", f"About {_rounded(speed):,} tokens a second, estimated from {text}.", place)
 
 
@@ -162,21 +164,30 @@ def _is_here(machine: Machine) -> bool:
     return replace(hardware.machine(), memory_free=0) == replace(machine, memory_free=0)
 
 
-def _speed(machine: Machine, here: bool, unpacked: bool) -> tuple[float, str]:
+def _unpacking(shape: Architecture, recipe: Recipe, machine: Machine) -> float:
+    """What unpacking 4-bit weights at each use adds to a token on a CPU, as operations. More rows a pass share it."""
+    if machine.has_gpu or recipe.quantization.kind == "none" or unpacks(shape.linear_parameters, recipe, machine):
+        return 0
+    row = recipe.data.max_length
+    tokens = row * max(1, min(recipe.optimization.micro_batch, PASS_TOKENS // row))
+    uses = 3 if recipe.memory.activation_checkpointing else 2
+    return uses * _UNPACKING * shape.linear_parameters / tokens
+
+
+def _speed(machine: Machine, here: bool) -> tuple[float, str]:
     """FLOP/s that training reaches on a machine, and where that is from, as a clause."""
     if machine.has_gpu:  # a base that is spread over several works in one at a time
         gpu = machine.gpus[0]
-        name = next((name for name in GPU_TFLOPS if name in gpu.name), None)
+        name = next((name for name in GPU_TFLOPS if re.search(rf"\b{name}\b", gpu.name)), None)
         tflops = GPU_TFLOPS[name or _OTHER_GPU]
         known = (
             f"{tflops} TFLOP/s of this GPU" if name else f"{tflops} TFLOP/s of a {_OTHER_GPU}, since the speed of {gpu.name} is not known"
         )
         return GPU_UTILISATION * tflops * 1e12, f"the {known}, of which training uses about a fifth"
-    share = CPU_EFFICIENCY if unpacked else PACKED_EFFICIENCY
     if here:
         measured = cpu_speed()
-        return share * measured, f"this processor's speed, {measured / 1e9:,.0f} GFLOP/s in float32"
-    return share * machine.cores * _CORE_GFLOPS * 1e9, f"{_CORE_GFLOPS} GFLOP/s a core, as many laptops have"
+        return CPU_EFFICIENCY * measured, f"this processor's speed, {measured / 1e9:,.0f} GFLOP/s in float32"
+    return CPU_EFFICIENCY * machine.cores * _CORE_GFLOPS * 1e9, f"{_CORE_GFLOPS} GFLOP/s a core, as many laptops have"
 
 
 @functools.cache

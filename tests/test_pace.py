@@ -53,7 +53,9 @@ def test_without_earlier_runs_it_is_estimated(home):
     packed = pace.pace(SHAPE, STARTER.changed({"memory.base_weights": "packed"}), CPU, "starter")
     assert packed.tokens_per_second < found.tokens_per_second
     checkpointed = pace.pace(SHAPE, STARTER.changed({"memory.activation_checkpointing": True}), CPU, "starter")
-    assert packed.tokens_per_second < checkpointed.tokens_per_second < found.tokens_per_second
+    assert checkpointed.tokens_per_second < found.tokens_per_second
+    single = STARTER.changed({"memory.base_weights": "packed", "optimization.accumulation": 4})
+    assert pace.pace(SHAPE, single, CPU, "starter").tokens_per_second < packed.tokens_per_second, "fewer rows share what is unpacked"
 
 
 def test_gpus_are_told_by_name(home):
@@ -65,6 +67,8 @@ def test_gpus_are_told_by_name(home):
     assert figures == sorted(figures) and figures[-1] == speeds["A100 80 GB"].tokens_per_second
     assert speeds["T4"].place == "on Tesla T4 (15 GB)" and "65 TFLOP/s of this GPU" in speeds["T4"].text
     unknown = replace(fitting.MACHINES["T4"], gpus=(hardware.Gpu("Mystery 9000", 8 * GIB, (9, 0)),))
+    workstation = replace(unknown, gpus=(hardware.Gpu("NVIDIA RTX A4000", 16 * GIB, (8, 6)),))
+    assert "A4000 is not known" in pace.pace(shape, recipe, workstation, "guanaco-7b").text, "it is no A40"
     assert "Mystery 9000 is not known" in pace.pace(shape, recipe, unknown, "guanaco-7b").text
 
 

@@ -182,7 +182,8 @@ def test_a_probe_of_the_starter_takes_what_is_foretold(starter, tmp_path):
     source = tmp_path / "rows.jsonl"
     long = " ".join(f"Item {number} is a good thing to say." for number in range(20))
     source.write_text("".join(json.dumps({"instruction": f"Say list {number}.", "output": long}) + "\n" for number in range(8)))
-    recipe = presets.preset("starter").changed({"data.source": str(source), "data.max_length": 96, "memory.activation_checkpointing": True})
+    small = {"data.max_length": 64, "optimization.batch": 1, "memory.activation_checkpointing": True}
+    recipe = presets.preset("starter").changed({"data.source": str(source), **small})
     found = looked_at(probing.start(recipe, silent))
     assert found.status == "done", found.text
     assert 0.6 < found.peak_bytes / found.predicted_bytes < 1.4, found.text
