@@ -17,16 +17,16 @@ BARE = ["none", 1, "none", 1, ""]
 class Page:
     """An app on a free port in this process, over a scripted backend that a test can look into."""
 
-    def __init__(self, backend: ScriptedBackend, read_only: bool = False, port: int | None = None):
+    def __init__(self, backend: ScriptedBackend, read_only: bool = False, port: int | None = None, training: bool = False):
         self.backend = backend
         self.runtime = Runtime(isolated=False)
         self.runtime.load("scripted")
         with self.runtime._condition:
             assert self.runtime._condition.wait_for(lambda: self.runtime._state.phase == "ready", 30)
         self.runtime._backend = backend
-        self.services = Services(self.runtime, read_only)
+        self.services = Services(self.runtime, read_only, training)
         self.blocks = ui.build(self.services)
-        ui.launch(self.blocks, "127.0.0.1", port or builders.free_port(), share=False, uploads=not read_only, block=False)
+        ui.launch(self.blocks, "127.0.0.1", port or builders.free_port(), share=False, uploads=self.services.may_train, block=False)
         self.url = self.blocks.local_url.rstrip("/")
 
     def client(self):

@@ -105,12 +105,12 @@ class DataStep:
         if measured is None:
             return views.told("The rows' lengths are counted when they are read.")
         cut = self.shop.cutoff(draft)
-        return views.lengths(measured, cut, draft.recipe.data.max_length, self._means(draft, cut.rows))
+        return views.lengths(measured, cut, draft.recipe.data.max_length, self._means(draft))
 
-    def _means(self, draft: Draft, rows: int) -> str:
+    def _means(self, draft: Draft) -> str:
         plan = self.shop.plan(draft)
         held = f" Memory: {views.gigabytes(plan.resident)}." if isinstance(plan, memory.Plan) else ""
-        return f"{self.shop.sentence(draft)} A pass is {-(-rows // draft.recipe.optimization.batch):,} updates.{held}"
+        return f"{self.shop.sentence(draft)}{held}"
 
     def wire(self, draft: gr.BrowserState) -> None:
         def brought(kept_draft: object, source: Path | str, title: str, format: str = datasets.AUTO, columns: dict | None = None) -> list:

@@ -9,6 +9,8 @@ from gradio.components import Component
 from engine import drafts, jobs
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
+from engine.preview import SHOWN_ROWS
+from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING
 from ui import form
 from ui.finetune import training, views
@@ -50,9 +52,15 @@ class TrainStep:
             if why := drafts.missing(draft):
                 return why
             cut = self.shop.cutoff(draft)
-            if cut and cut.rows < 2:
-                return f"{cut.rows} row can be learnt from; at least 2 are needed. Bring more rows, or raise the cutoff in step 2."
-            self.shop.first(draft)  # what cannot be read, or is not the visitor's to read
+            if cut and cut.rows < LEAST_ROWS:
+                return (
+                    f"{cut.rows} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows, or raise the cutoff in step 2."
+                )
+            first = self.shop.first(draft)  # fails where it cannot be read, or is not the visitor's to read
+            if first.unsure:
+                return f"{first.reason} Say in step 2 which column holds what."
+            if len(first.conversations) < LEAST_ROWS and first.rows < SHOWN_ROWS:
+                return f"{len(first.conversations)} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows in step 2."
         except EngineError as error:
             return str(error)
         return ""

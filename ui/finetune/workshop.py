@@ -24,6 +24,7 @@ from engine.pace import Pace
 from engine.paths import public_name
 from engine.preview import Cutoff, Measured
 from engine.prompts import Format, own_format, prompt_format
+from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
 
@@ -135,7 +136,12 @@ class Workshop:
             return "Choose the data first; then it says here how long the run takes."
         if not found or not speed:
             return "How many updates and how long is known once the rows are counted."
-        return pace.sentence(draft.recipe, found.rows, found.total / max(1, found.rows), speed)
+        if found.rows < LEAST_ROWS:
+            return f"{found.rows} of these rows can be learnt from within this limit; at least {LEAST_ROWS} are needed."
+        try:
+            return pace.sentence(draft.recipe, found.rows, found.total / found.rows, speed)
+        except BadInput as error:  # all rows would be held out
+            return str(error)
 
     def clone(self, run: str, draft: Draft) -> Draft:
         """The draft with the recipe of a run. Raises BadInput where there is none such."""
