@@ -32,7 +32,7 @@ def check_room(target: Path, need: int) -> None:
     free = hub.free_bytes(target)
     if need > free:
         raise EngineError(
-            f"Writing {target} needs {_size(need)} of disk, and {_size(free)} are free there. Free some space, or choose a DEST on a larger disk."
+            f"Writing {target} needs {size_text(need)} of disk, and {size_text(free)} are free there. Free some space, or choose a DEST on a larger disk."
         )
 
 
@@ -54,10 +54,13 @@ def _failures_told(target: Path, need: int) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "the disk is full" if full else error.strerror or str(error)
         raise EngineError(
-            f"Writing {target} failed: {why}. It needs {_size(need)}; {_size(hub.free_bytes(target))} are free there. Nothing was kept. "
+            f"Writing {target} failed: {why}. It needs {size_text(need)}; {size_text(hub.free_bytes(target))} are free there. Nothing was kept. "
             + ("Free some space, or choose a DEST on a larger disk." if full else "Choose a DEST that you can write to.")
         ) from error
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes as people read them."""
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

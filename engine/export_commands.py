@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine import export
+from engine import destinations, export
 from engine.terminal import AsJson, log, report
 
 
@@ -24,6 +24,6 @@ def export_run(
         return
     print(done.place)
     for name, size in done.files.items():
-        print(f"{size / 1e6:>10.2f} MB  {name}")
+        print(f"{destinations.size_text(size):>10}  {name}")
     for note in done.notes:
         log(note)

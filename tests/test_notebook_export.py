@@ -1,6 +1,5 @@
 """A run as a notebook: valid, with its data, and its cells redo the run to the same weights."""
 
-import builders
 import nbformat
 import pytest
 import training
@@ -25,11 +24,9 @@ def test_it_is_a_notebook_with_recipe_and_data(run, rows, tiny, tmp_path):
     assert not any(str(place) in text for place in (tiny.parent, rows.parent, run.folder.parent)) and "torch>" in text
 
 
-def test_its_cells_redo_the_run(rows, tmp_path, monkeypatch, capfd):
-    base = builders.model(tmp_path / "tiny-letters", letters=True)
-    plan = training.plan(base, rows, optimization={"steps": 2}, cadence={"save_every": 9, "eval_every": 9})
-    run = training.fresh(plan, tmp_path / "first")
-    training.trained(run)
+@pytest.mark.long
+def test_its_cells_redo_the_run(spelling, tmp_path, monkeypatch, capfd):
+    run, base = spelling
     exported(run, "notebook", tmp_path / "out")
     (tmp_path / "out" / base.name).symlink_to(base)
     monkeypatch.chdir(tmp_path / "out")
@@ -39,7 +36,7 @@ def test_its_cells_redo_the_run(rows, tmp_path, monkeypatch, capfd):
     for cell in nbformat.read("finetune.ipynb", 4).cells:
         if cell.cell_type == "code":
             exec(cell.source, space)
-    assert "step 2/2" in capfd.readouterr().out
+    assert "step 3/3" in capfd.readouterr().out
     assert (tmp_path / "out/run/adapter" / adapters.WEIGHTS).read_bytes() == training.adapter_bytes(run)
 
 

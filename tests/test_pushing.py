@@ -62,6 +62,7 @@ print(torch.equal(one, other))
 """
 
 
+@pytest.mark.long
 def test_this_app_and_peft_fetch_it_themselves(run, hub, tiny):
     """In a process of its own, so that the Hub's client asks this server."""
     exported(run, "hub", "me/counting")
