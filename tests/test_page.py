@@ -198,8 +198,9 @@ def test_every_action_is_a_named_endpoint(page):
         f"/game{name}"
         for name in ("", "_resume", "_begin", "_guess", "_skip", "_next", "_card", "_fetch", "_add", "_replay", "_duel", "_stop")
     }
+    finetuning = {f"/finetune_{name}" for name in ("follow", "stop", "kill", "resume", "runs", "compare", "delete", "recipe")}
     ratings = {"/rate_systems", "/one_order", "/many_orders", "/audit"}
-    assert named == conversation | library | comparison | game | ratings | {
+    assert named == conversation | library | comparison | game | ratings | finetuning | {
         "/restore_comparison",
         "/unload_second",
         "/load_model",
