@@ -283,7 +283,7 @@ def commands(name: str, run: Run, now: Phase) -> list[dict]:
 def lost(run: Run, loaded: Collection[str] = ()) -> str:
     """What deleting a run takes away, in words. `loaded`: adapters that the chat has."""
     told, saved = story(run), len(run.steps_saved())
-    parts = [f"its {told.step:,} steps of training"] if told.step else []
+    parts = [f"its {told.step:,} step{'s' * (told.step > 1)} of training"] if told.step else []
     parts += [f"{saved} checkpoint{'s' * (saved > 1)}"] if saved else []
     parts += ["the finished adapter"] if run.adapter.is_dir() else []
     what = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts) or "its recipe"

@@ -110,11 +110,11 @@ def test_from_a_file_to_a_finished_run(page, tiny, rows, tmp_path):
         assert tab.locator("#ft-bars .machine").count() == 7
         walk(tab, 4, "#ft-start:not([disabled])")
         tab.click("#ft-start")
-        tab.wait_for_selector("#run h2, #run .head")
+        tab.wait_for_function("document.querySelector('#run').innerText.includes('mine-')")
         tab.reload()
         tab.wait_for_selector("#status .chip")
         tab.get_by_role("tab", name="Finetune").click()
-        tab.wait_for_function("document.querySelector('#run').innerText.includes('mine-')")
+        tab.wait_for_function("document.querySelector('#run')?.innerText.includes('mine-')")
         tab.wait_for_function("document.querySelector('#run').innerText.includes('Done: 2 steps')", timeout=240_000)
         (run,) = runs.every()
         assert run.recipe.optimization.steps == 2 and run.recipe.model == str(tiny)

@@ -31,7 +31,7 @@ PLAIN = {"queue": False}
 
 def draw(services: Services) -> gr.HTML:
     """The view inside the Blocks that are open. Setting its value to `{"open": run}` turns it to that run."""
-    view = gr.HTML({}, html_template="<div></div>", js_on_load=assets.script("chart.js", "run.js"), elem_id="run", apply_default_css=False)
+    view = gr.HTML({}, html_template="<div></div>", js_on_load=assets.script("chart.js", "run_parts.js", "run.js"), elem_id="run", apply_default_css=False)
     views = Views(services)
     gr.api(views.follow, api_name="finetune_follow", **PLAIN)
     gr.api(views.stop, api_name="finetune_stop", **PLAIN)

@@ -1,5 +1,17 @@
 // What the views of runs share: asking the server past Gradio's queue, numbers in words, and a chart of lines as SVG.
 
+const UNDER_WAY = ["waiting", "starting", "training"];
+const PHASES = {
+  waiting: "Waiting in line", starting: "Starting", training: "Training", done: "Done", stopped: "Stopped", paused: "Paused",
+  failed: "Failed", interrupted: "Interrupted",
+};
+const button = (className, text, pressed) => {
+  const node = make("button", className, text);
+  node.type = "button";
+  node.addEventListener("click", () => pressed(node));
+  return node;
+};
+
 // Calls a named endpoint. What the server refuses in words is thrown with `told`; anything else means that it does not answer.
 const askServer = async (endpoint, ...data) => {
   const { root, api_prefix: prefix } = window.gradio_config;
@@ -138,12 +150,12 @@ const makeChart = (label) => {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("aria-label", shown.summary);
     const grid = drawn("g", { class: "grid" });
-    for (const value of ticks(low, high, 4)) {
+    for (const value of ticks(low, high, 5)) {
       const y = toY(value);
       grid.append(drawn("line", { x1: EDGE.left, x2: width - EDGE.right, y1: y, y2: y }));
       grid.append(drawn("text", { x: EDGE.left - 8, y: y + 4, "text-anchor": "end" }, asTick(value, high - low)));
     }
-    for (const value of ticks(0, last, Math.max(2, Math.floor(width / 110)))) {
+    for (const value of ticks(0, last, Math.max(2, Math.floor(width / 80)))) {
       if (value === Math.round(value)) grid.append(drawn("text", { x: toX(value), y: height - 6, "text-anchor": "middle" }, value.toLocaleString("en")));
     }
     // Below and above the plot nothing is drawn.
@@ -176,7 +188,7 @@ const makeChart = (label) => {
       const at = nearest(line.xs, step);
       if (at < 0 || line.ys[at] === null || line.ys[at] === undefined) continue;
       const away = line.xs[at] === step ? "" : ` at ${line.xs[at].toLocaleString("en")}`;
-      const row = make("span", `of ${line.tone}`, `${line.name}${away} `);
+      const row = make("span", `of ${line.tone}${line.faint ? " faint" : ""}`, `${line.name}${away} `);
       row.append(make("i", "", asNumber(line.ys[at])));
       tip.append(row);
       cross.append(drawn("circle", { class: `dot ${line.tone}`, cx: scale.toX(line.xs[at]), cy: scale.toY(line.ys[at]), r: 3.5 }));

@@ -2,31 +2,13 @@
 // screen, and keeps what it was told; every text of models, data and names is set as text.
 
 const KEPT = "guanaco-run";
-const UNDER_WAY = ["waiting", "starting", "training"];
-const SAID = {
-  waiting: "Waiting in line", starting: "Starting", training: "Training", done: "Done", stopped: "Stopped", paused: "Paused",
-  failed: "Failed", interrupted: "Interrupted",
-};
 const VIEWS = { loss: "Loss", learning_rate: "Learning rate", grad_norm: "Gradient norm" };
-const LOG_LINES = 200;
-const TABLE_ROWS = 200;
 
-const button = (className, text, pressed) => {
-  const node = make("button", className, text);
-  node.type = "button";
-  node.addEventListener("click", () => pressed(node));
-  return node;
-};
 const figure = (name) => {
   const node = make("div", "figure");
   const value = make("dd");
   node.append(make("dt", "", name), value);
   return { node, value };
-};
-const section = (className, title) => {
-  const node = make("section", className);
-  node.append(make("h3", "", title));
-  return node;
 };
 
 // What stays the same for every run is made once.
@@ -71,39 +53,20 @@ for (const [key, name] of Object.entries(VIEWS)) {
   pick.dataset.view = key;
   views.append(pick);
 }
-const numbers = make("details", "numbers");
-const table = make("table", "figures");
-numbers.append(make("summary", "", "The numbers"), table);
-numbers.addEventListener("toggle", () => tabulate());
+const numbers = makeNumbers(() => run);
 const curvesHead = make("div", "curves-head");
 curvesHead.append(views, legend);
-curves.append(curvesHead, chart.node, numbers);
+curves.append(curvesHead, chart.node, numbers.node);
 
-const found = section("findings", "What the curves say");
-const findingList = make("ul");
-found.append(findingList);
-const watching = section("watching", "Watch it learn");
-const at = make("input");
-at.type = "range";
-at.min = 0;
-at.setAttribute("aria-label", "Answers after which step");
-const atSaid = make("output");
-const pick = make("div", "at-step");
-pick.append(at, atSaid);
-const answers = make("div", "watched");
-watching.append(pick, answers);
-const logged = make("details", "log");
-const logHead = make("summary");
-const logList = make("ol");
-logged.append(logHead, logList);
-const typed = make("details", "commands");
-const commandList = make("div");
-typed.append(make("summary", "", "In a terminal"), commandList);
+const findings = makeFindings();
+const watching = makeWatching();
+const log = makeLog();
+const commands = makeCommands();
 const output = make("details", "output");
 const outputText = make("pre");
 output.append(make("summary", "", "Its last words"), outputText);
 const page = make("div", "of-run");
-page.append(head, counted, bar, doing, figures, curves, found, watching, output, logged, typed);
+page.append(head, counted, bar, doing, figures, curves, findings.node, watching.node, output, log.node, commands.node);
 element.replaceChildren(trouble, other, hint, page);
 
 const fresh = (name) => ({
@@ -122,7 +85,6 @@ let acting = "";
 let sure = false;
 let failure = "";
 let watched = false;  // this run was seen under way
-let follows = true;  // the slider stays at its end as answers come
 
 const underWay = () => UNDER_WAY.includes(run.phase);
 const shortly = (path) => (path.startsWith("/") ? path.split("/").pop() : path);
@@ -179,7 +141,7 @@ const show = (changed) => {
   setText(about, [run.base, run.data].filter(Boolean).map(shortly).join(" · "));
   about.title = [run.base, run.data].filter(Boolean).join("\n");
   page.dataset.phase = run.phase;
-  setText(chip, acting === "stop" && underWay() ? "Saving" : SAID[run.phase] || run.phase);
+  setText(chip, acting === "stop" && underWay() ? "Saving" : PHASES[run.phase] || run.phase);
   press();
   const told = [];
   if (run.phase === "waiting" && run.waiting) told.push(`${run.waiting.holder} has the machine. Place ${run.waiting.place} in line.`);
@@ -199,10 +161,10 @@ const show = (changed) => {
   figures.hidden = curves.hidden = !run.steps.step.length && !run.tests.length;
   tick();
   if (changed.curves) plot();
-  if (changed.answers) answered();
-  findingsShown();
-  logShown();
-  commandsShown();
+  if (changed.answers) watching.draw(run.samples);
+  findings.draw(run.findings);
+  log.draw(run.name, run.log, run.logged);
+  commands.draw(run.commands || []);
   output.hidden = !run.output;
   setText(outputText, run.output || "");
 };
@@ -259,91 +221,7 @@ const plot = () => {
     .map((line) => `${line.name}: ${asNumber(line.ys[0])} at step ${line.xs[0]}, ${asNumber(line.ys.at(-1))} at step ${line.xs.at(-1)}.`).join(" ");
   chart.draw({ lines, last, summary });
   legend.replaceChildren(...lines.filter((line) => line.xs.length).map((line) => make("span", `of ${line.tone}${line.faint ? " faint" : ""}`, line.name)));
-  tabulate();
-};
-
-// The numbers as a table: all tests, and so many steps that it stays short.
-const tabulate = () => {
-  if (!numbers.open) return;
-  const { step, loss, grad_norm: norm, learning_rate: rate } = run.steps;
-  const tests = new Map(run.tests);
-  const stride = Math.ceil(step.length / TABLE_ROWS);
-  const rows = new Map();
-  step.forEach((each, at) => {
-    if (tests.has(each) || at % stride === 0 || at === step.length - 1) rows.set(each, [loss[at], rate[at], norm[at]]);
-  });
-  for (const each of tests.keys()) if (!rows.has(each)) rows.set(each, []);
-  const head = make("tr");
-  head.append(...["Step", "Loss", "Held-out loss", "Learning rate", "Gradient norm"].map((name) => make("th", "", name)));
-  table.replaceChildren(head, ...[...rows.keys()].sort((one, two) => one - two).map((each) => {
-    const row = make("tr");
-    const [one, two, three] = rows.get(each);
-    row.append(...[each.toLocaleString("en"), asNumber(one), tests.has(each) ? asNumber(tests.get(each)) : "", asNumber(two), asNumber(three)].map((cell) => make("td", "", cell)));
-    return row;
-  }));
-};
-
-const answerSteps = () => [...new Set([...run.samples.values()].flatMap((byStep) => [...byStep.keys()]))].sort((one, two) => one - two);
-const answered = () => {
-  const steps = answerSteps();
-  watching.hidden = !steps.length;
-  if (!steps.length) return;
-  at.max = steps.length - 1;
-  if (follows) at.value = steps.length - 1;
-  at.disabled = steps.length < 2;
-  const step = steps[Math.min(Number(at.value), steps.length - 1)];
-  const called = (each) => each ? `After step ${each.toLocaleString("en")}` : "Before training";
-  setText(atSaid, called(step));
-  at.setAttribute("aria-valuetext", called(step));
-  answers.replaceChildren(...[...run.samples].map(([prompt, byStep]) => {
-    const card = make("article");
-    card.append(make("h4", "", prompt));
-    const sides = make("div", "sides");
-    const first = Math.min(...byStep.keys());
-    for (const each of step === first ? [first] : [first, step]) {
-      const side = make("div");
-      const text = byStep.get(each);
-      side.append(make("small", "", called(each)), text ? make("p", "", text) : make("p", "none", text === undefined ? "Not asked at this step." : "It said nothing."));
-      sides.append(side);
-    }
-    card.append(sides);
-    return card;
-  }));
-};
-at.addEventListener("input", () => {
-  follows = at.value === at.max;
-  answered();
-});
-
-const findingsShown = () => {
-  const marked = JSON.stringify(run.findings);
-  found.hidden = !run.findings.length;
-  if (findingList.dataset.of === marked) return;
-  findingList.dataset.of = marked;
-  findingList.replaceChildren(...run.findings.map((each) => {
-    const item = make("li", each.severity);
-    item.append(make("b", "", each.severity === "problem" ? "Problem" : "Hint"), make("p", "", each.text), make("p", "advice", each.advice));
-    return item;
-  }));
-};
-const logShown = () => {
-  logged.hidden = !run.log.length;
-  if (logList.dataset.of === `${run.name} ${run.logged}`) return;
-  logList.dataset.of = `${run.name} ${run.logged}`;
-  setText(logHead, `Log: ${run.logged.toLocaleString("en")} line${run.logged === 1 ? "" : "s"}`);
-  logList.replaceChildren(...run.log.map((line) => make("li", line.kind, line.text)));
-};
-const commandsShown = () => {
-  const commands = run.commands || [];
-  typed.hidden = !commands.length;
-  const marked = JSON.stringify(commands);
-  if (commandList.dataset.of === marked) return;
-  commandList.dataset.of = marked;
-  commandList.replaceChildren(...commands.map(({ what, command }) => {
-    const row = make("div", "command");
-    row.append(make("span", "", what), make("code", "", command), button("copy", "Copy", (node) => copied(node, command)));
-    return row;
-  }));
+  numbers.draw();
 };
 
 // The buttons that fit: they stay the same nodes while nothing changes, so that focus is not lost.
@@ -384,6 +262,7 @@ const pressed = async (act) => {
   press();
   try {
     await askServer(act, run.name);
+    if (acting !== "stop") acting = "";  // saving takes a while, and is over when the run says so
   } catch (error) {
     acting = "";
     failure = error.told ? error.message : "The app does not answer. Try again in a moment.";
@@ -416,7 +295,7 @@ const look = async () => {
       const changed = take(said);
       if (run.phase !== before) acting = acting === "stop" && underWay() ? acting : "";
       if (another) {
-        follows = true;
+        watching.follow();
         changed.curves = changed.answers = true;
       }
       show(changed);
@@ -433,6 +312,7 @@ const look = async () => {
       turn("", false);
       failure = error.message;
       setText(trouble, failure);
+      setTimeout(() => { failure = failure === error.message ? "" : failure; }, 8000);
     } else setText(trouble, silent > 1 ? "The app does not answer. A run goes on without it; this looks again by itself." : trouble.textContent);
     wait = Math.min(5000, 1000 * silent);
   }
@@ -460,7 +340,9 @@ const clock = setInterval(() => {
   else if (run.phase === "training" && element.offsetParent) tick();
 }, 1000);
 const update = () => {
-  if (props.value?.open) turn(props.value.open);
+  if (!props.value?.open) return;
+  turn(props.value.open);
+  if (element.getBoundingClientRect().top < 0) element.scrollIntoView();
 };
 watch("value", update);
 page.hidden = other.hidden = true;

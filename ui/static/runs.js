@@ -1,19 +1,8 @@
 // The list of runs with small curves; several laid over each other, with what their recipes differ in and what they answer. Every
 // text of models, data and names is set as text.
 
-const SAID = {
-  waiting: "In line", starting: "Starting", training: "Training", done: "Done", stopped: "Stopped", paused: "Paused", failed: "Failed",
-  interrupted: "Interrupted",
-};
-const UNDER_WAY = ["waiting", "starting", "training"];
 const VIEWS = { tests: "Held-out loss", curve: "Training loss" };
 
-const button = (className, text, pressed) => {
-  const node = make("button", className, text);
-  node.type = "button";
-  node.addEventListener("click", () => pressed(node));
-  return node;
-};
 const trouble = make("p", "trouble");
 trouble.setAttribute("role", "alert");
 const head = make("header");
@@ -55,13 +44,17 @@ const act = (name, run) => {
   window.guanacoAction = { run };
   trigger(name);
 };
-const tried = async (work) => {
+// What is told of a person's own action stays until the next one.
+const tried = async (work, own = true) => {
   try {
     const done = await work();
-    trouble.textContent = "";
+    if (own || trouble.dataset.own === "false") trouble.textContent = "";
     return done;
   } catch (error) {
-    trouble.textContent = error.told ? error.message : "The app does not answer. This looks again by itself.";
+    if (own || !trouble.textContent) {
+      trouble.textContent = error.told ? error.message : "The app does not answer. This looks again by itself.";
+      trouble.dataset.own = String(own);
+    }
     return null;
   }
 };
@@ -82,7 +75,7 @@ const rowOf = (run) => {
     compare();
   });
   const name = make("div", "name");
-  const state = make("span", "state", SAID[run.status] || run.status);
+  const state = make("span", "state", PHASES[run.status] || run.status);
   name.append(button("link", run.id, () => act("open_run", run.name)), make("small", "", [run.base, run.data].filter(Boolean).join(" · ")));
   const facts = make("div", "facts");
   const made = run.steps && run.step < run.steps ? `${run.step.toLocaleString("en")} of ${asSteps(run.steps)}` : asSteps(run.step);
@@ -129,6 +122,7 @@ let last = "";
 const draw = () => {
   const state = JSON.stringify([rows, sure]);
   if (state === last) return;
+  if (list.matches(":active")) return void setTimeout(draw, 200);  // what is being pressed stays until it was
   last = state;
   hint.hidden = rows.length > 0;
   const focused = list.contains(document.activeElement) ? [document.activeElement.closest("li").dataset.run, document.activeElement.textContent, document.activeElement.tagName] : null;
@@ -223,7 +217,7 @@ const look = async () => {
     return;
   }
   busy = true;
-  const said = await tried(() => askServer("finetune_runs"));
+  const said = await tried(() => askServer("finetune_runs"), false);
   if (said) {
     rows = said.runs;
     hint.textContent = said.off || "No runs yet. Each run you train is kept here, with its curve, its recipe and its answers.";
