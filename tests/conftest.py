@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 # Real data, beside the project and never part of it.
@@ -106,8 +107,9 @@ def merged(spelling, tmp_path_factory):
 def starter_home(pytestconfig) -> Path:
     """A GUANACO_HOME with the real starter, fetched and converted by the product itself; kept between runs."""
     folder = pytestconfig.cache.mkdir("starter-home")
-    command = [sys.executable, "-m", "engine", "chat", "--backend", "transformers", "--max-new-tokens", "1", "Hi"]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "GUANACO_HOME": str(folder)}, check=True, timeout=600)
+    with FileLock(folder.with_suffix(".lock")):  # tests run in two processes
+        command = [sys.executable, "-m", "engine", "chat", "--backend", "transformers", "--max-new-tokens", "1", "Hi"]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "GUANACO_HOME": str(folder)}, check=True, timeout=600)
     return folder
 
 
