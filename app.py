@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from engine import uploads
 from engine.errors import EngineError
 from engine.game import sharing
 from engine.model_spec import STARTER
@@ -51,6 +52,7 @@ def main(
             import ui
 
             services = Services(runtime, read_only, training)
+            uploads.sweep()
             with sharing.as_wanted(services.store):
                 ui.launch(ui.build(services), host, port, share, uploads=services.may_train)
     except EngineError as error:

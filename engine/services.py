@@ -130,7 +130,7 @@ class Services:
     def export(self, run: str, kind: str, dest: str) -> Iterator[Progress | str]:
         """Export a run in a process of its own, as `engine.export`: progress, at the end where it is. Ends with whoever listens.
         Raises BadInput or EngineError."""
-        if not self.may_train:
+        if self.read_only:
             raise BadInput("This public host gives nothing out. Run the app on your own machine for exports.")
         yield from children.told([sys.executable, "-m", "engine", "export", run, "--to", kind, "--", dest])
 
@@ -169,6 +169,9 @@ class Services:
         for adapter in self.runtime.state.adapters:
             if public_name(adapter) == shown:
                 return adapter
+        model = self.runtime.state.model
+        if self.training and shown in adapters.trained(MODELS[model].source if model in MODELS else model):
+            return shown
         raise BadInput("On this public host only the adapters in the list can be chosen. Run the app on your own machine for others.")
 
     def side(self, model: str | None, adapter: str | None, strength: float, second: str | None, second_strength: float) -> Side:

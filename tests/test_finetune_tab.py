@@ -1,6 +1,5 @@
 """The wizard as a person walks it, from a file to the run's end; as a program calls it; and what a public host refuses of it."""
 
-
 import browser
 import pytest
 import training
@@ -40,7 +39,11 @@ def test_a_program_previews_estimates_and_starts(page, tiny, rows):
 
 @pytest.mark.parametrize(
     ("recipe", "said"),
-    [("optimization: {steps: 3}", "Choose the data first"), ("nothing: here\noptimization: {steps: 3}", "no key 'nothing'"), ("[", "no YAML")],
+    [
+        ("optimization: {steps: 3}", "Choose the data first"),
+        ("nothing: here\noptimization: {steps: 3}", "no key 'nothing'"),
+        ("[", "no YAML"),
+    ],
 )
 def test_what_a_program_may_not_start_is_told(page, recipe, said):
     with pytest.raises(AppError, match=said):

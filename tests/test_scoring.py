@@ -112,3 +112,10 @@ def test_cues_are_told_by_name():
     assert told == ["Quagga's is 7.8 times as long.", "Quagga's ends in the middle of a sentence.", "Quagga's says what wrote it."]
     assert style.cues("One. Two.", "Two. One.", names, "?") == []
     assert style.cues("- a.\n- b.\n- c.", "a, b, c and d.", names, "?") == ["Only Zebra's is a list."]
+
+
+def test_what_was_liked_better_is_counted_without_ties():
+    made = [Guess(str(number), True, 75, True, None, "", liked) for number, liked in enumerate(["Quagga"] * 7 + ["Zebra"] * 2 + [None])]
+    liked = card(made, 10).preferred
+    assert {name: (each.k, each.n) for name, each in liked.items()} == {"Zebra": (2, 9), "Quagga": (7, 9)}
+    assert (liked["Quagga"].low, liked["Quagga"].high) == (pytest.approx(0.4526, abs=1e-3), pytest.approx(0.9368, abs=1e-3))  # Wilson

@@ -153,6 +153,7 @@ def card(result: Result, picture: bytes, replay: str) -> str:
         ("Picked the left one", _count(mine.left), _within(mine.left)),
         ("Took the longer for the other's", _count(mine.longer), _within(mine.longer)),
         ("Longest streak", str(mine.streak), ""),
+        *((f"Liked {name} better", _count(each), _within(each)) for name, each in mine.preferred.items() if each.n),
     ]
     if mine.catches[1]:
         rows.append(("Catch rounds said to be a coin's toss", f"{mine.catches[0]} of {mine.catches[1]}", ""))

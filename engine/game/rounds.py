@@ -343,6 +343,7 @@ def _card(guesses: list[GuessRow], row: GameRow, bots: dict) -> Card:
             each.guess == "left",
             None if each.left_length == each.right_length else (each.left_length > each.right_length) != (each.guess == "left"),
             each.category,
+            {"left": each.left, "right": each.right}.get(each.preference),
         )
         for each in _counted(guesses)
     ]

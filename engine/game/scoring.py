@@ -16,7 +16,8 @@ SIGNIFICANT = 0.05
 @dataclass(frozen=True)
 class Guess:
     """A guess that counts: whether it was right, how sure (percent), whether the left answer was picked, whether the longer one was
-    taken for the other system's (None where both are as long), and the question's category."""
+    taken for the other system's (None where both are as long), the question's category, and whose answer was liked better (None for
+    a tie)."""
 
     question: str
     right: bool
@@ -24,6 +25,7 @@ class Guess:
     left: bool
     longer_is_other: bool | None
     category: str
+    liked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Share:
 class Card:
     """A player's result. `finished`: as many guesses as the length that was fixed before; only then `p` (exact, one-sided, against
     chance) may be read as significant. `d_prime` is clamped half a guess away from none and all. `brier` is the mean squared error
-    of the confidence, 0.25 for who always says 50%. `calibration`: by stated confidence, how many of how many were right. `bots`:
+    of the confidence, 0.25 for who always says 50%. `calibration`: by stated confidence, how many of how many were right. `preferred`: by
+    system, how many of the answers were liked better, of those where one was. `bots`:
     how many of the same questions each bot gets."""
 
     right: Share
@@ -57,6 +60,7 @@ class Card:
     left: Share
     left_p: float | None
     longer: Share
+    preferred: Mapping[str, Share]
     calibration: Mapping[int, Share]
     categories: Mapping[str, Share]
     bots: Mapping[str, int]
@@ -107,6 +111,7 @@ def card(
     finished = n + aside >= length
     longer = [each.longer_is_other for each in guesses if each.longer_is_other is not None]
     left = sum(each.left for each in guesses)
+    liked = [each.liked for each in guesses if each.liked]
     by_confidence = {level: [each.right for each in guesses if each.confidence == level] for level in CONFIDENCES}
     categories = {
         name: [each.right for each in guesses if each.category == name] for name in dict.fromkeys(each.category for each in guesses)
@@ -123,6 +128,7 @@ def card(
         left=share(left, n),
         left_p=float(binomtest(left, n, 0.5).pvalue) if n else None,
         longer=share(sum(longer), len(longer)),
+        preferred={system: share(sum(each == system for each in liked), len(liked)) for system in systems},
         calibration={level: share(sum(each), len(each)) for level, each in by_confidence.items() if each},
         categories={name: share(sum(each), len(each)) for name, each in categories.items() if name},
         bots={bot: sum(picks.get(each.question, False) for each in guesses) for bot, picks in bots.items()},

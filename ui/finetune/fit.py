@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import gradio as gr
-from engine.probing import Probe
 from gradio.components import Component
 
 from engine import fitting, hardware, probing
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
+from engine.probing import Probe
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop, kept
@@ -46,7 +46,8 @@ class FitStep:
             verdict = (
                 "It fits this machine." if here.fits else "It does not fit this machine. “Make it fit” changes the recipe until it does."
             )
-            return [views.told(verdict, "good" if here.fits else "wrong"), views.memory_bars(plans, probe)]
+            took = views.told(self.shop.duration(draft, probe.seconds_per_step)) if probe and probe.seconds_per_step else ""
+            return [views.told(verdict, "good" if here.fits else "wrong") + took, views.memory_bars(plans, probe)]
         except EngineError as error:
             return [views.told(str(error), "wrong"), ""]
 

@@ -6,9 +6,12 @@ import gradio as gr
 
 from engine import history, paths
 from engine.errors import BadInput
-from engine.services import NO_TRAINING, Services
+from engine.services import Services
 from ui import assets, form
 from ui.finetune.training import PLAIN, named
+
+# Runs there are those of many.
+NOT_YOURS = "The list of runs is for hosts of one's own. Run the app on your own machine for it."
 
 
 def draw(services: Services) -> gr.HTML:
@@ -38,8 +41,8 @@ class Shelf:
 
     def every(self) -> dict:
         """All runs, newest first (`engine.history.summaries`), the bytes they take and those that are free."""
-        if not self._services.may_train:
-            return {"off": NO_TRAINING, "runs": []}
+        if self._services.read_only:
+            return {"off": NOT_YOURS, "runs": []}
         with form.explained():
             rows = history.summaries()
             free = shutil.disk_usage(paths.runs()).free
@@ -72,5 +75,5 @@ class Shelf:
             return history.recipe(named(run)[1]).to_yaml()
 
     def _owner_only(self) -> None:
-        if not self._services.may_train:
-            raise BadInput(NO_TRAINING)
+        if self._services.read_only:
+            raise BadInput(NOT_YOURS)

@@ -36,13 +36,14 @@ class TrainStep:
             elem_id="ft-command",
         )
         self.view = training.draw(self.shop.services)
-        self.outputs = [self.means, self.start, self.command]
+        self.outputs = [self.means, self.start, self.command, self.view]
         return self
 
     def shown(self, draft: Draft) -> list:
         why = self._missing(draft)
         said = views.told(why, "wrong") if why else views.told(self.shop.sentence(draft), "means")
-        return [said, gr.Button(interactive=not why), self._command(draft)]
+        view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
+        return [said, gr.Button(interactive=not why), self._command(draft), view]
 
     def _missing(self, draft: Draft) -> str:
         """Why training cannot start, empty where it can."""

@@ -31,7 +31,13 @@ PLAIN = {"queue": False}
 
 def draw(services: Services) -> gr.HTML:
     """The view inside the Blocks that are open. Setting its value to `{"open": run}` turns it to that run."""
-    view = gr.HTML({}, html_template="<div></div>", js_on_load=assets.script("chart.js", "run_parts.js", "run.js"), elem_id="run", apply_default_css=False)
+    view = gr.HTML(
+        {},
+        html_template="<div></div>",
+        js_on_load=assets.script("chart.js", "run_parts.js", "run.js"),
+        elem_id="run",
+        apply_default_css=False,
+    )
     views = Views(services)
     gr.api(views.follow, api_name="finetune_follow", **PLAIN)
     gr.api(views.stop, api_name="finetune_stop", **PLAIN)
@@ -52,6 +58,8 @@ class Views:
         if not self._services.may_train:
             return {"run": "", "off": NO_TRAINING}
         with form.explained():
+            if self._services.read_only and not run:  # runs of others are nobody's to see; of one's own the page knows the name
+                return {"run": ""}
             name, found = _meant(run)
             return _told(name, found, offset if type(offset) is int and offset > 0 else 0) if found else {"run": ""}
 

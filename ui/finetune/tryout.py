@@ -64,7 +64,7 @@ class TryStep:
     def shown(self, draft: Draft, chosen: str = "") -> list:
         if not self.shop.services.may_train:
             return [gr.skip(), "", "", ""]
-        ids = [run.id for run in trying.finished()]
+        ids = [run.id for run in trying.finished() if not self.shop.services.read_only or run.id == draft.run]
         if not ids:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", ""]
         run = next((name for name in (chosen, draft.run) if name in ids), ids[0])

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine import hardware
+from engine import fitting, hardware
 from engine.data_files import BadRow
 from engine.drafts import Base
 from engine.lens import Seen
@@ -121,12 +121,15 @@ def memory_bars(plans: dict[str, Plan], probe: Probe | None) -> str:
     names = {part.name: part.title for plan in plans.values() for part in plan.parts if part.bytes}
     colours = {name: _COLOURS.get(name, _REST) for name in names}
     legend = "".join(f'<li><i style="background:{colours[name]}"></i>{html.escape(title)}</li>' for name, title in names.items())
-    bars = "".join(_bar(machine, plan, colours) for machine, plan in plans.items())
-    measured = f'<p class="good">{html.escape(probe.text)}</p>' if probe else ""
+    bars = "".join(
+        _bar(machine, plan, colours, probe.peak_bytes if probe and machine == fitting.THIS_MACHINE else None)
+        for machine, plan in plans.items()
+    )
+    measured = told(probe.text, "good" if probe.status == "done" else "wrong") if probe else ""
     return f'{measured}<div class="bars">{bars}</div><ul class="legend">{legend}</ul>'
 
 
-def _bar(machine: str, plan: Plan, colours: dict[str, str]) -> str:
+def _bar(machine: str, plan: Plan, colours: dict[str, str], measured: int | None) -> str:
     whole = max(plan.have, plan.total)
     pieces = "".join(
         f'<i style="width:{100 * part.bytes / whole:.2f}%;background:{colours[part.name]}" title="{html.escape(part.title)}: {gigabytes(part.bytes)}"></i>'
@@ -136,10 +139,15 @@ def _bar(machine: str, plan: Plan, colours: dict[str, str]) -> str:
     verdict = "fits" if plan.fits else "does not fit"
     paged = f", {gigabytes(plan.total - plan.resident)} of it can be paged out" if plan.total > plan.resident else ""
     said = f"{gigabytes(plan.total)} of {gigabytes(plan.have)}: {verdict}{paged}"
+    peak = (
+        f'<b class="peak" style="left:{100 * min(measured, whole) / whole:.2f}%" title="measured: {gigabytes(measured)}"></b>'
+        if measured
+        else ""
+    )
     limit = f'<b class="limit" style="left:{100 * plan.have / whole:.2f}%"></b>' if plan.total > plan.have else ""
     return (
         f'<div class="machine {"" if plan.fits else "large"}"><span>{html.escape(machine)}</span>'
-        f'<div class="bar" role="img" aria-label="{html.escape(said)}">{pieces}{limit}</div><span>{said}</span></div>'
+        f'<div class="bar" role="img" aria-label="{html.escape(said)}">{pieces}{limit}{peak}</div><span>{said}</span></div>'
     )
 
 

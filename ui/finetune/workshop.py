@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from gradio.components import Component
 
-from engine import hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
+from engine import datasets, hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
 from engine.blend import NO_ADAPTER
 from engine.drafts import Base, Draft
 from engine.errors import BadInput
@@ -142,6 +142,15 @@ class Workshop:
             return pace.sentence(draft.recipe, found.rows, found.total / found.rows, speed)
         except BadInput as error:  # all rows would be held out
             return str(error)
+
+    def duration(self, draft: Draft, seconds_per_step: float) -> str:
+        """How long the run takes at a measured pace, at most, since other rows are shorter; empty where the rows are not counted."""
+        found, recipe = self.cutoff(draft), draft.recipe
+        if not found or found.rows < LEAST_ROWS:
+            return ""
+        learnt = found.rows - datasets.held_out_rows(found.rows, datasets.at_most_half(recipe.data.held_out, found.rows))
+        steps = recipe.optimization.steps_over(learnt)
+        return f"{steps:,} updates at this pace take {pace.duration_words(steps * seconds_per_step)} at most: most rows are shorter."
 
     def clone(self, run: str, draft: Draft) -> Draft:
         """The draft with the recipe of a run. Raises BadInput where there is none such."""
