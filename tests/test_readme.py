@@ -210,5 +210,6 @@ def test_flags_of_the_app_are_documented():
         "--layout",
         "--quantization",
         "--read-only",
+        "--training",
     ):
         assert flag in shown and flag in README
