@@ -12,6 +12,19 @@ const button = (className, text, pressed) => {
   return node;
 };
 
+// Buttons for what a chart shows, by key and name.
+const makeViews = (names, pick) => {
+  const node = make("div", "views");
+  node.setAttribute("role", "group");
+  node.setAttribute("aria-label", "What the chart shows");
+  for (const [key, name] of Object.entries(names)) {
+    const choice = button("pick", name, () => pick(key));
+    choice.dataset.view = key;
+    node.append(choice);
+  }
+  return node;
+};
+
 // Calls a named endpoint. What the server refuses in words is thrown with `told`; anything else means that it does not answer.
 const askServer = async (endpoint, ...data) => {
   const { root, api_prefix: prefix } = window.gradio_config;

@@ -40,19 +40,12 @@ figures.append(...Object.values(FIGURES).map((each) => each.node));
 
 const chart = makeChart("Curves of the run");
 const curves = make("section", "curves");
-const views = make("div", "views");
-views.setAttribute("role", "group");
-views.setAttribute("aria-label", "What the chart shows");
 const legend = make("p", "legend");
 let view = "loss";
-for (const [key, name] of Object.entries(VIEWS)) {
-  const pick = button("pick", name, () => {
-    view = key;
-    plot();
-  });
-  pick.dataset.view = key;
-  views.append(pick);
-}
+const views = makeViews(VIEWS, (key) => {
+  view = key;
+  plot();
+});
 const numbers = makeNumbers(() => run);
 const curvesHead = make("div", "curves-head");
 curvesHead.append(views, legend);

@@ -13,20 +13,13 @@ const list = make("ul", "list");
 const sideBySide = make("section", "compared");
 const chart = makeChart("Losses of the chosen runs");
 const comparedHead = make("h3");
-const views = make("div", "views");
-views.setAttribute("role", "group");
-views.setAttribute("aria-label", "What the chart shows");
 const legend = make("p", "legend");
 const details = make("div", "side-by-side");
 let view = "tests";
-for (const [key, name] of Object.entries(VIEWS)) {
-  const pick = button("pick", name, () => {
-    view = key;
-    plot();
-  });
-  pick.dataset.view = key;
-  views.append(pick);
-}
+const views = makeViews(VIEWS, (key) => {
+  view = key;
+  plot();
+});
 const chartHead = make("div", "curves-head");
 chartHead.append(views, legend);
 sideBySide.append(comparedHead, chartHead, chart.node, details);

@@ -1,0 +1,80 @@
+"""A finished run put to the test: what changed, which questions it never learnt from, how it is exported from the page."""
+
+import shutil
+import sys
+
+import pytest
+import training
+
+from engine import children, export, presets, runs, services, trying
+from engine.errors import BadInput, EngineError
+from engine.events import Progress, Sample
+from engine.runtime import Runtime
+from engine.services import Services
+
+
+@pytest.fixture
+def run(tiny, rows, home):
+    """A run's folder as it is when it ended, with four rows held out and two prompts sampled."""
+    plan = training.plan(tiny, rows, data={"held_out": 4}, samples={"prompts": ["Count 1", "Say hi"]})
+    made = training.fresh(plan.with_absolute_data(), runs.fresh_folder("mine"))
+    log = runs.EventLog(made)
+    for step, answers in ((0, ("one", "hi")), (3, ("two", "hi")), (6, ("three", "hi"))):
+        for prompt, text in zip(plan.samples.prompts, answers, strict=True):
+            log.append(Sample(step, prompt, text))
+    log.close()
+    return made
+
+
+def test_first_and_last_answers_stand_beside_each_other(run):
+    assert trying.changes(run) == [trying.Change("Count 1", "one", "three"), trying.Change("Say hi", "hi", "hi")]
+
+
+def test_a_run_that_was_not_asked_shows_nothing(tiny, rows, home):
+    assert trying.changes(training.fresh(training.plan(tiny, rows), runs.fresh_folder("quiet"))) == []
+
+
+def test_only_runs_with_an_adapter_can_be_tried(run):
+    assert trying.finished() == []
+    run.adapter.mkdir()
+    assert [each.id for each in trying.finished()] == [run.id]
+
+
+def test_questions_are_those_it_never_learnt_from(run):
+    from engine import datasets, rows
+
+    asked = {question.text for question in trying.questions(run)}
+    recipe = run.recipe
+    data = rows.read(recipe.data, lambda progress: None)
+    learnt, tested = datasets.split(len(data.conversations), 4, recipe.optimization.seed, recipe.data.held_out_from)
+    text = {index: data.conversations[index].messages[0].text for index in (*learnt, *tested)}
+    assert asked == {text[index] for index in tested} and not asked & {text[index] for index in learnt}
+
+
+def test_without_its_data_a_run_is_asked_general_questions(run, tmp_path):
+    moved = run.recipe.with_data(str(tmp_path / "gone.jsonl"))
+    (run.folder / runs.RECIPE).write_text(moved.to_yaml())
+    assert [each.text for each in trying.questions(run)] == ["Count 1", "Say hi", *presets.QUESTIONS]
+
+
+def test_what_the_page_offers_is_what_there_is():
+    assert services.EXPORTS == tuple(export.KINDS)
+
+
+def test_a_child_tells_as_it_goes_and_what_it_gave():
+    script = "import sys; print('working', file=sys.stderr); print('done')"
+    assert list(children.told([sys.executable, "-c", script])) == [Progress("working"), "done"]
+
+
+def test_a_child_that_fails_ends_with_its_last_words():
+    with pytest.raises(EngineError, match="no room"):
+        list(children.told([sys.executable, "-c", "import sys; sys.exit('no room')"]))
+
+
+def test_an_export_goes_to_a_folder_and_a_public_host_gives_none(spelling, home, tmp_path):
+    run, _ = spelling
+    shutil.copytree(run.folder, home / "runs" / run.id)
+    *_, last = Services(Runtime(isolated=False)).export(run.id, "adapter", str(tmp_path / "out"))
+    assert str(tmp_path / "out") in last and (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    with pytest.raises(BadInput, match="gives nothing out"):
+        list(Services(Runtime(isolated=False), read_only=True, training=True).export(run.id, "adapter", str(tmp_path / "no")))
