@@ -6,8 +6,13 @@ import training
 from gradio_client.exceptions import AppError
 from pages import Page
 
-from engine import jobs, runs
+from engine import drafts, jobs, runs, uploads
 from engine.backends.scripted import ScriptedBackend
+from engine.drafts import Draft
+from engine.errors import BadInput
+from engine.runtime import Runtime
+from engine.services import Services
+from ui.finetune.workshop import Workshop
 
 BAD = '{"instruction": "Say one.", "output": null}'
 
@@ -152,3 +157,12 @@ def test_start_waits_for_data_and_bad_files_change_nothing(page, tiny, tmp_path)
         tab.click("#ft-take-pasted")
         tab.wait_for_selector("#ft-preview .wrong")
         assert "frage" in tab.inner_text("#ft-preview"), "its columns are named"
+
+
+@pytest.mark.parametrize("source", ["engine/guanaco_mini/adapter", "README.md", "ui/form.py", "../secret.jsonl", "/etc/passwd"])
+def test_a_visitor_names_no_file_of_the_host(home, source):
+    shop = Workshop(Services(Runtime(isolated=False), read_only=True, training=True))
+    with pytest.raises(BadInput, match="its own files are not for visitors"):
+        shop.allowed(drafts.with_data(Draft(), source, "x"))
+    shop.allowed(drafts.with_data(Draft(), "owner/name:train", "x"))
+    shop.allowed(drafts.with_data(Draft(), str(uploads.paste('{"text": "a"}')), "x"))

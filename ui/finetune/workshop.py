@@ -7,10 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-from gradio.components import Component
+from typing import Any
 
 from engine import datasets, hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
 from engine.blend import NO_ADAPTER
@@ -19,6 +16,7 @@ from engine.errors import BadInput
 from engine.events import Progress
 from engine.examples import Lengths
 from engine.hub import HUB_ID
+from engine.model_files import local_path
 from engine.model_spec import ModelSpec
 from engine.pace import Pace
 from engine.paths import public_name
@@ -29,14 +27,6 @@ from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
 
 _KEPT = 4
-
-
-class Step(Protocol):
-    """A step of the wizard: what it fills when it is entered, and with what."""
-
-    outputs: list[Component]
-
-    def shown(self, draft: Draft) -> list[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -53,12 +43,11 @@ class Workshop:
             raise BadInput(NO_TRAINING)
         if draft is None or not self.services.read_only:
             return
-        recipe = draft.recipe
-        ours = (*uploads.bundled().values(), paths.uploads())
-        brought = any(Path(recipe.data.source).resolve().is_relative_to(each.resolve()) for each in ours) or HUB_ID.fullmatch(
-            recipe.data.source.partition(":")[0].partition("@")[0]
-        )
-        if recipe.data.source and not brought:
+        recipe, source = draft.recipe, draft.recipe.data.source
+        path, ours = local_path(source), (*uploads.bundled().values(), paths.uploads())
+        kept = any(path.resolve().is_relative_to(each.resolve()) for each in ours)
+        on_the_hub = HUB_ID.fullmatch(source.partition(":")[0].partition("@")[0]) and not path.exists()
+        if source and not (kept or on_the_hub):
             raise BadInput("On this public host rows are uploaded, pasted or fetched from the Hub; its own files are not for visitors.")
         if recipe.model not in models.MODELS or recipe.lora.start_from not in (NO_ADAPTER, *models.ADAPTERS):
             raise BadInput("On this public host the bases and adapters in the lists can be finetuned, no others.")
