@@ -29,8 +29,8 @@ from engine.settings import ChatSettings, Layout
 from engine.store import Store
 
 NO_TRAINING = (
-    "Training is off on this public host. Run the app on a machine of your own (`python app.py`) or on a Colab GPU; everything else of "
-    "it is the same there."
+    "Training is off on this public host. Run the app on your own machine (`python app.py`) or on a Colab GPU; everything else of it is "
+    "the same there."
 )
 # What a finished run can be taken along as: the names of `engine.export.KINDS`, which takes long to import.
 EXPORTS = ("adapter", "merged", "gguf", "notebook", "hub")

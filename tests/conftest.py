@@ -35,6 +35,12 @@ def home(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def same_priority(monkeypatch) -> None:
+    """A run that a test trains in this process leaves its priority alone: what runs after it would be starved."""
+    monkeypatch.setattr("engine.jobs.NICENESS", 0)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A random Llama of a few thousand parameters with a byte-level tokenizer and a chat template."""

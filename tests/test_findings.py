@@ -217,7 +217,6 @@ def test_an_adapter_that_learnt_nothing_is_found(tiny, rows, tmp_path, monkeypat
 
     honest = passes.summed_loss
     monkeypatch.setattr(passes, "summed_loss", lambda learner, part: honest(learner, part) * 0.0)
-    monkeypatch.setattr(jobs, "NICENESS", 0)  # the tests to come stay at their own priority
     run = fresh(plan(tiny, rows), tmp_path / "run")
     with pytest.raises(EngineError, match="learnt nothing"):
         jobs.work(run, lambda event: None)

@@ -113,7 +113,7 @@ def test_a_job_outlives_who_started_it_and_is_followed_stopped_and_resumed(tiny,
         return any(isinstance(event, kind) for event in told)
 
     until(lambda: made(Step))
-    assert process.nice() == jobs.NICENESS and runs.phase(run, told) == "training"
+    assert process.nice() == 19 and runs.phase(run, told) == "training"
     jobs.kill(run)
     assert run.process is None and runs.phase(run, runs.all_events(run)) == "interrupted"
     jobs.resume(run)

@@ -57,7 +57,15 @@ def under_way(plan, name: str = "live"):
 
 def open_tab(page) -> None:
     page.get_by_role("tab", name="Finetune").click()
+    page.wait_for_selector("#ft-bases table", state="attached")
+    page.click("#ft-to-5")
     page.wait_for_selector("#run :is(.of-run, .lead) >> visible=true")
+
+
+def to_list(page) -> None:
+    """To the step that lists all runs."""
+    page.click("#ft-to-7")
+    page.wait_for_selector("#runs .list >> visible=true")
 
 
 def wait_step(page, step: int) -> int:
@@ -215,8 +223,9 @@ def test_a_run_is_the_same_after_a_reload_in_a_second_tab_and_after_a_restart(le
             page.goto(page_of.url)  # Gradio would reload it by itself, at a moment of its own
             open_tab(page)
             wait_step(page, wait_step(page, step) + 1)
-            steps = points(page)
-            assert steps == list(range(len(steps)))
+            steps = points(page)  # of many only every so many-th is listed
+            gaps = [later - earlier for earlier, later in zip(steps, steps[1:])]
+            assert steps[0] == 0 and max(gaps) <= 1 + steps[-1] // 100
             assert not page.errors and not page.outside
     finally:
         page_of.close()
@@ -246,6 +255,7 @@ def test_a_run_is_stopped_killed_and_resumed_and_another_waits(served, letters, 
         steps = points(page)
         assert steps == sorted(set(steps)) and steps[:5] == [0, 1, 2, 3, 4]
         with under_way(long_plan(letters, rows), "next-one") as later:
+            to_list(page)
             until(lambda: later.id in json.dumps(page.locator("#runs .list li").all_inner_texts()), 30)
             page.click(f"#runs [data-run='{later.id}'] button.link")
             wait_phase(page, "waiting")
@@ -346,6 +356,7 @@ def test_runs_are_compared_opened_cloned_and_deleted(served):
         time.sleep(0.02)
     with browser.opened(served.url) as page:
         open_tab(page)
+        to_list(page)
         page.wait_for_selector("#runs [data-run=first]")
         assert page.locator("#runs .spark path").count() == 6 and "on disk" in page.inner_text("#runs .space")
         page.check("#runs [data-run=first] input")
@@ -356,8 +367,10 @@ def test_runs_are_compared_opened_cloned_and_deleted(served):
         assert page.locator("#runs .compared .chart path.line").count() == 2
         page.click("#runs [data-run=first] button.link")
         expect(page.locator("#run h2")).to_have_text("first")
+        to_list(page)
         page.click("#runs [data-run=second] >> text=Clone")
-        page.wait_for_function("document.querySelector('#cloned')?.innerText.includes('learning_rate: 0.001')")
+        expect(page.locator("#ft-simple").get_by_label("Learning rate")).to_have_value("0.001")
+        to_list(page)
         page.click("#runs [data-run=first] >> text=Delete")
         assert "36 steps" in page.inner_text("#runs [data-run=first] .warning")
         page.click("#runs [data-run=first] >> text=Keep it")
@@ -367,9 +380,10 @@ def test_runs_are_compared_opened_cloned_and_deleted(served):
         page.wait_for_selector("#runs [data-run=first]", state="detached")
         assert not (paths.runs() / "first").exists()
         expect(page.locator("#runs .compared .chart path.line")).to_have_count(1)
+        page.click("#ft-to-5")
         page.wait_for_function("document.querySelector('#run .trouble').innerText.includes('deleted')")
         assert not page.errors and not page.outside
 
 
 class _Owner:
-    read_only = False
+    read_only, may_train = False, True
