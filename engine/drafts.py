@@ -52,7 +52,7 @@ def read(value: object) -> Draft:
 def with_model(draft: Draft, model: str) -> Draft:
     """The draft on another base, by that base's own recipe; data stays. Raises BadInput where there is no such model."""
     spec = models.resolve(model.strip())
-    if spec.kind in ("scripted", "remote") or spec.format != "safetensors" and not spec.source:
+    if spec.kind in ("scripted", "remote") or (spec.kind != "starter" and spec.format != "safetensors"):
         raise BadInput(f"{spec.title} cannot be finetuned: it has no weights that training could use.")
     recipe = presets.of_model(spec.id).model_copy(update={"model": model.strip()})
     return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})
@@ -61,22 +61,19 @@ def with_model(draft: Draft, model: str) -> Draft:
 def with_data(draft: Draft, source: str, title: str, format: str = datasets.AUTO, columns: Mapping[str, str] | None = None) -> Draft:
     """The draft on other data."""
     data = draft.recipe.data.model_copy(update={"source": source, "format": format, "columns": dict(columns or {})})
-    own = presets.of_model(models.resolve(draft.recipe.model).id).model_copy(update={"model": draft.recipe.model})
-    recipe = _on(own, data) if not draft.recipe.data.source else draft.recipe.model_copy(update={"data": data})
-    return draft.model_copy(update={"recipe": recipe, "title": title})
+    return draft.model_copy(update={"recipe": draft.recipe.model_copy(update={"data": data}), "title": title})
 
 
 def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
-    """A base's own recipe on this data. What a published recipe says of its own data set does not hold for another."""
-    chosen = {"source": data.source, "format": data.format, "columns": data.columns}
-    if not data.source or data.source == recipe.data.source:
-        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": data.source, "format": "auto", "columns": {}})})
-    kept = recipe.data.model_copy(update=chosen)
+    """A base's own recipe on this data, or on what is yet to come. What a published recipe says of its own data set does not hold for
+    another."""
+    kept = {"source": data.source, "format": data.format, "columns": data.columns}
     plan = recipe.optimization
-    if recipe.data.source:
-        kept = kept.model_copy(update={"learn": "answers", "held_out": _HELD_OUT, "held_out_from": "random"})
+    if recipe.data.source and recipe.data.source != data.source:
+        kept |= {"learn": "answers", "held_out": _HELD_OUT, "held_out_from": "random", "system": data.system}
+        kept |= {"source_length": None, "target_length": None}
         plan = plan.model_copy(update={"epochs": _EPOCHS, "steps": min(plan.steps or _MOST_STEPS, _MOST_STEPS)})
-    return recipe.model_copy(update={"data": kept, "optimization": plan})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=kept), "optimization": plan})
 
 
 def missing(draft: Draft) -> str:
@@ -95,5 +92,6 @@ def changed(draft: Draft, changes: Mapping[str, object]) -> Draft:
 def with_preset(draft: Draft, name: str) -> Draft:
     """The draft by another recipe, the base's own without a name; base and data stay. Raises BadInput where there is none such."""
     found = presets.preset(name) if name else presets.of_model(models.resolve(draft.recipe.model).id)
-    recipe = found.model_copy(update={"model": draft.recipe.model})
+    lora = found.lora.model_copy(update={"start_from": draft.recipe.lora.start_from})
+    recipe = found.model_copy(update={"model": draft.recipe.model, "lora": lora})
     return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import datasets, hub, tokenizer_files
 from engine.backends.base import Stop
-from engine.data_files import BadRow, Unit
+from engine.data_files import BadRow, Row, Unit
 from engine.data_formats import FORMATS
 from engine.datasets import AUTO, Data
 from engine.errors import BadInput
@@ -157,7 +157,7 @@ def first(
     """The first 50 rows, as the format that is asked for or that the first 100 are in. Raises BadInput where nothing can be read, there
     is no such format or column, EngineError where the Hub does not answer."""
     head = datasets.head(source, format, columns, report)
-    found = tuple(dict.fromkeys(str(name) for row in head.fields() for name in row))
+    found = tuple(dict.fromkeys(str(name) for row in head.rows if isinstance(row, Row) for name in row.fields))
     shown = head.rows[:SHOWN_ROWS]
     try:
         form, reason = head.form(format)

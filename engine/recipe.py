@@ -241,8 +241,8 @@ class Recipe(Settings):
         """The same recipe with other values for dotted keys, as in `{"optimization.accumulation": 2}`."""
         fields = self.model_dump()
         for key, value in changes.items():
-            section, _, name = key.partition(".")
-            fields[section][name] = value
+            section, _, name = key.rpartition(".")
+            (fields[section] if section else fields)[name] = value
         return Recipe.model_validate(fields)
 
     def with_absolute_data(self) -> "Recipe":

@@ -29,7 +29,7 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
                 raise BadInput(why)
             first = shop.first(draft)
             *_, measured = shop.measuring(draft)
-            cut = shop.cutoff(draft)
+            cut = shop.cut(draft, measured)
         return {
             "format": first.format,
             "reason": first.reason,
@@ -61,4 +61,4 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
             return train.begin(draft.model_copy(update={"title": name or draft.title}))
 
     for endpoint in (finetune_preview, finetune_estimate, finetune_start):
-        gr.api(endpoint, api_name=endpoint.__name__, **{key: each for key, each in form.QUICK.items() if key != "show_progress"})
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=2, concurrency_id="counting")

@@ -12,13 +12,13 @@ from engine.data_formats import FORMATS
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
-from engine.preview import First
+from engine.preview import First, Measured
 from engine.recipe import DataRecipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop, kept
 
-LEAST, MOST = 16, 2_048
+LEAST, MOST = 8, 2_048
 # A column that is called as the format calls it; no format has more fields than can be mapped.
 SAME, MOST_FIELDS = "the same name", 6
 # Rows are counted apart from quick events, which must not wait for them.
@@ -94,18 +94,21 @@ class DataStep:
         return [*shown, *[gr.Dropdown(visible=False)] * (MOST_FIELDS - len(shown))]
 
     def _fields(self, format: str | None) -> tuple[str, ...]:
-        return FORMATS[format or "alpaca"].names[:MOST_FIELDS]
+        return FORMATS[format].names[:MOST_FIELDS] if format in FORMATS else ()
 
     def _limit(self, draft: Draft):
         limit = draft.recipe.data.max_length
         return gr.Slider(value=limit, maximum=max(MOST, limit))
 
-    def _lengths(self, draft: Draft) -> str:
-        measured = self.shop.measured(draft)
+    def _lengths(self, draft: Draft, so_far: Measured | None = None) -> str:
+        """What is known of the rows' lengths, of those that are counted `so_far` while more are."""
+        measured = so_far or self.shop.measured(draft)
         if measured is None:
             return views.told("The rows' lengths are counted when they are read.")
-        cut = self.shop.cutoff(draft)
-        return views.lengths(measured, cut, draft.recipe.data.max_length, self._means(draft))
+        data = draft.recipe.data
+        means = self._means(draft) if measured.done else f"{measured.rows:,} of {len(measured.data.conversations):,} rows are counted."
+        shown = views.lengths(measured, self.shop.cut(draft, measured), data.max_length, means)
+        return shown + (views.bad_rows(measured.bad, measured.data.unit, data.skip_bad_rows) if measured.done else "")
 
     def _means(self, draft: Draft) -> str:
         plan = self.shop.plan(draft)
@@ -149,6 +152,8 @@ class DataStep:
         def thumbs(kept_draft: object) -> list:
             with form.explained():
                 self.shop.allowed()
+                if self.shop.services.read_only:
+                    raise BadInput("On this public host chats are not kept apart by visitor. Upload or paste rows instead.")
                 return brought(kept_draft, uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats")
 
         def remap(kept_draft: object, format: str, *columns: str) -> list:
@@ -159,7 +164,7 @@ class DataStep:
                     raise BadInput("Bring the rows first.")
                 if format not in (datasets.AUTO, *FORMATS):
                     raise BadInput("Choose one of the formats in the list.")
-                named = {name: column for name, column in zip(self._fields(format), columns) if format != datasets.AUTO and column != SAME}
+                named = {name: column for name, column in zip(self._fields(format), columns) if column not in (None, SAME)}
                 return brought(kept_draft, before.recipe.data.source, before.title, format, named)
 
         def fields(format: str, kept_draft: object) -> list:
@@ -176,12 +181,18 @@ class DataStep:
                 return
             try:
                 for each in self.shop.measuring(now):
-                    yield views.told(each.text) if isinstance(each, Progress) else self._lengths(now)
-                yield self._lengths(now)
+                    if not isinstance(each, Progress):
+                        yield self._lengths(now, each)
             except EngineError as error:
                 yield views.told(str(error), "wrong")
 
-        def cut(limit: float, kept_draft: object) -> list:
+        def counted_now(kept_draft: object) -> str:
+            now = read(kept_draft)
+            return self._lengths(now) if now.recipe.data.source else ""
+
+        def cut(limit: float | None, kept_draft: object) -> list:
+            if limit is None:  # somebody is typing
+                return [gr.skip(), gr.skip()]
             with form.explained():
                 changed = drafts.changed(read(kept_draft), {"data.max_length": int(limit)})
             return [kept(changed), self._lengths(changed)]
@@ -196,10 +207,11 @@ class DataStep:
             (self.remap.click, remap, [draft, self.format, *self.columns]),
         ):
             inputs = inputs if draft in inputs else [*inputs, draft]
-            done = event(function, inputs, both, api_visibility="private", **(form.QUICK | {"show_progress": "minimal"}))
-            done.success(count, draft, self.lengths, api_visibility="private", **COUNTING)
-        self.limit.input(
-            cut, [self.limit, draft], [draft, self.lengths], api_visibility="private", trigger_mode="always_last", **form.QUICK
-        )
+            done = event(function, inputs, both, api_visibility="private", **(COUNTING | {"show_progress": "minimal"}))
+            counted = done.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
+            # By the limit and the rows as they are when all is counted.
+            counted.success(counted_now, draft, self.lengths, api_visibility="private", **form.QUICK)
+        moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+        self.limit.input(cut, [self.limit, draft], [draft, self.lengths], **moved)
         self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
         self.count = count

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import fitting, hardware, probing
+from engine import fitting, hardware, probing, runs
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
@@ -39,6 +39,8 @@ class FitStep:
     def shown(self, draft: Draft, probe: Probe | None = None) -> list:
         try:
             shape = self.shop.spec(draft).shape
+            if shape is None and probe:
+                return [views.told(probe.text, "good" if probe.status == "done" else "wrong"), ""]
             if shape is None:
                 return [views.told("The shape of this base is known once it is on disk; the probe measures it."), ""]
             plans = fitting.plans(shape, draft.recipe)
@@ -54,8 +56,8 @@ class FitStep:
     def wire(self, draft: gr.BrowserState) -> None:
         def fit(kept_draft: object) -> list:
             with form.explained():
-                self.shop.allowed()
                 before = read(kept_draft)
+                self.shop.allowed(before)
                 shape = self.shop.spec(before).shape
                 if shape is None:
                     raise BadInput("The shape of this base is not known yet, so nothing can be computed. Probe it.")
@@ -66,8 +68,8 @@ class FitStep:
 
         def probe(kept_draft: object) -> Iterator[list]:
             with form.explained():
-                self.shop.allowed()
                 now = read(kept_draft)
+                self.shop.allowed(now)
                 if not now.recipe.data.source:
                     raise BadInput("Choose the data first: the probe trains on its longest rows.")
                 yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True)]
@@ -78,12 +80,18 @@ class FitStep:
                         time.sleep(_LOOK_SECONDS)
                         found = probing.outcome(run)
                         seconds = round(time.monotonic() - began)
-                        yield [views.told(f"Probing: ten steps on the longest rows, {seconds} s so far."), gr.skip(), gr.skip()]
+                        waits = runs.phase(run, runs.all_events(run)) == "waiting"
+                        doing = (
+                            "Another run has the machine; the probe waits in line" if waits else "Probing: ten steps on the longest rows"
+                        )
+                        yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip()]
                 finally:
                     probing.stop(run)
                 yield [*self.shown(now, found), gr.Button(visible=False)]
 
         self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
         running = self.probe.click(probe, draft, [*self.outputs, self.stop], api_visibility="private", **PROBING)
-        running.failure(lambda: gr.Button(visible=False), None, self.stop, api_visibility="private", **form.SILENT)
-        self.stop.click(lambda: gr.Button(visible=False), None, self.stop, cancels=running, api_visibility="private", queue=False)
+        ended = [self.told, self.stop]
+        running.failure(lambda: ["", gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
+        stopped = views.told("The probe was stopped.")
+        self.stop.click(lambda: [stopped, gr.Button(visible=False)], None, ended, cancels=running, api_visibility="private", queue=False)

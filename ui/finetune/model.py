@@ -8,6 +8,7 @@ from gradio.components import Component
 from engine import drafts
 from engine.blend import NO_ADAPTER
 from engine.drafts import Draft, read
+from engine.errors import EngineError
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop, duration_of_thousand, kept
@@ -52,24 +53,27 @@ class ModelStep:
         if model not in [id for _, id in choices]:
             choices.insert(0, (model, model))
         adapters = [("a fresh adapter" if id == NO_ADAPTER else title, id) for title, id in self.shop.services.adapter_choices(model)]
-        minutes = duration_of_thousand(self.shop.pace(draft))
+        try:
+            minutes, wrong = duration_of_thousand(self.shop.pace(draft)), ""
+        except EngineError as error:  # such as a folder that is gone
+            minutes, wrong = "", views.told(str(error), "wrong")
         told = f"1,000 rows of 200 tokens take {minutes} a pass on this machine with {model}." if minutes else ""
         return [
             gr.Dropdown(choices=choices, value=model),
             gr.Dropdown(choices=adapters, value=draft.recipe.lora.start_from),
-            views.bases(found, told),
+            wrong + views.bases(found, told),
         ]
 
     def wire(self, draft: gr.BrowserState) -> None:
         def choose(model: str, kept_draft: object) -> list:
             with form.explained():
-                self.shop.allowed()
+                self.shop.allowed(drafts.changed(Draft(), {"model": model or "?"}))
                 changed = drafts.with_model(read(kept_draft), model or "")
             return [kept(changed), *self.shown(changed)]
 
         def start_from(adapter: str, kept_draft: object) -> dict:
             with form.explained():
-                self.shop.allowed()
+                self.shop.allowed(drafts.changed(Draft(), {"lora.start_from": adapter or NO_ADAPTER}))
                 return kept(drafts.changed(read(kept_draft), {"lora.start_from": adapter or NO_ADAPTER}))
 
         self.base.input(choose, [self.base, draft], [draft, *self.outputs], api_visibility="private", **form.QUICK)

@@ -8,6 +8,7 @@ from gradio.components import Component
 from engine import drafts, presets, recipe
 from engine.drafts import Draft, read
 from engine.errors import EngineError
+from engine.paths import public_name
 from engine.recipe import Recipe
 from ui import form
 from ui.finetune import views
@@ -104,7 +105,10 @@ class RecipeStep:
             with form.explained():
                 self.shop.allowed()
                 before = read(kept_draft)
-                made = before.model_copy(update={"recipe": recipe.parse(text or "")})
+                found = recipe.parse(text or "")
+                same = found.data.source == before.recipe.data.source
+                made = before.model_copy(update={"recipe": found, "title": before.title if same else public_name(found.data.source)})
+                self.shop.allowed(made)
             return [kept(made), *self.shown(made)]
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}

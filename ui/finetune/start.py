@@ -1,12 +1,13 @@
 """Step 6 of the wizard: start the run, and follow it; the run is the host's, so a reload or a second tab sees the same one."""
 
+import secrets
 import shlex
 from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
 
-from engine import drafts, jobs
+from engine import drafts, jobs, runs
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.preview import SHOWN_ROWS
@@ -15,6 +16,10 @@ from engine.services import NO_TRAINING
 from ui import form
 from ui.finetune import training, views
 from ui.finetune.workshop import Workshop, kept
+
+STARTING = {"concurrency_limit": 1, "concurrency_id": "start", "show_progress": "hidden"}
+# On a public host: more would only wait.
+_MOST_UNDER_WAY = 3
 
 
 @dataclass
@@ -67,6 +72,8 @@ class TrainStep:
         return ""
 
     def _command(self, draft: Draft) -> str:
+        if self.shop.services.read_only:
+            return "python -m engine train recipe.yaml --data FILE"
         data = f" --data {shlex.quote(draft.recipe.data.source)}" if draft.recipe.data.source else ""
         return f"python -m engine train recipe.yaml{data}"
 
@@ -74,7 +81,13 @@ class TrainStep:
         """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
         if why := self._missing(draft):
             raise BadInput(why)
-        return jobs.start(draft.recipe, draft.title.rpartition(".")[0] or draft.title or draft.recipe.model.rpartition("/")[2]).id
+        name = draft.title.rpartition(".")[0] or draft.title or draft.recipe.model.rpartition("/")[2]
+        if self.shop.services.read_only:
+            waiting = sum(bool(run.process) for run in runs.every())
+            if waiting >= _MOST_UNDER_WAY:
+                raise BadInput(f"{waiting} runs are under way or in line here already. Try again when one has ended.")
+            name = f"{secrets.token_hex(8)}-{name}"  # who knows a run's name can follow and stop it
+        return jobs.start(draft.recipe, name).id
 
     def wire(self, draft: gr.BrowserState) -> None:
         def start(kept_draft: object) -> list:
@@ -83,4 +96,4 @@ class TrainStep:
                 run = self.begin(now)
             return [kept(now.model_copy(update={"run": run})), {"open": run}]
 
-        self.start.click(start, draft, [draft, self.view], api_visibility="private", **(form.QUICK | {"concurrency_limit": 1}))
+        self.start.click(start, draft, [draft, self.view], api_visibility="private", **STARTING)

@@ -17,6 +17,7 @@ from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import findings
 from engine.messages import checked_text
+from engine.paths import public_name
 from engine.runs import Run
 from engine.services import NO_TRAINING, Services
 from ui import assets, form
@@ -61,7 +62,8 @@ class Views:
             if self._services.read_only and not run:  # runs of others are nobody's to see; of one's own the page knows the name
                 return {"run": ""}
             name, found = _meant(run)
-            return _told(name, found, offset if type(offset) is int and offset > 0 else 0) if found else {"run": ""}
+            told = _told(name, found, offset if type(offset) is int and offset > 0 else 0) if found else {"run": ""}
+            return _for_visitors(told) if self._services.read_only else told
 
     def stop(self, run: str) -> dict:
         """Ask a run to save and end."""
@@ -129,6 +131,17 @@ def _told(name: str, run: Run, offset: int) -> dict:
         **_compact(events),
         **_about(name, run, events, not begin, now),
     }
+
+
+def _for_visitors(told: dict) -> dict:
+    """The same without what a public host keeps to itself: other visitors' runs, its folders and commands."""
+    told = {name: value for name, value in told.items() if name not in ("commands", "output")} | {"other": ""}
+    for name in ("base", "data"):
+        told[name] = public_name(told.get(name, ""))
+    if told.get("waiting"):
+        told["waiting"]["holder"] = "another run"
+    told["log"] = [line for line in told.get("log", ()) if line["kind"] not in ("queued", "done", "failed")]
+    return told
 
 
 def _waiting(run: Run) -> dict | None:

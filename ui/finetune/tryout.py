@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.components import Component
 
-from engine import models, paths, runs, trying
+from engine import history, models, paths, trying
 from engine.blend import NO_ADAPTER
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
@@ -68,9 +68,16 @@ class TryStep:
         if not ids:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", ""]
         run = next((name for name in (chosen, draft.run) if name in ids), ids[0])
-        return [gr.Dropdown(choices=ids, value=run), "", views.changes(trying.changes(runs.find(run))), self._command(run, "adapter", "")]
+        return [
+            gr.Dropdown(choices=ids, value=run),
+            "",
+            views.changes(trying.changes(history.find(run))),
+            self._command(run, "adapter", ""),
+        ]
 
     def _command(self, run: str, kind: str, where: str) -> str:
+        if self.shop.services.read_only:
+            return ""
         target = where or str(self._own_folder(run, kind))
         return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if run else ""
 
@@ -81,7 +88,7 @@ class TryStep:
         self.shop.allowed()
         if not run:
             raise BadInput("Choose a finished run first.")
-        found = runs.find(run)
+        found = history.find(run)
         if not found.adapter.is_dir():
             raise BadInput(f"{run} has no adapter yet: it is not finished.")
         return found

@@ -57,7 +57,7 @@ def data(first: First) -> str:
         if rows
         else ""
     )
-    return f"{reason}{_columns(first)}{table}{bad_rows(first.bad, first.unit)}"
+    return f"{reason}{_columns(first)}{table}"
 
 
 def _columns(first: First) -> str:
@@ -67,14 +67,15 @@ def _columns(first: First) -> str:
     return f'<p class="wrong">{html.escape(first.reason)}</p><p>The columns there are: {there}. Choose a format below and say which of them holds what.</p>'
 
 
-def bad_rows(bad: Sequence[BadRow], unit: str) -> str:
-    """How many rows cannot be read, and why."""
+def bad_rows(bad: Sequence[BadRow], unit: str, skipped: bool) -> str:
+    """How many rows cannot be read, and why; whether the run skips them or stops."""
     if not bad:
         return ""
     shown = "".join(f"<li>{html.escape(unit)} {each.line}: {html.escape(each.reason)}</li>" for each in bad[:_SHOWN_BAD])
     more = f"<li>and {len(bad) - _SHOWN_BAD:,} more</li>" if len(bad) > _SHOWN_BAD else ""
+    then = "will be left out" if skipped else "will stop the run (“Skip bad rows” in step 4 leaves them out)"
     count = "1 row" if len(bad) == 1 else f"{len(bad):,} rows"
-    return f'<div class="bad"><p class="wrong">{count} cannot be read and will be left out:</p><ul>{shown}{more}</ul></div>'
+    return f'<div class="bad"><p class="wrong">{count} cannot be read and {then}:</p><ul>{shown}{more}</ul></div>'
 
 
 def _short(text: str) -> str:
@@ -86,14 +87,15 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
     """The histogram of rows by tokens with the cutoff drawn in, and what it costs."""
     bins = found.histogram()
     most = max((count for _, _, count in bins), default=1)
-    shortest, longest = (bins[0][0], bins[-1][1]) if bins else (0, 1)
+    shortest, edge = (bins[0][0], bins[-1][1]) if bins else (0, 1)
+    longest = max((shape.tokens for shape in found.shapes if shape), default=1)
     width = 600 / max(1, len(bins))
     bars = "".join(
         f'<rect x="{at * width + 1:.1f}" y="{110 - 100 * count / most:.1f}" width="{max(1, width - 2):.1f}" height="{100 * count / most:.1f}" '
         f'class="{"cut" if high > limit else ""}"><title>{low}–{high} tokens: {count:,} rows</title></rect>'
         for at, (low, high, count) in enumerate(bins)
     )
-    at = min(600.0, max(0.0, 600 * (limit + 1 - shortest) / (longest + 1 - shortest)))
+    at = min(600.0, max(0.0, 600 * (limit + 1 - shortest) / (edge + 1 - shortest)))
     learnable = cut.kept + cut.lost
     lost = f", {cut.lost:,} of {learnable:,} tokens to learn are lost ({cut.lost / learnable:.1%})" if cut.lost else ""
     unlearnable = f" {cut.unlearnable:,} rows have no answer within the limit and are left out." if cut.unlearnable else ""
@@ -166,8 +168,8 @@ def changes(found: Sequence[Change]) -> str:
 
 
 def told(text: str, kind: str = "") -> str:
-    """A sentence."""
-    return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""
+    """A sentence; what is wrong is spoken at once."""
+    return f'<p class="{kind}" role="{"alert" if kind == "wrong" else "status"}">{html.escape(text)}</p>' if text else ""
 
 
 def gigabytes(number: int) -> str:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import datasets, hardware, hub, memory, models, pace, paths, presets, preview, runs, tokenizer_files, uploads
+from engine import datasets, hardware, history, hub, memory, models, pace, paths, presets, preview, tokenizer_files, uploads
 from engine.blend import NO_ADAPTER
 from engine.drafts import Base, Draft
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.examples import Lengths
 from engine.hub import HUB_ID
-from engine.model_files import local_path
+from engine.model_files import local_path, read_config
 from engine.model_spec import ModelSpec
 from engine.pace import Pace
 from engine.paths import public_name
@@ -26,7 +26,8 @@ from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
 
-_KEPT = 4
+# Tokenizers, beginnings and counts of data sets, the latest of all visitors.
+_KEPT = 24
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,11 @@ class Workshop:
         return made
 
     def spec(self, draft: Draft) -> ModelSpec:
-        """The base, with its shape where it is on disk or known."""
-        return models.resolve(draft.recipe.model)
+        """The base, with its shape where it is known or on disk. Raises BadInput where there is none such, or none for visitors."""
+        if self.services.read_only and draft.recipe.model not in models.MODELS:
+            raise BadInput("On this public host the bases in the list can be finetuned, no others.")
+        spec = models.resolve(draft.recipe.model)
+        return models.described(spec, read_config(spec.folder)) if spec.shape is None and spec.in_safetensors else spec
 
     def tokenizer(self, draft: Draft, report: hub.Report = lambda progress: None) -> Tokenizer:
         return self._once(("tokenizer", draft.recipe.model), lambda: tokenizer_files.opened(self.spec(draft), report))
@@ -85,8 +89,11 @@ class Workshop:
 
     def measured(self, draft: Draft) -> Measured | None:
         """The lengths of all rows, where they were measured already."""
+        key = self._key(draft)
         with self._lock:
-            return self._made.get(self._key(draft))
+            if key in self._made:
+                self._made.move_to_end(key)
+            return self._made.get(key)
 
     def measuring(self, draft: Draft) -> Iterator[Progress | Measured]:
         """The same, made now; the last value is whole."""
@@ -96,8 +103,9 @@ class Workshop:
             return
         data = draft.recipe.data
         for each in preview.measuring(data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system):
+            if isinstance(each, Measured) and each.done:
+                self._once(self._key(draft), lambda: each)
             yield each
-        self._once(self._key(draft), lambda: each)
 
     def _key(self, draft: Draft) -> tuple:
         data = draft.recipe.data
@@ -105,9 +113,13 @@ class Workshop:
 
     def cutoff(self, draft: Draft) -> Cutoff | None:
         """What the recipe's limits do to the rows, where they were measured."""
-        data, made = draft.recipe.data, self.measured(draft)
-        lengths = Lengths(data.max_length, data.source_length, data.target_length)
-        return made and made.at(lengths, data.learn == "everything")
+        made = self.measured(draft)
+        return made and self.cut(draft, made)
+
+    def cut(self, draft: Draft, made: Measured) -> Cutoff:
+        """What the recipe's limits do to these rows."""
+        data = draft.recipe.data
+        return made.at(Lengths(data.max_length, data.source_length, data.target_length), data.learn == "everything")
 
     def plan(self, draft: Draft) -> memory.Plan | None:
         """What training takes here, None where the base's shape is not known."""
@@ -120,11 +132,13 @@ class Workshop:
 
     def sentence(self, draft: Draft) -> str:
         """What the recipe means for these rows: passes, updates, time."""
-        found, speed = self.cutoff(draft), self.pace(draft)
         if not draft.recipe.data.source:
             return "Choose the data first; then it says here how long the run takes."
-        if not found or not speed:
-            return "How many updates and how long is known once the rows are counted."
+        found, speed = self.cutoff(draft), self.pace(draft)
+        if not found:
+            return "How many updates and how long is known once the rows are counted, in step 2."
+        if not speed:
+            return "How long it takes is known once this base is on disk."
         if found.rows < LEAST_ROWS:
             return f"{found.rows} of these rows can be learnt from within this limit; at least {LEAST_ROWS} are needed."
         try:
@@ -144,7 +158,9 @@ class Workshop:
     def clone(self, run: str, draft: Draft) -> Draft:
         """The draft with the recipe of a run. Raises BadInput where there is none such."""
         self.allowed()
-        recipe = runs.find(run).recipe
+        if self.services.read_only:
+            raise BadInput("The runs of a public host are not all yours. Run the app on your own machine to clone one.")
+        recipe = history.find(run).recipe
         return draft.model_copy(update={"recipe": recipe, "title": public_name(recipe.data.source)})
 
     def bases(self) -> list[Base]:
