@@ -33,6 +33,51 @@ def game(page) -> None:
         page.keyboard.press(key)
 
 
+def wizard(page) -> None:
+    """The whole way through the wizard with the rows that come with the app, a picture of each step."""
+
+    def shoot(name: str) -> None:
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(400)  # bars and lists unfold
+        page.screenshot(path=FOLDER / f"wizard-{name}.png")
+
+    page.get_by_role("tab", name="Finetune").click()
+    page.wait_for_selector("#ft-bases table")
+    shoot("model")
+    page.click("#ft-next-0")
+    page.get_by_role("tab", name="Bundled").click()
+    page.click("#ft-bundled input")
+    page.get_by_role("option").first.click()
+    page.wait_for_selector("#ft-lengths svg")
+    page.wait_for_function("document.querySelector('#ft-lengths').innerText.includes('updates')")
+    page.locator("#ft-preview").scroll_into_view_if_needed()
+    shoot("data")
+    page.click("#ft-next-1")
+    page.wait_for_selector("#ft-lens .learnt.end")
+    shoot("lens")
+    page.click("#ft-next-2")
+    page.wait_for_selector("#ft-means p")
+    page.locator("#ft-simple").get_by_label("Steps").fill("24")
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelector('#ft-means').innerText.includes('24 updates')")
+    shoot("recipe")
+    page.click("#ft-next-3")
+    page.wait_for_selector("#ft-bars .machine")
+    shoot("fit")
+    page.click("#ft-next-4")
+    page.wait_for_selector("#ft-start:not([disabled])")
+    page.click("#ft-start")
+    page.wait_for_function("document.querySelector('#run')?.innerText.includes('Done: 24 steps')", timeout=1_200_000)
+    page.locator("#run h2").evaluate("node => node.scrollIntoView()")
+    shoot("train")
+    page.click("#ft-to-6")
+    page.wait_for_selector("#ft-changes table")
+    shoot("try")
+    page.click("#ft-to-7")
+    page.wait_for_selector("#runs .spark path")
+    shoot("runs")
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with app(GUANACO_HOME=os.environ["GUANACO_HOME"]) as url:
@@ -54,6 +99,8 @@ def main() -> None:
         with browser.opened(url, 1280, 860) as page:
             game(page)
             page.screenshot(path=FOLDER / "game.png")
+        with browser.opened(url, 1280, 860) as page:
+            wizard(page)
         with browser.opened(url, 390, 844) as page:
             chat(page, QUESTION)
             page.screenshot(path=FOLDER / "phone.png")

@@ -202,6 +202,7 @@ def test_who_waits_sees_the_place_in_line(endless):
         first.wait_for_function("document.querySelectorAll('#conversation .bot .block').length > 0")
         tabs = [first.context.browser.new_context().new_page() for _ in range(2)]
         for number, tab in enumerate(tabs, 1):
+            tab.set_default_timeout(60_000)
             tab.goto(endless.url)
             tab.wait_for_selector("#message textarea")
             browser.send(tab, "Me too")
