@@ -13,6 +13,13 @@ FOLDER = Path(__file__).parent / "screenshots"
 QUESTION = "What is a llama? Answer with two short sentences."
 CODE = "Write a Python function that returns the larger of two numbers."
 
+# A picture shows no folder of the machine it is taken on.
+HIDE = """home => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(home, "~/guanaco");
+  for (const box of document.querySelectorAll("input, textarea")) if (box.value.includes(home)) box.value = box.value.replaceAll(home, "~/guanaco");
+}"""
+
 
 def chat(page, text: str) -> None:
     """Ask and wait for the whole answer."""
@@ -39,6 +46,7 @@ def wizard(page) -> None:
     def shoot(name: str) -> None:
         page.mouse.move(0, 0)
         page.wait_for_timeout(400)  # bars and lists unfold
+        page.evaluate(HIDE, os.environ["GUANACO_HOME"])
         page.screenshot(path=FOLDER / f"wizard-{name}.png")
 
     page.get_by_role("tab", name="Finetune").click()

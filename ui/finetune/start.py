@@ -81,7 +81,8 @@ class TrainStep:
         """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
         if why := self._missing(draft):
             raise BadInput(why)
-        name = draft.title.rpartition(".")[0] or draft.title or draft.recipe.model.rpartition("/")[2]
+        title = draft.title.partition(":")[0]
+        name = title.rpartition(".")[0] or title or draft.recipe.model.rpartition("/")[2]
         if self.shop.services.read_only:
             waiting = sum(bool(run.process) for run in runs.every())
             if waiting >= _MOST_UNDER_WAY:
