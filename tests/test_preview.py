@@ -85,7 +85,7 @@ def test_unknown_columns_can_be_mapped(tmp_path):
     assert first.unsure and not first.format and first.columns == ("frage", "antwort") and "No known format" in first.reason
     assert {"instruction", "output", "question", "response", "messages", "text"} <= set(first.fields)
     first = preview.first(path, columns={"instruction": "frage", "output": "antwort"})
-    assert not first.unsure and first.table() == [(2, "", "Wie?", "So.", 2)] and first.columns == ("instruction", "output")
+    assert not first.unsure and first.table() == [(2, "", "Wie?", "So.", 2)] and first.columns == ("frage", "antwort")
     first = preview.first(path, "openorca")
     assert first.unsure and first.fields == ("system_prompt", "question", "response") and first.bad[0].line == 2
     assert first.reason == "this format was asked for; none of these rows is in it: in line 2, the field question is missing"
