@@ -52,7 +52,8 @@ def main(
             import ui
 
             services = Services(runtime, read_only, training)
-            uploads.sweep()
+            with contextlib.suppress(EngineError):  # on a disk that fails old uploads stay
+                uploads.sweep()
             with sharing.as_wanted(services.store):
                 ui.launch(ui.build(services), host, port, share, uploads=services.may_train)
     except EngineError as error:

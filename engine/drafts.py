@@ -3,6 +3,7 @@
 It lives in the visitor's browser and comes back with every action, so all of it is checked each time.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,8 +34,8 @@ class Base:
     title: str
     licence: str
     gated: bool
-    need: int | None
-    fits: bool | None
+    need: int
+    fits: bool
     fetch: int | None
     on_disk: bool
 
@@ -42,10 +43,8 @@ class Base:
 def read(value: object) -> Draft:
     """The draft that a browser kept. One that another version wrote or that makes no sense gives way to a fresh one."""
     if isinstance(value, Mapping):
-        try:
+        with contextlib.suppress(ValidationError):
             return Draft.model_validate(value)
-        except ValidationError:
-            pass
     return Draft()
 
 
@@ -60,8 +59,7 @@ def with_model(draft: Draft, model: str) -> Draft:
 
 def with_data(draft: Draft, source: str, title: str, format: str = datasets.AUTO, columns: Mapping[str, str] | None = None) -> Draft:
     """The draft on other data."""
-    data = draft.recipe.data.model_copy(update={"source": source, "format": format, "columns": dict(columns or {})})
-    return draft.model_copy(update={"recipe": draft.recipe.model_copy(update={"data": data}), "title": title})
+    return draft.model_copy(update={"recipe": draft.recipe.with_data(source, format, columns), "title": title})
 
 
 def _on(recipe: Recipe, data: DataRecipe) -> Recipe:

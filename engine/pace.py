@@ -107,7 +107,7 @@ def flops_per_token(shape: Architecture, recipe: Recipe) -> float:
 
 
 def duration_words(seconds: float) -> str:
-    """A length of time for people: `under a minute`, `about 6 minutes`, `about 2 hours 10 minutes`, `about 3 days`."""
+    """A length of time for people: `under a minute`, `about 6 minutes`, `about 2 hours 10 minutes`, `about 3 days 4 hours`."""
     if not math.isfinite(seconds):
         return "longer than can be told"
     if seconds < 60:
@@ -119,7 +119,17 @@ def duration_words(seconds: float) -> str:
     if hours < 10:
         return f"about {_counted(hours, 'hour')}" + (f" {tens * 10} minutes" if tens else "")
     hours = round(minutes / 60)
-    return f"about {_counted(hours, 'hour')}" if hours < 48 else f"about {_counted(round(hours / 24), 'day')}"
+    if hours < 48:
+        return f"about {_counted(hours, 'hour')}"
+    days, rest = divmod(hours, 24)
+    # Half a day is much of a few days, and little of many.
+    return f"about {days} days" + (f" {_counted(rest, 'hour')}" if rest else "") if days < 7 else f"about {round(hours / 24)} days"
+
+
+def learning(recipe: Recipe, rows: int) -> tuple[int, int]:
+    """How many of so many rows are learnt from, and in how many steps. Raises BadInput where all would be held out."""
+    learnt = rows - datasets.held_out_rows(rows, datasets.at_most_half(recipe.data.held_out, rows))
+    return learnt, recipe.optimization.steps_over(learnt)
 
 
 def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
@@ -129,9 +139,8 @@ def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
     samples are not. Raises BadInput where nothing would be left to learn from.
     """
     plan = recipe.optimization
-    tested = datasets.held_out_rows(rows, datasets.at_most_half(recipe.data.held_out, rows))
-    learnt = rows - tested
-    steps = plan.steps_over(learnt)
+    learnt, steps = learning(recipe, rows)
+    tested = rows - learnt
     tests = 2 + (steps - 1) // recipe.cadence.eval_every
     tokens = steps * plan.batch * mean_tokens + _TEST_SHARE * tests * tested * mean_tokens
     took = duration_words(seconds(1, tokens, pace))

@@ -245,20 +245,6 @@ def counting(data: Data, tokenizer: Tokenizer, form: Format, system: str = "", s
     yield so_far()
 
 
-def measured(
-    source: str | Path,
-    spec: ModelSpec,
-    form: Format,
-    format: str = AUTO,
-    columns: Mapping[str, str] | None = None,
-    system: str = "",
-    report: hub.Report = lambda progress: None,
-    stop: Stop = lambda: False,
-) -> Measured:
-    """As `measuring`, all at once; what is under way is reported."""
-    return ended(measuring(source, spec, form, format, columns, system, report, stop), report)
-
-
 def ended(counts: Iterable[Progress | Measured], report: hub.Report) -> Measured:
     """The last of what `measuring` or `counting` gives; what is under way is reported."""
     for each in counts:

@@ -19,11 +19,11 @@ from typing import Literal
 from engine import hardware, hub, jobs, memory, models, paths, rows, runs, tokenizer_files, trouble
 from engine.errors import BadInput
 from engine.events import Adjusted, Ended, Progress, Step
-from engine.examples import Lengths, example
+from engine.examples import example
 from engine.hardware import GIB
 from engine.messages import Conversation
 from engine.model_files import read_config
-from engine.prompts import own_format, prompt_format
+from engine.prompts import chosen_format
 from engine.recipe import Recipe
 from engine.runs import Run
 
@@ -92,10 +92,8 @@ def _longest(recipe: Recipe, report: hub.Report) -> tuple[list[Conversation], in
     spec = models.resolve(recipe.model)
     data = rows.read(recipe.data, report, rows.needed(recipe))
     tokenizer = tokenizer_files.opened(spec, report)
-    name = recipe.data.prompt_format
-    form = prompt_format(own_format(spec.prompt, tokenizer) if name == "auto" else name)
     limits = recipe.data
-    lengths = Lengths(limits.max_length, limits.source_length, limits.target_length)
+    form, lengths = chosen_format(limits.prompt_format, spec.prompt, tokenizer), limits.lengths
     wanted = max(rows.LEAST_ROWS, recipe.optimization.batch)
 
     def counted() -> Iterator[tuple[int, int]]:

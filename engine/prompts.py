@@ -209,6 +209,11 @@ def own_format(stated: str, tokenizer: Tokenizer) -> str:
     return "plain" if stated == "chat" and not tokenizer.template else stated
 
 
+def chosen_format(name: str, stated: str, tokenizer: Tokenizer) -> Format:
+    """The format of that name; `auto` is the model's own, as `own_format`. Raises BadInput."""
+    return prompt_format(own_format(stated, tokenizer) if name == "auto" else name)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of a prompt and, for each, whether training learns it. Both of the same length."""

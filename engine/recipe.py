@@ -12,6 +12,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from engine.errors import BadInput
+from engine.examples import Lengths
 from engine.model_files import local_path
 from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, Dtype, MemoryLimits, Settings
 
@@ -127,6 +128,11 @@ class DataRecipe(Settings):
         True, title="Skip bad rows", description="Train on the rows that can be read; otherwise one bad row stops the run."
     )
 
+    @property
+    def lengths(self) -> Lengths:
+        """The limits of a row."""
+        return Lengths(self.max_length, self.source_length, self.target_length)
+
 
 class OptimizationRecipe(Settings):
     """How the adapter is learnt. A step takes `batch` rows, in `accumulation` passes that share the memory."""
@@ -232,9 +238,9 @@ class Recipe(Settings):
         """The whole recipe, every field written out, in the order of the class."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
-    def with_data(self, source: str) -> "Recipe":
-        """The same recipe on other data, format and columns to be found out."""
-        data = self.data.model_copy(update={"source": source, "format": "auto", "columns": {}})
+    def with_data(self, source: str, format: str = "auto", columns: Mapping[str, str] | None = None) -> "Recipe":
+        """The same recipe on other data; without `format` and `columns` they are to be found out."""
+        data = self.data.model_copy(update={"source": source, "format": format, "columns": dict(columns or {})})
         return self.model_copy(update={"data": data})
 
     def changed(self, changes: Mapping[str, object]) -> "Recipe":

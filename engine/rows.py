@@ -13,7 +13,7 @@ from engine.data_files import BadRow
 from engine.datasets import Data, Draw
 from engine.errors import BadInput
 from engine.events import Event, Notice, Progress
-from engine.examples import Example, Lengths, example
+from engine.examples import Example, example
 from engine.prompts import Format
 from engine.recipe import DataRecipe, Recipe
 from engine.tokenizers import Tokenizer
@@ -85,7 +85,7 @@ def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None) -> Data
 
 def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form: Format, tell: Callable[[Event], None]) -> Rows:
     """The rows as tokens, split. Tells what was skipped and cut (faults, rows 11 and 13). Raises BadInput where nothing is left."""
-    lengths = Lengths(plan.max_length, plan.source_length, plan.target_length)
+    lengths = plan.lengths
     refused: list[BadRow] = []
 
     def made(indices: list[int]) -> Iterator[Example]:

@@ -15,7 +15,7 @@ from engine.backends import pretrained
 from engine.backends.pretrained import Pretrained
 from engine.errors import BadInput
 from engine.model_spec import ModelSpec
-from engine.prompts import Format, own_format, prompt_format
+from engine.prompts import Format, chosen_format
 from engine.recipe import ALL_LINEAR, Recipe
 from engine.settings import LoadSettings
 from engine.tokenizers import PretrainedTokenizer
@@ -98,7 +98,7 @@ def prepare(recipe: Recipe, spec: ModelSpec, report: hub.Report, unpacked: bool 
     if unpack:
         _unpack(base.model)
     tokenizer = PretrainedTokenizer(base.tokenizer)
-    form = prompt_format(own_format(spec.prompt, tokenizer) if recipe.data.prompt_format == "auto" else recipe.data.prompt_format)
+    form = chosen_format(recipe.data.prompt_format, spec.prompt, tokenizer)
     model = _with_lora(recipe, base, report)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     dropout = lora_layers.install(model, recipe.lora.dropout)

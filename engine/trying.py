@@ -1,9 +1,10 @@
 """A finished run put to the test: what it was asked before and after, and questions it never learnt from, for a blind duel."""
 
+import contextlib
 from dataclasses import dataclass
 
 from engine import datasets, presets, rows, runs
-from engine.errors import BadInput, EngineError
+from engine.errors import EngineError
 from engine.events import Sample
 from engine.game.answer_files import Question
 from engine.runs import Run
@@ -40,7 +41,7 @@ def questions(run: Run) -> list[Question]:
     """Questions of the held-out rows, else general ones, where the run's data is no longer there or none was held out."""
     recipe = run.recipe
     asked: list[str] = []
-    try:
+    with contextlib.suppress(EngineError):  # the data may be gone, and the Hub too
         data = rows.read(recipe.data, lambda progress: None, rows.needed(recipe))
         count = len(data.conversations)
         held_out = datasets.at_most_half(recipe.data.held_out, count)
@@ -49,7 +50,5 @@ def questions(run: Run) -> list[Question]:
             turns = [message for message in data.conversations[index].messages if message.role == "user"]
             if len(turns) == 1 and len(turns[0].text) <= _MOST_CHARS:
                 asked.append(turns[0].text)
-    except (BadInput, EngineError):
-        pass
     asked = list(dict.fromkeys(asked)) or list(dict.fromkeys((*recipe.samples.prompts, *presets.QUESTIONS)))
     return [Question(str(number), text, "") for number, text in enumerate(asked[:MOST_QUESTIONS], 1)]

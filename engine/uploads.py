@@ -86,12 +86,10 @@ def sweep() -> int:
     """Remove what was last brought more than 30 days ago and no run's recipe names; gives how many files that were. A recipe
     that cannot be read keeps what its text names."""
     with _locked() as folder:
-        recipes = "\n".join(_text_of(run.folder / runs.RECIPE) for run in runs.every())
-        old = [
-            each
-            for each in folder.iterdir()
-            if each.is_dir() and each.name not in recipes and each.stat().st_mtime < time.time() - KEPT_SECONDS
-        ]
+        old = [each for each in folder.iterdir() if each.is_dir() and each.stat().st_mtime < time.time() - KEPT_SECONDS]
+        # The app sweeps as it starts: recipes are read only where something may go.
+        recipes = "\n".join(_text_of(run.folder / runs.RECIPE) for run in runs.every()) if old else ""
+        old = [each for each in old if each.name not in recipes]
         for each in old:
             shutil.rmtree(each, ignore_errors=True)
         return len(old)

@@ -123,6 +123,8 @@ def test_other_machines_and_bases_are_not_measured_here(home):
         (36_100, "about 10 hours"),
         (86_400, "about 24 hours"),
         (259_200, "about 3 days"),
+        (192_001, "about 2 days 5 hours"),
+        (1_000_000, "about 12 days"),
         (float("inf"), "longer than can be told"),
     ],
 )

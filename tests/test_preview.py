@@ -175,7 +175,7 @@ def test_counting_is_told_grows_and_can_be_stopped(monkeypatch):
 def test_measured_takes_a_file_and_a_model(tmp_path, tiny):
     path = written(tmp_path / "rows.jsonl", *({"instruction": "q", "output": "a" * size} for size in (1, 400)), {})
     spec = models.resolve(str(tiny))
-    measured = preview.measured(path, spec, prompts.prompt_format("chat"), system="Be brief.")
+    measured = preview.ended(preview.measuring(path, spec, prompts.prompt_format("chat"), system="Be brief."), lambda progress: None)
     tokenizer = tokenizer_files.opened(spec, lambda progress: None)
     asked = [each.or_system("Be brief.") for each in datasets.load(path).conversations]
     assert measured.at(Lengths(200)) == cutoff(tokenizer, asked, PROMPTS["chat"], Lengths(200))
@@ -197,7 +197,7 @@ def test_real_files_show_their_first_rows_at_once(file):
 def test_on_real_rows_limits_are_answered_as_training_cuts(file, starter):
     spec = models.resolve("starter")
     tokenizer = tokenizer_files.opened(spec, lambda progress: None)
-    measured = preview.measured(SHARED / file, spec, PROMPTS["chat"])
+    measured = preview.ended(preview.measuring(SHARED / file, spec, PROMPTS["chat"]), lambda progress: None)
     for lengths in (Lengths(512), Lengths(64), Lengths(None, None, 40), Lengths(128, 48, 64)):
         expected = cutoff(tokenizer, measured.data.conversations, PROMPTS["chat"], lengths)
         assert measured.at(lengths) == expected

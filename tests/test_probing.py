@@ -8,7 +8,7 @@ import pytest
 from builders import until
 from training import data, plan
 
-from engine import hardware, jobs, memory, models, paths, probing, rows, runs, trouble
+from engine import hardware, jobs, memory, models, paths, probing, prompts, rows, runs, trouble
 from engine.errors import BadInput
 from engine.events import Adjusted, Ended, Queued, Started, Step, to_json
 from engine.hardware import GIB
@@ -44,7 +44,7 @@ def test_it_takes_the_longest_rows_as_they_are_learnt(tiny, tmp_path, not_begun)
     run = probing.start(recipe, silent)
     probed = run.recipe
     tokenizer = probing.tokenizer_files.opened(models.resolve(str(tiny)), silent)
-    form = probing.prompt_format("chat")
+    form = prompts.prompt_format("chat")
 
     def encoded(plan):
         return rows.encoded(plan, rows.read(plan, silent), 0, tokenizer, form, silent).train

@@ -7,7 +7,6 @@ from gradio.components import Component
 
 from engine.drafts import Draft, read
 from engine.errors import EngineError
-from engine.examples import Lengths
 from engine.lens import lens
 from ui import form
 from ui.finetune import views
@@ -43,11 +42,10 @@ class LensStep:
             there = first.conversations
             row = max(1, min(row, len(there)))
             data, tokenizer, made = draft.recipe.data, self.shop.tokenizer(draft), self.shop.form(draft)
-            limits = Lengths(data.max_length, data.source_length, data.target_length)
             seen = []
             for number in range(row, min(row + _ROWS, len(there) + 1)):
                 asked = there[number - 1].or_system(data.system)
-                seen.append((number, lens(tokenizer, asked, made, limits, data.learn == "everything")))
+                seen.append((number, lens(tokenizer, asked, made, data.lengths, data.learn == "everything")))
             return [gr.Slider(value=row, maximum=max(2, len(there))), views.lens(seen)]
         except EngineError as error:
             return [gr.skip(), views.told(str(error), "wrong")]

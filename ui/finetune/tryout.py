@@ -58,20 +58,23 @@ class TryStep:
             self.command = gr.Textbox(
                 label="The same on the command line", interactive=False, buttons=["copy"], elem_id="ft-export-command"
             )
-        self.outputs = [self.run, self.told, self.changes, self.command]
+        self.outputs = [self.run, self.told, self.changes, self.kind, self.where, self.command]
         return self
 
     def shown(self, draft: Draft, chosen: str = "") -> list:
+        nothing = ["adapter", "", ""]
         if not self.shop.services.may_train:
-            return [gr.skip(), "", "", ""]
+            return [gr.skip(), "", "", *nothing]
         ids = [run.id for run in trying.finished() if not self.shop.services.read_only or run.id == draft.run]
         if not ids:
-            return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", ""]
+            return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
         run = next((name for name in (chosen, draft.run) if name in ids), ids[0])
         return [
             gr.Dropdown(choices=ids, value=run),
             "",
             views.changes(trying.changes(history.find(run))),
+            "adapter",
+            "",
             self._command(run, "adapter", ""),
         ]
 

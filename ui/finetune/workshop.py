@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import datasets, hardware, history, hub, memory, models, pace, paths, presets, preview, tokenizer_files, uploads
+from engine import hardware, history, hub, memory, models, pace, paths, presets, preview, tokenizer_files, uploads
 from engine.blend import NO_ADAPTER
 from engine.drafts import Base, Draft
 from engine.errors import BadInput
 from engine.events import Progress
-from engine.examples import Lengths
 from engine.hub import HUB_ID
 from engine.model_files import local_path, read_config
 from engine.model_spec import ModelSpec
 from engine.pace import Pace
 from engine.paths import public_name
 from engine.preview import Cutoff, Measured
-from engine.prompts import Format, own_format, prompt_format
+from engine.prompts import Format, chosen_format
 from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
@@ -77,8 +76,7 @@ class Workshop:
 
     def form(self, draft: Draft) -> Format:
         """The format that turns become text in."""
-        wanted, spec = draft.recipe.data.prompt_format, self.spec(draft)
-        return prompt_format(own_format(spec.prompt, self.tokenizer(draft)) if wanted == "auto" else wanted)
+        return chosen_format(draft.recipe.data.prompt_format, self.spec(draft).prompt, self.tokenizer(draft))
 
     def first(self, draft: Draft) -> preview.First:
         """The beginning of the data, at once."""
@@ -119,7 +117,7 @@ class Workshop:
     def cut(self, draft: Draft, made: Measured) -> Cutoff:
         """What the recipe's limits do to these rows."""
         data = draft.recipe.data
-        return made.at(Lengths(data.max_length, data.source_length, data.target_length), data.learn == "everything")
+        return made.at(data.lengths, data.learn == "everything")
 
     def plan(self, draft: Draft) -> memory.Plan | None:
         """What training takes here, None where the base's shape is not known."""
@@ -148,11 +146,10 @@ class Workshop:
 
     def duration(self, draft: Draft, seconds_per_step: float) -> str:
         """How long the run takes at a measured pace, at most, since other rows are shorter; empty where the rows are not counted."""
-        found, recipe = self.cutoff(draft), draft.recipe
+        found = self.cutoff(draft)
         if not found or found.rows < LEAST_ROWS:
             return ""
-        learnt = found.rows - datasets.held_out_rows(found.rows, datasets.at_most_half(recipe.data.held_out, found.rows))
-        steps = recipe.optimization.steps_over(learnt)
+        _, steps = pace.learning(draft.recipe, found.rows)
         return f"{steps:,} updates at this pace take {pace.duration_words(steps * seconds_per_step)} at most: most rows are shorter."
 
     def clone(self, run: str, draft: Draft) -> Draft:
