@@ -35,7 +35,8 @@ LONG = [*DEFAULTS[:4], 4096, None]
 
 @pytest.fixture
 def endless():
-    made = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.01))
+    """A page whose answers outlast any test: 512 words, the longest that the page's defaults allow, take two minutes."""
+    made = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.25))
     yield made
     made.close()
 
@@ -111,7 +112,7 @@ def test_a_flood_is_told_that_the_model_is_busy(endless, monkeypatch):
 def test_a_flood_beyond_the_queue_is_refused_and_memory_stays_bounded(monkeypatch):
     monkeypatch.setattr(ui, "MAX_QUEUE", 3)
     monkeypatch.setitem(ui.chat.ANSWERING, "concurrency_limit", 1)
-    page = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.01))
+    page = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.25))
     try:
         join(page, "first", settings=LONG)
         until(lambda: page.backend.produced > 2)
