@@ -96,7 +96,7 @@ def work(run: Run, tell) -> Ended | Adjusted:
         return _work_along(run)
     with _owned(run):
         run.claim(os.getpid())
-        psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
+        _give_way()
         log = EventLog(run)
 
         def both(event: Event) -> None:
@@ -151,7 +151,7 @@ def go_on(run: Run, *options: str) -> NoReturn:
 
 def _work_along(run: Run) -> Ended | Adjusted:
     """Be one of the other processes of a training: take part from when the first has the machine."""
-    psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
+    _give_way()
     while not (runs.noted_process(_holder_file()) and _holder() == run.id):
         if done := runs.finished(run):
             return done
@@ -159,6 +159,16 @@ def _work_along(run: Run) -> Ended | Adjusted:
     from engine.train import train
 
     return train(run, lambda event: None)
+
+
+def _give_way() -> None:
+    """Train at low priority, so that a chat beside it stays as fast as alone."""
+    psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
+    # Linux shares the cores out among sessions first and weighs priorities only within one: a session is to give way as a whole. One
+    # that this process does not lead is a person's terminal, or all of an app.
+    if sys.platform == "linux" and os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # kernels without that grouping
+            Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def _when_free(run: Run, tell) -> Ended | Adjusted:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import training
@@ -114,6 +115,8 @@ def test_a_job_outlives_who_started_it_and_is_followed_stopped_and_resumed(tiny,
 
     until(lambda: made(Step))
     assert process.nice() == 19 and runs.phase(run, told) == "training"
+    if (session := Path(f"/proc/{process.pid}/autogroup")).exists():
+        assert session.read_text().endswith("nice 19\n") and Path("/proc/self/autogroup").read_text() != session.read_text()
     jobs.kill(run)
     assert run.process is None and runs.phase(run, runs.all_events(run)) == "interrupted"
     jobs.resume(run)

@@ -68,11 +68,6 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     def entered(number: int):
         return lambda kept_draft: steps[number].shown(read(kept_draft))
 
-    def restored(number: object, kept_draft: object) -> list:
-        """Where this browser was when it was last here."""
-        number = number if number in range(len(LABELS)) else 0
-        return [gr.Walkthrough(selected=number), *steps[0].shown(read(kept_draft))]
-
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
         step.select(None, None, at, js=f"() => {number}", api_visibility="private")
@@ -82,7 +77,11 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     # Whichever way a step is entered, its own event fills it.
     for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
         button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
-    opening.select(restored, [at, draft], [walk, *steps[0].outputs], **how)
+    # Where this browser was when it was last here. Set on the page: an answer of a busy server would come after the person's next press.
+    opening.select(
+        None, at, walk, js=f"at => ({{selected: {[*range(len(LABELS))]}.includes(at) ? at : 0, __type__: 'update'}})", api_visibility="private"
+    )
+    opening.select(entered(0), draft, steps[0].outputs, **how)
     drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
 
     chosen = gr.Textbox(visible=False, label="run")
