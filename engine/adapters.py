@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine import hub, paths, runs
+from engine import history, hub, paths, runs
 from engine.errors import BadInput
 from engine.hub import HUB_ID
 from engine.model_files import PICKLES, local_path
@@ -139,8 +139,8 @@ def find(name: str, report: hub.Report) -> Adapter:
     if official:
         folder = Path(official.source)
         return read(folder, official.id, official) if folder.is_absolute() else _from_hub(official, report)
-    run = next((run for run in runs.every() if run.id == name and run.adapter.is_dir()), None)
-    if run:
+    run = history.every().get(name)
+    if run and run.adapter.is_dir():
         return read(run.adapter, name)
     path = local_path(name)
     if path.suffix.lower() in PICKLES:
@@ -157,8 +157,8 @@ def find(name: str, report: hub.Report) -> Adapter:
 
 
 def trained(base: str) -> list[str]:
-    """Ids of the runs that gave an adapter of that base, newest first."""
-    facts = ((run.id, run.adapter / PLAYGROUND) for run in runs.every())
+    """The runs that gave an adapter of that base, newest first, by their names in `history.every`."""
+    facts = ((name, run.adapter / PLAYGROUND) for name, run in history.every().items())
     return [name for name, path in facts if path.is_file() and _stated_base(path, path.stat().st_mtime_ns) == base]
 
 

@@ -6,11 +6,14 @@ import sys
 import pytest
 import training
 
-from engine import children, export, presets, runs, services, trying
+from engine import adapters, children, export, presets, runs, services, trying
+from engine.drafts import Draft
 from engine.errors import BadInput, EngineError
 from engine.events import Progress, Sample
 from engine.runtime import Runtime
 from engine.services import Services
+from ui.finetune.tryout import TryStep
+from ui.finetune.workshop import Workshop
 
 
 @pytest.fixture
@@ -35,9 +38,20 @@ def test_a_run_that_was_not_asked_shows_nothing(tiny, rows, home):
 
 
 def test_only_runs_with_an_adapter_can_be_tried(run):
-    assert trying.finished() == []
+    assert trying.finished() == {}
     run.adapter.mkdir()
-    assert [each.id for each in trying.finished()] == [run.id]
+    assert trying.finished() == {run.id: run}
+
+
+def test_runs_of_one_name_are_offered_apart(run, tiny, rows, two_adapters, tmp_path):
+    other = training.fresh(training.plan(tiny, rows), tmp_path / "elsewhere" / run.id)
+    for each, adapter in ((other, two_adapters[0]), (run, two_adapters[1])):
+        shutil.copytree(adapter, each.adapter)
+    shown = TryStep(Workshop(Services(Runtime(isolated=False))), None, None, []).shown(Draft(run=run.id))
+    offered = [name for name, _ in shown[0].choices]
+    assert sorted(offered) == sorted([run.id, str(other.folder)]) and shown[0].value == run.id
+    found = {name: adapters.find(name, print).folder for name in offered}
+    assert found == {run.id: run.adapter, str(other.folder): other.adapter}, "each name means its own adapter"
 
 
 def test_questions_are_those_it_never_learnt_from(run):

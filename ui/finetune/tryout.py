@@ -65,12 +65,12 @@ class TryStep:
         nothing = ["adapter", "", ""]
         if not self.shop.services.may_train:
             return [gr.skip(), "", "", *nothing]
-        ids = [run.id for run in trying.finished() if not self.shop.services.read_only or run.id == draft.run]
-        if not ids:
+        names = [name for name in trying.finished() if not self.shop.services.read_only or name == draft.run]
+        if not names:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
-        run = next((name for name in (chosen, draft.run) if name in ids), ids[0])
+        run = next((name for name in (chosen, draft.run) if name in names), names[0])
         return [
-            gr.Dropdown(choices=ids, value=run),
+            gr.Dropdown(choices=names, value=run),
             "",
             views.changes(trying.changes(history.find(run))),
             "adapter",
@@ -85,7 +85,7 @@ class TryStep:
         return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if run else ""
 
     def _own_folder(self, run: str, kind: str) -> Path:
-        return paths.home() / "exports" / f"{run}-{kind}"
+        return paths.home() / "exports" / f"{Path(run).name}-{kind}"
 
     def _found(self, run: str | None) -> Run:
         self.shop.allowed()
@@ -96,13 +96,13 @@ class TryStep:
             raise BadInput(f"{run} has no adapter yet: it is not finished.")
         return found
 
-    def _load_base(self, run: Run) -> None:
+    def _load_base(self, name: str, run: Run) -> None:
         """See that the run's base is the loaded model; it may still be loading afterwards."""
         services, model = self.shop.services, run.recipe.model
         state = services.state()
         if state.phase in ("ready", "loading") and state.model == models.resolve(model).id:
             return
-        services.load(model, adapter=run.id)
+        services.load(model, adapter=name)
 
     def wire(self, draft: gr.BrowserState) -> None:
         services, stops = self.shop.services, Stops()
@@ -110,19 +110,18 @@ class TryStep:
 
         def choose(run: str, kept_draft: object) -> list:
             with form.explained():
-                return self.shown(read(kept_draft), self._found(run).id)
+                self._found(run)
+                return self.shown(read(kept_draft), run)
 
         def chat(run: str) -> list:
             with form.explained():
-                found = self._found(run)
-                self._load_base(found)
-            return [gr.Tabs(selected=CHAT), found.id, *blend[1:]]
+                self._load_base(run, self._found(run))
+            return [gr.Tabs(selected=CHAT), run, *blend[1:]]
 
         def side_by_side(run: str) -> list:
             with form.explained():
-                found = self._found(run)
-                self._load_base(found)
-            return [gr.Tabs(selected=compare.TAB), *compare.BARE, "", found.id, *blend[1:]]
+                self._load_base(run, self._found(run))
+            return [gr.Tabs(selected=compare.TAB), *compare.BARE, "", run, *blend[1:]]
 
         def duel(request: gr.Request, run: str) -> Iterator[list]:
             flag = stops.begin(request.session_hash)
@@ -130,7 +129,7 @@ class TryStep:
                 with form.explained():
                     found = self._found(run)
                     model = found.recipe.model
-                    sides = [services.side(model, NO_ADAPTER, 1, None, 1), services.side(model, found.id, 1, None, 1)]
+                    sides = [services.side(model, NO_ADAPTER, 1, None, 1), services.side(model, run, 1, None, 1)]
                     yield [views.told("Both begin to answer."), gr.Button(visible=True), gr.Button(visible=False)]
                     for each in services.duel(sides, (f"{model}, the base", f"mine: {found.id}"), trying.questions(found), flag.is_set):
                         if isinstance(each, Deck):
@@ -150,10 +149,10 @@ class TryStep:
         def exported(run: str, kind: str, where: str) -> Iterator[str]:
             try:
                 found = self._found(run)
-                target = (where or "").strip() or str(self._own_folder(found.id, kind))
+                target = (where or "").strip() or str(self._own_folder(run, kind))
                 if kind not in EXPORTS:
                     raise BadInput(f"Export as one of {', '.join(EXPORTS)}.")
-                for each in services.export(found.id, kind, target):
+                for each in services.export(str(found.folder), kind, target):
                     yield views.told(each if isinstance(each, str) else each.text, "good" if isinstance(each, str) else "")
             except EngineError as error:
                 yield views.told(str(error), "wrong")
