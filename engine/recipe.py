@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from engine.errors import BadInput
 from engine.examples import Lengths
@@ -204,7 +204,7 @@ class MemoryRecipe(Settings):
 class SamplesRecipe(Settings):
     """Watch it learn: questions answered before the first step and at every evaluation."""
 
-    prompts: list[Annotated[str, Field(min_length=1, max_length=2_000)]] = Field(
+    prompts: list[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]] = Field(
         [], max_length=8, title="Sample prompts", description="Answered before training and at every evaluation."
     )
     max_new_tokens: int = Field(48, ge=1, le=1024, title="Longest sample", description="In tokens.")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine import drafts, presets
 from engine.drafts import Draft
 from engine.errors import BadInput
-from engine.recipe import Recipe
+from engine.recipe import Recipe, SamplesRecipe, parse
 from ui import form
 
 JSON = st.recursive(
@@ -66,6 +66,26 @@ def test_every_preset_goes_through_the_form_unchanged(name):
             settings = getattr(presets.PRESETS[name], section)
             shown = json.loads(json.dumps(form.values(settings)))
             assert form.read(field.annotation, *shown) == settings
+
+
+LINES = st.sampled_from(["---", " ---", "--- ", "\\---", "\\\\---", "----", "-", "", " ", "Say one."]) | st.text()
+PROMPT = st.lists(LINES, min_size=1, max_size=5).map("\n".join).map(str.strip).filter(bool)
+
+
+@given(st.lists(PROMPT, max_size=8))
+def test_sample_prompts_come_back_from_the_form_whole(prompts):
+    samples = SamplesRecipe(prompts=prompts)
+    shown = json.loads(json.dumps(form.values(samples)))
+    assert form.read(SamplesRecipe, *shown) == samples
+    recipe = presets.preset("starter").model_copy(update={"samples": samples})
+    assert parse(recipe.to_yaml()).samples == samples
+
+
+def test_a_prompt_may_have_several_lines():
+    read = form.read(SamplesRecipe, "Name three:\n- a lake\n\n- a river\n\n---\n---\nWho are you?\n", 48)
+    assert read.prompts == ["Name three:\n- a lake\n\n- a river", "Who are you?"]
+    assert form.values(read)[0] == "Name three:\n- a lake\n\n- a river\n---\nWho are you?"
+    assert "---" in form.components(SamplesRecipe)[0].info
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

@@ -3,7 +3,8 @@
 import contextlib
 import html
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -23,6 +24,9 @@ QUICK = {"concurrency_limit": 8, "concurrency_id": "quick", "show_progress": "hi
 SILENT = {"queue": False, "show_progress": "hidden"}
 # Beyond it a slider cannot be set to a whole number by hand.
 _LONGEST_SLIDER = 4_096
+# The line between two texts; one that is part of a text is written with a backslash more.
+_BETWEEN = "---"
+_LIKE_BETWEEN = re.compile(rf"^(\s*)(\\*)({_BETWEEN}\s*)$")
 
 
 def components(settings: type[Settings], without: tuple[str, ...] = ()) -> list[Component]:
@@ -69,6 +73,8 @@ def _component(field: FieldInfo) -> Component:
         return gr.Slider(low, high, step=step, **common)
     if kind is str:
         return gr.Textbox(**common)
+    if _holds_texts(field):
+        common["info"] = f"{field.description} Each may have several lines; a line {_BETWEEN} stands between two."
     if kind is list or kind is dict:
         return gr.Textbox(lines=2, max_lines=8, **common)
     raise TypeError(f"no component for a setting of type {field.annotation}")
@@ -87,8 +93,32 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
+def _holds_texts(field: FieldInfo) -> bool:
+    """Whether a field is a list of texts; where a word may stand in place of the list, it is one of names."""
+    return get_origin(field.annotation) is list
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Texts in one, as `_parted` takes them apart."""
+    return f"\n{_BETWEEN}\n".join("\n".join(_LIKE_BETWEEN.sub(r"\1\\\2\3", line) for line in text.split("\n")) for text in texts)
+
+
+def _parted(shown: str) -> list[str]:
+    """The texts between lines of `_BETWEEN`, each whole; nothing between two of them is none."""
+    texts: list[list[str]] = [[]]
+    for line in shown.split("\n"):
+        like = _LIKE_BETWEEN.fullmatch(line)
+        if like and not like[2]:
+            texts.append([])
+        else:
+            texts[-1].append(f"{like[1]}{like[2][1:]}{like[3]}" if like else line)
+    return [text for lines in texts if (text := "\n".join(lines)).strip(" \t\r\n")]
+
+
 def _written(field: FieldInfo, value: object) -> object:
-    """A setting as its component shows it: lists one entry a line, tables one `key: value` a line."""
+    """A setting as its component shows it: names one a line, texts whole with a line between, tables one `key: value` a line."""
+    if _holds_texts(field):
+        return _joined(value or ())
     if _kind(field.annotation)[0] is list:
         return value if isinstance(value, str) else "\n".join(value or ())
     if _kind(field.annotation)[0] is dict:
@@ -101,6 +131,8 @@ def _taken(field: FieldInfo, value: object) -> object:
     kind, optional = _kind(field.annotation)
     if kind is float and isinstance(value, float) and value.is_integer() and int in get_args(field.annotation):
         return int(value)  # a number of rows, not a share of them
+    if _holds_texts(field) and isinstance(value, str):
+        return _parted(value)
     if kind in (list, dict) and isinstance(value, str):
         lines = [line.strip() for line in value.splitlines() if line.strip()]
         if kind is list:
