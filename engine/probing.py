@@ -54,6 +54,11 @@ class Probe:
     changes: dict[str, str | float | bool]
     text: str
 
+    @property
+    def whole_peak(self) -> int | None:
+        """`peak_bytes` with what CUDA itself takes of a GPU: what a plan's total stands for."""
+        return self.peak_bytes and self.peak_bytes + (memory.RUNTIME_BYTES if hardware.machine().has_gpu else 0)
+
 
 def start(recipe: Recipe, report: hub.Report) -> Run:
     """Begin a probe of a recipe. Raises BadInput or EngineError where its data or tokenizer cannot be read, as the run would."""

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -208,3 +209,16 @@ def test_a_real_run_is_measured(whole, tiny):
 def test_the_processor_is_measured_in_a_moment(monkeypatch):
     monkeypatch.undo()
     assert 1e8 < pace.cpu_speed() == pace.cpu_speed() < 1e14
+
+
+def test_a_look_at_a_busy_processor_does_not_last(monkeypatch):
+    monkeypatch.undo()
+    looks, now = iter([2e9, 9e9, 5e9]), [1_000.0]
+    monkeypatch.setattr(pace, "_seen", pace._Seen())
+    monkeypatch.setattr(pace, "_measured_speed", lambda: next(looks))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    told = []
+    for later in (0, 1, 600, 600):
+        now[0] += later
+        told.append(pace.cpu_speed())
+    assert told == [2e9, 2e9, 9e9, 9e9], "looked at again in a while; what was seen once it can do"

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import time
+from dataclasses import replace
 
 import pytest
 from builders import until
 from training import data, plan
 
-from engine import hardware, jobs, memory, models, paths, probing, prompts, rows, runs, trouble
+from engine import fitting, hardware, jobs, memory, models, paths, probing, prompts, rows, runs, trouble
 from engine.errors import BadInput
 from engine.events import Adjusted, Ended, Queued, Started, Step, to_json
 from engine.hardware import GIB
 from engine.runs import Run
+from ui.finetune import views
 
 STARTED = Started("probe", 10, 0, 4, 0, 1000, "CPU", "float32", "nf4", 4)
 
@@ -134,6 +137,19 @@ def test_the_prediction_is_of_what_a_gpu_counts(tiny, tmp_path, monkeypatch):
     assert any(part.pageable for part in parts)
     assert probing._foretold(recipe) == sum(part.bytes - part.pageable for part in parts if part.name != "runtime")
     assert probing._foretold(recipe.model_copy(update={"model": "someone/unknown"})) is None
+
+
+def test_the_mark_of_what_was_measured_stands_where_the_plan_counts(tiny, monkeypatch):
+    """On a GPU torch counts its own memory alone, the plan what CUDA takes besides."""
+    shape, recipe = models.resolve(str(tiny)).shape, plan(tiny, "rows.jsonl")
+    found = probing.Probe("done", 10, 3 * GIB, 1.0, 100.0, 3 * GIB, {}, "Done.")
+    cpu = hardware.Machine("computer", "Linux x86_64", 2, 24 * GIB, 10 * GIB, ())
+    for machine, peak in ((cpu, 3), (replace(cpu, gpus=(hardware.Gpu("a GPU", 10 * GIB, (8, 0)),)), 4)):
+        monkeypatch.setattr(hardware, "machine", lambda machine=machine: machine)
+        here = memory.training_plan(shape, recipe, machine)
+        bar = views.memory_bars({fitting.THIS_MACHINE: here}, found)
+        (left,) = re.findall(r'class="peak" style="left:([\d.]+)%"', bar)
+        assert float(left) == pytest.approx(100 * peak * GIB / here.have, abs=0.01) and f"measured: {peak}.0 GB" in bar
 
 
 def test_what_nobody_looked_at_goes_with_the_next_probe(tiny, tmp_path, not_begun):

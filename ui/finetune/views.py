@@ -124,7 +124,7 @@ def memory_bars(plans: dict[str, Plan], probe: Probe | None) -> str:
     colours = {name: _COLOURS.get(name, _REST) for name in names}
     legend = "".join(f'<li><i style="background:{colours[name]}"></i>{html.escape(title)}</li>' for name, title in names.items())
     bars = "".join(
-        _bar(machine, plan, colours, probe.peak_bytes if probe and machine == fitting.THIS_MACHINE else None)
+        _bar(machine, plan, colours, probe.whole_peak if probe and machine == fitting.THIS_MACHINE else None)
         for machine, plan in plans.items()
     )
     measured = told(probe.text, "good" if probe.status == "done" else "wrong") if probe else ""
