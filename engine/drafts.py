@@ -16,6 +16,8 @@ from engine.settings import Settings
 
 # For data of one's own: rows kept to see what was learnt, passes over the rest.
 _HELD_OUT, _EPOCHS, _MOST_STEPS = 0.1, 3.0, 1_875
+# What bases are compared by: one pass over so many rows of so many tokens.
+COMPARED_ROWS, COMPARED_TOKENS = 1_000, 200
 
 
 class Draft(Settings):
@@ -28,7 +30,8 @@ class Draft(Settings):
 
 @dataclass(frozen=True)
 class Base:
-    """A base to choose, with what its own recipe needs here: bytes, whether it fits, bytes to fetch (None: unknown)."""
+    """A base to choose, with what its own recipe needs here: bytes, whether it fits, `seconds` for one pass over COMPARED_ROWS, bytes to
+    fetch (None: unknown)."""
 
     id: str
     title: str
@@ -36,6 +39,7 @@ class Base:
     gated: bool
     need: int
     fits: bool
+    seconds: float
     fetch: int | None
     on_disk: bool
 

@@ -265,7 +265,7 @@ class _Record:
     tokens_per_second: float
 
 
-@functools.lru_cache(maxsize=200)
+@functools.lru_cache(maxsize=2_000)
 def _record(folder: Path, size: int) -> _Record | None:
     """The record of a run whose log has `size` bytes; None where it made no step, or cannot be read."""
     run = Run(folder)

@@ -68,7 +68,10 @@ def test_every_preset_goes_through_the_form_unchanged(name):
             assert form.read(field.annotation, *shown) == settings
 
 
-LINES = st.sampled_from(["---", " ---", "--- ", "\\---", "\\\\---", "----", "-", "", " ", "Say one."]) | st.text()
+# PyYAML takes U+0085 for the end of a line.
+LINES = st.sampled_from(["---", " ---", "--- ", "\\---", "\\\\---", "----", "-", "", " ", "Say one."]) | st.text(
+    st.characters(codec="utf-8", exclude_characters="\x85")
+)
 PROMPT = st.lists(LINES, min_size=1, max_size=5).map("\n".join).map(str.strip).filter(bool)
 
 

@@ -6,12 +6,13 @@ import training
 from gradio_client.exceptions import AppError
 from pages import Page
 
-from engine import drafts, jobs, runs, uploads
+from engine import drafts, jobs, models, pace, runs, uploads
 from engine.backends.scripted import ScriptedBackend
 from engine.drafts import Draft
 from engine.errors import BadInput
 from engine.runtime import Runtime
 from engine.services import Services
+from ui.finetune import views
 from ui.finetune.workshop import Workshop
 
 BAD = '{"instruction": "Say one.", "output": null}'
@@ -171,6 +172,17 @@ def test_start_waits_for_data_and_bad_files_change_nothing(page, tiny, tmp_path)
         tab.wait_for_timeout(300)
         tab.wait_for_selector("#ft-preview .good")
         assert not tab.errors
+
+
+def test_every_base_says_how_long_it_takes_here(home, tiny):
+    shop = Workshop(Services(Runtime(isolated=False)))
+    found = {base.id: base for base in shop.bases(shop.spec(drafts.changed(Draft(), {"model": str(tiny)})))}
+    assert {*models.MODELS, str(tiny)} == set(found), "one that was typed is compared with the others"
+    seconds = [found[name].seconds for name in (str(tiny), "starter", "guanaco-7b", "guanaco-65b")]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    shown = views.bases(list(found.values()))
+    assert "Time for 1,000 rows" in shown
+    assert f"<td>{pace.duration_words(found['guanaco-7b'].seconds)}</td>" in shown
 
 
 @pytest.mark.parametrize("source", ["engine/guanaco_mini/adapter", "README.md", "ui/form.py", "../secret.jsonl", "/etc/passwd"])

@@ -11,7 +11,7 @@ from engine.drafts import Draft, read
 from engine.errors import EngineError
 from ui import form
 from ui.finetune import views
-from ui.finetune.workshop import Workshop, duration_of_thousand, kept
+from ui.finetune.workshop import Workshop, kept
 
 
 @dataclass
@@ -47,21 +47,20 @@ class ModelStep:
         return [self.base, self.start_from, self.table]
 
     def shown(self, draft: Draft) -> list:
-        found = self.shop.bases()
-        model = draft.recipe.model
+        model, chosen, wrong = draft.recipe.model, None, ""
+        try:
+            chosen = self.shop.spec(draft)
+        except EngineError as error:  # such as a folder that is gone
+            wrong = views.told(str(error), "wrong")
+        found = self.shop.bases(chosen)
         choices = [(f"{base.title} · {views.gigabytes(base.need)}{'' if base.fits else ', too large here'}", base.id) for base in found]
         if model not in [id for _, id in choices]:
             choices.insert(0, (model, model))
         adapters = [("a fresh adapter" if id == NO_ADAPTER else title, id) for title, id in self.shop.services.adapter_choices(model)]
-        try:
-            minutes, wrong = duration_of_thousand(self.shop.pace(draft)), ""
-        except EngineError as error:  # such as a folder that is gone
-            minutes, wrong = "", views.told(str(error), "wrong")
-        told = f"1,000 rows of 200 tokens take {minutes} a pass on this machine with {model}." if minutes else ""
         return [
             gr.Dropdown(choices=choices, value=model),
             gr.Dropdown(choices=adapters, value=draft.recipe.lora.start_from),
-            wrong + views.bases(found, told),
+            wrong + views.bases(found),
         ]
 
     def wire(self, draft: gr.BrowserState) -> None:

@@ -3,9 +3,9 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine import fitting, hardware
+from engine import fitting, hardware, pace
 from engine.data_files import BadRow
-from engine.drafts import Base
+from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base
 from engine.lens import Seen
 from engine.memory import Plan
 from engine.preview import Cutoff, First, Measured
@@ -28,19 +28,20 @@ _COLOURS = {
 _REST = "#8b857b"
 
 
-def bases(found: Sequence[Base], minutes: str) -> str:
-    """The table of bases: what each needs here to be finetuned by its own recipe."""
+def bases(found: Sequence[Base]) -> str:
+    """The table of bases: what each needs here, and how long it takes, to be finetuned by its own recipe."""
     rows = "".join(
         f'<tr class="{"" if base.fits else "large"}"><td><b>{html.escape(base.title)}</b> <code>{html.escape(base.id)}</code></td>'
-        f"<td>{gigabytes(base.need)}</td><td>{'fits' if base.fits else 'too large here'}</td>"
+        f"<td>{gigabytes(base.need)}</td><td>{'fits' if base.fits else 'too large here'}</td><td>{html.escape(pace.duration_words(base.seconds))}</td>"
         f"<td>{'on disk' if base.on_disk else gigabytes(base.fetch) if base.fetch else '?'}</td>"
         f"<td>{html.escape(base.licence)}{' · gated' if base.gated else ''}</td></tr>"
         for base in found
     )
-    told = f"<p>{html.escape(minutes)}</p>" if minutes else ""
     return (
-        f'{told}<div class="scrolls"><table><thead><tr><th>Base</th><th>Memory to finetune</th><th>Here</th><th>Download</th>'
+        '<div class="scrolls"><table><thead><tr><th>Base</th><th>Memory to finetune</th><th>Here</th>'
+        f"<th>Time for {COMPARED_ROWS:,} rows</th><th>Download</th>"
         f"<th>Licence</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<p>Time is for one pass over {COMPARED_ROWS:,} rows of {COMPARED_TOKENS} tokens on this machine, by the base's own recipe.</p>"
     )
 
 

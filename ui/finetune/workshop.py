@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import hardware, history, hub, memory, models, pace, paths, presets, preview, tokenizer_files, uploads
 from engine.blend import NO_ADAPTER
-from engine.drafts import Base, Draft
+from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.hub import HUB_ID
@@ -160,15 +160,16 @@ class Workshop:
         recipe = history.find(run).recipe
         return draft.model_copy(update={"recipe": recipe, "title": public_name(recipe.data.source)})
 
-    def bases(self) -> list[Base]:
-        """All bases of the registry, those that fit this machine first, small before large."""
+    def bases(self, chosen: ModelSpec | None = None) -> list[Base]:
+        """All bases of the registry and the `chosen` one, where its shape is known: those that fit this machine first, small before large."""
         machine, found = hardware.machine(), []
-        for spec in models.MODELS.values():
-            if spec.shape is None or spec.kind in ("scripted", "remote"):
-                continue
-            plan = memory.training_plan(spec.shape, presets.of_model(spec.id), machine)
+        specs = {spec.id: spec for spec in (*models.MODELS.values(), chosen) if spec and spec.shape}
+        for spec in specs.values():
+            recipe = presets.of_model(spec.id)
+            plan = memory.training_plan(spec.shape, recipe, machine)
+            seconds = pace.seconds(COMPARED_ROWS, COMPARED_TOKENS, pace.pace(spec.shape, recipe, machine, spec.id))
             found.append(
-                Base(spec.id, spec.title, spec.licence, spec.gated, plan.resident, plan.fits, spec.to_fetch(machine), spec.on_disk)
+                Base(spec.id, spec.title, spec.licence, spec.gated, plan.resident, plan.fits, seconds, spec.to_fetch(machine), spec.on_disk)
             )
         return sorted(found, key=lambda base: (not base.fits, base.need))
 
@@ -176,8 +177,3 @@ class Workshop:
 def kept(draft: Draft) -> dict:
     """A draft for the browser to keep."""
     return draft.model_dump(mode="json")
-
-
-def duration_of_thousand(speed: Pace | None) -> str:
-    """How long a thousand rows of 200 tokens take, in words; empty where the pace is not known."""
-    return "" if speed is None else pace.duration_words(200_000 / speed.tokens_per_second)
