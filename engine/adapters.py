@@ -27,6 +27,7 @@ from engine.settings import MAX_SYSTEM_CHARS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
 PLAYGROUND = runs.PLAYGROUND
 _MODULE = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
@@ -133,12 +134,21 @@ def find(name: str, report: hub.Report) -> Adapter:
     Raises BadInput or EngineError; anything but safetensors from outside the official repositories is refused
     without being opened (faults, row 6).
     """
+    return _found(name, lambda spec: _from_hub(spec, report))
+
+
+def looked_at(name: str) -> Adapter:
+    """The same, but of one that is yet to be fetched only what describes it is: its `weights` are not there then."""
+    return _found(name, _described_on_hub)
+
+
+def _found(name: str, from_hub: Callable[[AdapterSpec], Adapter]) -> Adapter:
     if len(name) > MAX_NAME_CHARS:
         raise BadInput("That is no name of an adapter: it is too long.")
     official = next((spec for spec in ADAPTERS.values() if name in (spec.id, spec.source)), None)
     if official:
         folder = Path(official.source)
-        return read(folder, official.id, official) if folder.is_absolute() else _from_hub(official, report)
+        return read(folder, official.id, official) if folder.is_absolute() else from_hub(official)
     run = history.every().get(name)
     if run and run.adapter.is_dir():
         return read(run.adapter, name)
@@ -150,7 +160,7 @@ def find(name: str, report: hub.Report) -> Adapter:
     if path.is_dir():
         return read(path.resolve(), name)
     if HUB_ID.fullmatch(name):
-        return _from_hub(AdapterSpec(name, name, "", "", "see its page"), report)
+        return from_hub(AdapterSpec(name, name, "", "", "see its page"))
     raise BadInput(
         f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no run that is done, no folder here, and not of the form owner/name."
     )
@@ -186,6 +196,10 @@ def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
     wrong = paths.damaged(folder)
     if wrong:
         raise BadInput(f"The adapter {name} is damaged: {wrong}. Fetch or export it again.")
+    return _described(name, folder, config, playground, spec)
+
+
+def _described(name: str, folder: Path, config: AdapterConfig, playground: Mapping, spec: AdapterSpec | None) -> Adapter:
     base = spec.base if spec and spec.base else playground.get("base") or config.base_model_name_or_path
     prompt = spec.prompt if spec and spec.prompt else playground.get("prompt_format")
     system = playground.get("system")
@@ -201,12 +215,9 @@ def read(folder: Path, name: str, spec: AdapterSpec | None = None) -> Adapter:
 
 
 def _from_hub(spec: AdapterSpec, report: hub.Report) -> Adapter:
-    folder = paths.adapters() / folder_name(spec.source)
+    folder = _folder(spec)
     if not (folder / CONFIG).is_file():
-        repo = hub.repository(spec.source)
-        if repo.file(CONFIG) is None:
-            raise BadInput(f"{spec.source} is not an adapter: it has no {CONFIG}.")
-        parse_config(hub.read_json(repo, CONFIG), spec.id)
+        repo, _ = _offered(spec)
         weights = repo.file(WEIGHTS)
         if weights:
             hub.download(repo, [repo.file(CONFIG), weights, *(file for file in repo.files if file.name == PLAYGROUND)], folder, report)
@@ -215,16 +226,38 @@ def _from_hub(spec: AdapterSpec, report: hub.Report) -> Adapter:
     return read(folder, spec.id, spec)
 
 
-def _from_pickle(spec: AdapterSpec, repo: hub.Repository, folder: Path, report: hub.Report) -> None:
-    """Fetch an official adapter's `adapter_model.bin` and keep it as safetensors; no other pickle is even fetched."""
-    pickled = repo.file("adapter_model.bin")
-    if pickled is None:
+def _described_on_hub(spec: AdapterSpec) -> Adapter:
+    folder = _folder(spec)
+    if (folder / CONFIG).is_file():
+        return read(folder, spec.id, spec)
+    repo, config = _offered(spec)
+    return _described(spec.id, folder, config, hub.read_json(repo, PLAYGROUND) if repo.file(PLAYGROUND) else {}, spec)
+
+
+def _folder(spec: AdapterSpec) -> Path:
+    return paths.adapters() / folder_name(spec.source)
+
+
+def _offered(spec: AdapterSpec) -> tuple[hub.Repository, AdapterConfig]:
+    """An adapter's repository and config. Raises BadInput where it is none, or has no weights that this app reads."""
+    repo = hub.repository(spec.source)
+    if repo.file(CONFIG) is None:
+        raise BadInput(f"{spec.source} is not an adapter: it has no {CONFIG}.")
+    config = parse_config(hub.read_json(repo, CONFIG), spec.id)
+    pickled = repo.file(_PICKLE)
+    if not (repo.file(WEIGHTS) or pickled):
         raise BadInput(f"{spec.source} holds no adapter weights.")
-    if not spec.official:
+    if not (repo.file(WEIGHTS) or spec.official):
         raise BadInput(
             f"{spec.source} holds its weights as a pickle ({pickled.name}) only, which can run code when it is opened. "
             "Adapters are read as safetensors only; ask its author for a safetensors version."
         )
+    return repo, config
+
+
+def _from_pickle(spec: AdapterSpec, repo: hub.Repository, folder: Path, report: hub.Report) -> None:
+    """Fetch an official adapter's pickle and keep it as safetensors; no other pickle is even fetched."""
+    pickled = repo.file(_PICKLE)
     raw = folder.parent / f"{folder.name}.pickle"
     hub.download(repo, [repo.file(CONFIG), pickled], raw, report)
     with paths.building(folder) as target:
@@ -328,7 +361,9 @@ def check_stated_base(adapter: Adapter, base: ModelSpec) -> None:
         base.format != "safetensors" and short and re.search(rf"(?:^|[/_]){re.escape(short)}(?![a-z0-9])", base.source, re.IGNORECASE)
     )
     if stated and not {stated, short} & known and not called_after:
-        raise BadInput(f"The adapter {adapter.id} belongs to the base {stated}; the loaded base is {base.source}. Load that base first.")
+        raise BadInput(
+            f"The adapter {adapter.id} belongs to the base {stated}, not to {base.source}. Choose that base, or another adapter."
+        )
 
 
 def check_base(adapter: Adapter, base: ModelSpec, base_shapes: Mapping[str, tuple[int, int]], tensors: Mapping) -> None:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+# Families whose layers are called as Llama's, by transformers' `model_type`.
+_NAMED_ALIKE = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+
 
 class Linear(NamedTuple):
     """A projection of a block: the name of its layer type, and how many numbers go in and come out of it."""
@@ -15,7 +18,8 @@ class Linear(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of a decoder with gated MLP and rotary positions (the Llama family and its relatives)."""
+    """The shape of a decoder with gated MLP and rotary positions (the Llama family and its relatives). `named`: its layers are called
+    as `linears` says; of other families only the sizes are known."""
 
     layers: int
     hidden: int
@@ -26,6 +30,7 @@ class Architecture:
     head_size: int = 0
     tied: bool = False
     context: int = 4096
+    named: bool = True
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Architecture | None":
@@ -42,6 +47,7 @@ class Architecture:
                 head_size=int(config.get("head_dim") or 0),
                 tied=bool(config.get("tie_word_embeddings", False)),
                 context=int(config.get("max_position_embeddings") or 4096),
+                named=config.get("model_type") in _NAMED_ALIKE,
             )
         except (KeyError, TypeError, ValueError):
             return None

@@ -6,7 +6,7 @@ A step learns from as many rows as before, whatever is changed. What costs the r
 from collections.abc import Iterator
 from itertools import islice
 
-from engine import hardware, models
+from engine import jobs, models
 from engine.architecture import Architecture
 from engine.errors import BadInput
 from engine.hardware import GIB, Gpu, Machine
@@ -41,7 +41,7 @@ MACHINES: dict[str, Machine] = {
 
 def plans(shape: Architecture, recipe: Recipe) -> dict[str, Plan]:
     """What a training takes on this machine, which comes first, and on every one of MACHINES, by title."""
-    machines = {THIS_MACHINE: hardware.machine(), **MACHINES}
+    machines = {THIS_MACHINE: jobs.machine(), **MACHINES}
     return {title: training_plan(shape, recipe, machine) for title, machine in machines.items()}
 
 

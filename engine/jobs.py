@@ -10,15 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 from filelock import FileLock, Timeout
 
-from engine import children, paths, ranks, runs
+from engine import children, hardware, paths, ranks, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Queued
+from engine.hardware import Machine
 from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
@@ -49,6 +51,16 @@ def resume(run: Run) -> None:
     if phase == "done":
         raise BadInput(f"{run.id} is done: there is nothing to go on with.")
     _spawn(run)
+
+
+def machine() -> Machine:
+    """This machine as a run that is begun now will find it: runs under way and in line have ended by then and given their RAM
+    back. Of a GPU all memory counts anyway."""
+    now = hardware.machine()
+    if now.has_gpu:
+        return now
+    taken = sum(hardware.process_memory(process.pid) for run in runs.every() if (process := run.process))
+    return replace(now, memory_free=min(now.memory, now.memory_free + taken))
 
 
 def _spawn(run: Run) -> None:

@@ -144,6 +144,11 @@ def learning(recipe: Recipe, rows: int) -> tuple[int, int]:
     return learnt, recipe.optimization.steps_over(learnt)
 
 
+def tests(recipe: Recipe, steps: int) -> int:
+    """How often a run of so many steps is tested: before, after and on the way."""
+    return 2 + (steps - 1) // recipe.cadence.eval_every
+
+
 def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
     """What a run does and how long it takes, e.g. `3 passes over 412 rows, 78 updates, about 6 minutes here.`
 
@@ -153,8 +158,7 @@ def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
     plan = recipe.optimization
     learnt, steps = learning(recipe, rows)
     tested = rows - learnt
-    tests = 2 + (steps - 1) // recipe.cadence.eval_every
-    tokens = steps * plan.batch * mean_tokens + _TEST_SHARE * tests * tested * mean_tokens
+    tokens = steps * plan.batch * mean_tokens + _TEST_SHARE * tests(recipe, steps) * tested * mean_tokens
     took = duration_words(seconds(1, tokens, pace))
     return f"{_passes(recipe, learnt, steps)} over {_counted(learnt, 'row')}, {_counted(steps, 'update')}, {took} {pace.place}."
 

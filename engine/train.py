@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from engine import checkpoints, hardware, lineage, memory, optimizers, passes, ranks, rows, runs, trainee, trouble
+from engine import checkpoints, hardware, lineage, memory, optimizers, passes, ranks, rows, runs, trainable, trainee, trouble
 from engine.checkpoints import Checkpoint
 from engine.errors import EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Sample, Started, Status, Step
@@ -161,7 +161,7 @@ def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _T
     from accelerate import Accelerator
 
     plan = recipe.optimization
-    spec = trainee.resolved(recipe)
+    spec = trainable.base(recipe.model)
     if not ranks.index() and (warning := memory.training_warning(spec.shape, recipe, hardware.machine())):
         tell(Notice(warning))
     data = rows.read(recipe.data, tell, rows.needed(recipe))

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from engine import adapters, hardware, hub, lora_layers, memory, models, packing
+from engine import adapters, hardware, hub, lora_layers, memory, packing, trainable
 from engine.backends import pretrained
 from engine.backends.pretrained import Pretrained
 from engine.errors import BadInput
 from engine.model_spec import ModelSpec
 from engine.prompts import Format, chosen_format
-from engine.recipe import ALL_LINEAR, Recipe
+from engine.recipe import Recipe
 from engine.settings import LoadSettings
 from engine.tokenizers import PretrainedTokenizer
 
@@ -198,9 +198,10 @@ def _with_lora(recipe: Recipe, base: Pretrained, report: hub.Report):
             warnings.simplefilter("ignore")
             peft = PeftModel(model, config, adapter_name=_ADAPTER, autocast_adapter_dtype=True)
     except ValueError as error:
-        raise BadInput(_no_layers(plan.targets, base)) from error
+        kinds = {name.rpartition(".")[2] for name, _ in pretrained.linear_shapes(base.model)} - {"lm_head"}
+        raise BadInput(trainable.no_layers(base.spec.id, plan.targets, kinds)) from error  # faults, row 5
     if any("lora_embedding_" in name for name, _ in peft.named_parameters()):
-        raise BadInput("lora.targets names an embedding. Adapters change linear layers only: leave it out.")
+        raise BadInput(trainable.EMBEDDING)
     if start:
         from peft import set_peft_model_state_dict
 
@@ -220,19 +221,3 @@ def _start(recipe: Recipe, base: Pretrained, report: hub.Report):
     tensors = adapters.load_tensors(found)
     adapters.check_base(found, base.spec, dict(pretrained.linear_shapes(base.model)), tensors)
     return found, tensors
-
-
-def _no_layers(targets: str | list[str], base: Pretrained) -> str:
-    """Which layer types there are, where none is called as the recipe says (faults, row 5)."""
-    wanted = "linear layers" if targets == ALL_LINEAR else f"layers called {', '.join(targets)}"
-    kinds = sorted({name.rpartition(".")[2] for name, _ in pretrained.linear_shapes(base.model)} - {"lm_head"})
-    there = f"It has: {', '.join(kinds)}." if kinds else "It has no linear layers that an adapter could change."
-    return f"{base.spec.id} has no {wanted} (lora.targets). {there}"
-
-
-def resolved(recipe: Recipe) -> ModelSpec:
-    """The base that a recipe names. Raises BadInput for what cannot be trained."""
-    spec = models.resolve(recipe.model)
-    if spec.kind in ("remote", "scripted"):
-        raise BadInput(f"{recipe.model} has no weights here to be trained. Choose a model id, a Hub id or a folder.")
-    return spec

@@ -6,7 +6,7 @@ import json
 import pytest
 from builders import until
 
-from engine import adapters, datasets, guanaco_mini, models, passes, paths, rows, trainee
+from engine import adapters, datasets, guanaco_mini, models, passes, paths, rows, trainable, trainee
 from engine.blend import Blend
 from engine.messages import Conversation
 from engine.presets import PRESETS
@@ -59,7 +59,7 @@ def test_rows_it_has_not_seen_are_likelier_with_it(starter):
     losses = {}
     for start in ("none", MINI):
         plan = PLAN.model_copy(update={"lora": PLAN.lora.model_copy(update={"start_from": start})})
-        learner = trainee.prepare(plan, trainee.resolved(plan), lambda progress: None)
+        learner = trainee.prepare(plan, trainable.base(plan.model), lambda progress: None)
         data = rows.read(plan.data, lambda progress: None)
         found = rows.encoded(plan.data, data, plan.optimization.seed, learner.tokenizer, learner.form, lambda event: None)
         losses[start] = passes.held_out(learner, found.held_out, 8, lambda: None) / passes.targets(found.held_out)

@@ -49,9 +49,9 @@ def plan(model: Path, source: Path | str, **sections: dict) -> Recipe:
 
 def prepared(plan: Recipe):
     """What a recipe trains (`engine.trainee.Trainee`), loaded."""
-    from engine import trainee
+    from engine import trainable, trainee
 
-    return trainee.prepare(plan, trainee.resolved(plan), lambda progress: None)
+    return trainee.prepare(plan, trainable.base(plan.model), lambda progress: None)
 
 
 def written(plan: Recipe, path: Path) -> Path:

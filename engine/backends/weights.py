@@ -32,10 +32,7 @@ def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[Mode
                 source = gguf_weights.fetch(spec, report).path
                 conversion.gguf_to_folder(source, spec.folder, report, source=spec.source, origin=spec.origin)
     elif not there:
-        repo = hub.repository(spec.source)
-        config = hub.read_json(repo, "config.json")
-        check_architecture(config, spec.source)
-        spec = models.described(spec, config)
+        repo, spec = looked_up(spec)
         models.check_fit(spec, hardware.machine(), load)
         hub.download(repo, hub.model_files(repo), spec.folder, report)
     elif wrong := wrong or damaged_safetensors(spec.folder):
@@ -43,6 +40,16 @@ def fetch(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> tuple[Mode
     config = read_config(spec.folder)
     check_architecture(config, spec.id)
     return models.described(spec, config), spec.folder
+
+
+def looked_up(spec: ModelSpec) -> tuple[hub.Repository, ModelSpec]:
+    """A model's repository on the Hub, and the spec completed by its config, of which alone anything is fetched. Refuses what cannot
+    run here, or has no safetensors weights."""
+    repo = hub.repository(spec.source)
+    config = hub.read_json(repo, "config.json")
+    check_architecture(config, spec.source)
+    hub.model_files(repo)
+    return repo, models.described(spec, config)
 
 
 def _damage_found_while_importing(folder: Path) -> str | None:

@@ -28,7 +28,7 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
             if why := drafts.missing(draft):
                 raise BadInput(why)
             first = shop.first(draft)
-            *_, measured = shop.measuring(draft)
+            measured = shop.counted(draft)
             cut = shop.cut(draft, measured)
         return {
             "format": first.format,

@@ -51,7 +51,8 @@ class DataStep:
                 self.fetch = gr.Button("Fetch its rows", size="sm", elem_id="ft-fetch")
             with gr.Tab("Bundled"):
                 self.bundled = gr.Dropdown(list(uploads.bundled()), value=None, label="A set that comes with the app", elem_id="ft-bundled")
-            with gr.Tab("My chats"):
+            # On a public host chats are not kept apart by visitor.
+            with gr.Tab("My chats", visible=not self.shop.services.read_only):
                 gr.Markdown("Answers of the chat tab that got a thumb up become rows.")
                 self.thumbs = gr.Button("Use my thumbs-up chats", size="sm", elem_id="ft-thumbs")
         self.told = gr.HTML(elem_id="ft-data-told", apply_default_css=False)

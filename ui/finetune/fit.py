@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import fitting, hardware, probing, runs
+from engine import fitting, jobs, probing, runs
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
@@ -61,7 +61,7 @@ class FitStep:
                 shape = self.shop.spec(before).shape
                 if shape is None:
                     raise BadInput("The shape of this base is not known yet, so nothing can be computed. Probe it.")
-                made, said = fitting.made_to_fit(shape, before.recipe, hardware.machine())
+                made, said = fitting.made_to_fit(shape, before.recipe, jobs.machine())
                 changed = before.model_copy(update={"recipe": made})
                 told, bars = self.shown(changed)
             return [kept(changed), told + "".join(map(views.told, said)) if said else told, bars]

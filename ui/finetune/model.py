@@ -65,15 +65,32 @@ class ModelStep:
 
     def wire(self, draft: gr.BrowserState) -> None:
         def choose(model: str, kept_draft: object) -> list:
-            with form.explained():
+            before = read(kept_draft)
+            try:
                 self.shop.allowed(drafts.changed(Draft(), {"model": model or "?"}))
-                changed = drafts.with_model(read(kept_draft), model or "")
+                changed = drafts.with_model(before, model or "")
+                self.shop.base(changed)
+            except EngineError as error:
+                return self._refused(before, f"{error} The base is still {before.recipe.model}.")
             return [kept(changed), *self.shown(changed)]
 
-        def start_from(adapter: str, kept_draft: object) -> dict:
-            with form.explained():
+        def start_from(adapter: str, kept_draft: object) -> list:
+            before = read(kept_draft)
+            try:
                 self.shop.allowed(drafts.changed(Draft(), {"lora.start_from": adapter or NO_ADAPTER}))
-                return kept(drafts.changed(read(kept_draft), {"lora.start_from": adapter or NO_ADAPTER}))
+                changed = drafts.changed(before, {"lora.start_from": (adapter or "").strip() or NO_ADAPTER})
+                self.shop.check_start(changed)
+            except EngineError as error:
+                held = before.recipe.lora.start_from
+                return self._refused(before, f"{error} It still starts from {'a fresh adapter' if held in ('', NO_ADAPTER) else held}.")
+            return [kept(changed), *self.shown(changed)]
 
-        self.base.input(choose, [self.base, draft], [draft, *self.outputs], api_visibility="private", **form.QUICK)
-        self.start_from.input(start_from, [self.start_from, draft], draft, api_visibility="private", **form.QUICK)
+        # A base or an adapter of the Hub is looked at, which may take a moment.
+        how = {"api_visibility": "private", **form.QUICK, "show_progress": "minimal", "show_progress_on": self.table}
+        self.base.input(choose, [self.base, draft], [draft, *self.outputs], **how)
+        self.start_from.input(start_from, [self.start_from, draft], [draft, *self.outputs], **how)
+
+    def _refused(self, draft: Draft, why: str) -> list:
+        """What was typed stays, to be mended; the draft is as it was."""
+        *_, table = self.shown(draft)
+        return [gr.skip(), gr.skip(), gr.skip(), views.told(why, "wrong") + table]

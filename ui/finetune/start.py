@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import drafts, jobs, runs
+from engine import drafts, jobs, runs, trainable
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
-from engine.preview import SHOWN_ROWS
+from engine.preview import SHOWN_ROWS, Measured
 from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING
 from ui import form
@@ -45,19 +45,19 @@ class TrainStep:
         return self
 
     def shown(self, draft: Draft) -> list:
-        why = self._missing(draft)
+        why = self._missing(draft, self.shop.measured(draft))
         said = views.told(why, "wrong") if why else views.told(self.shop.sentence(draft), "means")
         view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
         return [said, gr.Button(interactive=not why), self._command(draft), view]
 
-    def _missing(self, draft: Draft) -> str:
-        """Why training cannot start, empty where it can."""
+    def _missing(self, draft: Draft, measured: Measured | None) -> str:
+        """Why training cannot start, empty where it can. `measured` are the draft's rows, where they are counted."""
         if not self.shop.services.may_train:
             return NO_TRAINING
         try:
             if why := drafts.missing(draft):
                 return why
-            cut = self.shop.cutoff(draft)
+            cut = measured and self.shop.cut(draft, measured)
             if cut and cut.rows < LEAST_ROWS:
                 return (
                     f"{cut.rows} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows, or raise the cutoff in step 2."
@@ -67,9 +67,13 @@ class TrainStep:
                 return f"{first.reason} Say in step 2 which column holds what."
             if len(first.conversations) < LEAST_ROWS and first.rows < SHOWN_ROWS:
                 return f"{len(first.conversations)} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows in step 2."
+            trainable.check_layers(draft.recipe, self.shop.base(draft))
+            self.shop.check_start(draft)
+            if self.shop.services.read_only and measured:
+                trainable.check_for_visitors(draft.recipe, measured.rows)
+            return self.shop.too_large(draft)
         except EngineError as error:
             return str(error)
-        return ""
 
     def _command(self, draft: Draft) -> str:
         if self.shop.services.read_only:
@@ -79,7 +83,9 @@ class TrainStep:
 
     def begin(self, draft: Draft) -> str:
         """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
-        if why := self._missing(draft):
+        # How much a visitor's run takes follows from its rows.
+        count = self.shop.counted if self.shop.services.read_only and draft.recipe.data.source else self.shop.measured
+        if why := self._missing(draft, count(draft)):
             raise BadInput(why)
         title = draft.title.partition(":")[0]
         name = title.rpartition(".")[0] or title or draft.recipe.model.rpartition("/")[2]

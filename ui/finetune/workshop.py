@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import hardware, history, hub, memory, models, pace, paths, presets, preview, tokenizer_files, uploads
+from engine import fitting, history, hub, jobs, memory, models, pace, paths, presets, preview, tokenizer_files, trainable, uploads
 from engine.blend import NO_ADAPTER
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
 from engine.errors import BadInput
@@ -24,8 +24,9 @@ from engine.prompts import Format, chosen_format
 from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
+from ui.finetune import views
 
-# Tokenizers, beginnings and counts of data sets, the latest of all visitors.
+# Tokenizers, configs of the Hub, beginnings and counts of data sets, the latest of all visitors.
 _KEPT = 24
 
 
@@ -52,11 +53,16 @@ class Workshop:
         if recipe.model not in models.MODELS or recipe.lora.start_from not in (NO_ADAPTER, *models.ADAPTERS):
             raise BadInput("On this public host the bases and adapters in the lists can be finetuned, no others.")
 
-    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+    def _peek(self, key: tuple) -> Any:
+        """What was made of that, None where nothing is kept."""
         with self._lock:
             if key in self._made:
                 self._made.move_to_end(key)
-                return self._made[key]
+            return self._made.get(key)
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        if (made := self._peek(key)) is not None:
+            return made
         made = make()
         with self._lock:
             self._made[key] = made
@@ -69,7 +75,39 @@ class Workshop:
         if self.services.read_only and draft.recipe.model not in models.MODELS:
             raise BadInput("On this public host the bases in the list can be finetuned, no others.")
         spec = models.resolve(draft.recipe.model)
-        return models.described(spec, read_config(spec.folder)) if spec.shape is None and spec.in_safetensors else spec
+        if spec.shape is None and spec.in_safetensors:
+            return models.described(spec, read_config(spec.folder))
+        return self._peek(("base", spec.id)) or spec
+
+    def base(self, draft: Draft) -> ModelSpec:
+        """The same, seen to be one that can be trained: the config of one on the Hub is looked at. Raises BadInput, or EngineError where
+        the Hub does not answer."""
+        trainable.base(draft.recipe.model)
+        spec = self.spec(draft)
+        return self._once(("base", spec.id), lambda: trainable.looked_at(spec)) if spec.kind == "hub" else spec
+
+    def check_start(self, draft: Draft) -> None:
+        """Raises BadInput where the draft's base cannot go on with the adapter it names, EngineError where the Hub does not answer."""
+        key = "adapter", draft.recipe.lora.start_from, draft.recipe.model
+        if self._peek(key) is None:
+            found = trainable.start(draft.recipe, self.spec(draft))
+            if found and not found.weights.is_file():  # one on the Hub; what is here may change
+                self._once(key, lambda: found)
+
+    def too_large(self, draft: Draft) -> str:
+        """Why the recipe does not fit this machine and what to do, empty where it does or where the base's shape is not known."""
+        plan = self.plan(draft)
+        if plan is None or plan.fits:
+            return ""
+        try:
+            fitting.made_to_fit(self.spec(draft).shape, draft.recipe, jobs.machine())
+        except BadInput as error:  # it names what would do
+            return str(error)
+        need, have = views.gigabytes(plan.resident), views.gigabytes(plan.have)
+        return (
+            f"This recipe needs {need} on this machine, and {have} can be used. “Make it fit” in step 5 changes it until it does; "
+            "a smaller base in step 1 needs less."
+        )
 
     def tokenizer(self, draft: Draft, report: hub.Report = lambda progress: None) -> Tokenizer:
         return self._once(("tokenizer", draft.recipe.model), lambda: tokenizer_files.opened(self.spec(draft), report))
@@ -87,11 +125,7 @@ class Workshop:
 
     def measured(self, draft: Draft) -> Measured | None:
         """The lengths of all rows, where they were measured already."""
-        key = self._key(draft)
-        with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-            return self._made.get(key)
+        return self._peek(self._key(draft))
 
     def measuring(self, draft: Draft) -> Iterator[Progress | Measured]:
         """The same, made now; the last value is whole."""
@@ -104,6 +138,11 @@ class Workshop:
             if isinstance(each, Measured) and each.done:
                 self._once(self._key(draft), lambda: each)
             yield each
+
+    def counted(self, draft: Draft) -> Measured:
+        """The lengths of all rows, measured now where they are not yet."""
+        *_, measured = self.measuring(draft)
+        return measured
 
     def _key(self, draft: Draft) -> tuple:
         data = draft.recipe.data
@@ -122,11 +161,11 @@ class Workshop:
     def plan(self, draft: Draft) -> memory.Plan | None:
         """What training takes here, None where the base's shape is not known."""
         shape = self.spec(draft).shape
-        return shape and memory.training_plan(shape, draft.recipe, hardware.machine())
+        return shape and memory.training_plan(shape, draft.recipe, jobs.machine())
 
     def pace(self, draft: Draft) -> Pace | None:
         spec = self.spec(draft)
-        return spec.shape and pace.pace(spec.shape, draft.recipe, hardware.machine(), draft.recipe.model)
+        return spec.shape and pace.pace(spec.shape, draft.recipe, jobs.machine(), draft.recipe.model)
 
     def sentence(self, draft: Draft) -> str:
         """What the recipe means for these rows: passes, updates, time."""
@@ -162,7 +201,7 @@ class Workshop:
 
     def bases(self, chosen: ModelSpec | None = None) -> list[Base]:
         """All bases of the registry and the `chosen` one, where its shape is known: those that fit this machine first, small before large."""
-        machine, found = hardware.machine(), []
+        machine, found = jobs.machine(), []
         specs = {spec.id: spec for spec in (*models.MODELS.values(), chosen) if spec and spec.shape}
         for spec in specs.values():
             recipe = presets.of_model(spec.id)
