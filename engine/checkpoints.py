@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import adapters, paths
+from engine import adapters, paths, trouble
 from engine.errors import EngineError
 from engine.events import Saved
 from engine.runs import Run, full_disk_told
@@ -97,14 +97,14 @@ def damaged(folder: Path) -> str | None:
 def newest(run: Run) -> tuple[Checkpoint | None, list[str]]:
     """The newest sound checkpoint, None where there is none, and what is to be told of those that had to be passed over
     (faults, row 22)."""
-    told = []
+    passed_over = []
     for step in reversed(run.steps_saved()):
         folder = run.checkpoints / f"step-{step}"
         wrong = damaged(folder)
         if not wrong:
-            return _load(folder), told
-        told.append(f"The checkpoint of step {step} is damaged ({wrong}); the one before it is used.")
-    return None, told
+            return _load(folder), [trouble.passed_over(*each, step) for each in passed_over]
+        passed_over.append((step, wrong))
+    return None, [trouble.passed_over(*each, 0) for each in passed_over]
 
 
 def _load(folder: Path) -> Checkpoint:

@@ -240,6 +240,13 @@ def _memory(curves: _Curves) -> Iterator[Finding]:
         yield Finding("out_of_memory", "hint", f"Memory ran out {_often(rungs)}. {rungs[-1].text}", advice, rungs[-1].step)
 
 
+def _damaged(curves: _Curves) -> Iterator[Finding]:
+    for event in curves.notices:
+        if trouble.PASSED_OVER in event.text:
+            advice = "Check the disk: a checkpoint is sound when it is written."
+            yield Finding("checkpoint_damaged", "hint", event.text, advice, curves.started.resumed_from)
+
+
 def _often(events: Sequence[Event]) -> str:
     return "once" if len(events) == 1 else f"{len(events)} times"
 
@@ -255,4 +262,5 @@ _CHECKS: tuple[Callable[[_Curves], Iterator[Finding]], ...] = (
     _evaluation,
     _memory,
     _float16,
+    _damaged,
 )

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -168,8 +169,8 @@ def full_disk_told(folder: Path, need: int):
             raise
         free = shutil.disk_usage(folder).free
         raise EngineError(
-            f"The disk of {folder} is full: {max(need, 1) / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free. "
-            "The last checkpoint is kept. Free some space, then resume."
+            f"The disk of {folder} is full: {math.ceil(max(need, 1) / 1e5) / 10:,.1f} MB are needed, {free / 1e6:,.1f} MB are free. "
+            "What was saved before is kept. Free some space, then start or resume."
         ) from error
 
 
@@ -251,10 +252,10 @@ def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
     if folder.exists() and any(path.name not in _OURS for path in folder.iterdir()):
         raise BadInput(f"{folder} is not empty. Choose another --run-dir, one that is empty or not there yet.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (EVENTS, PLAYGROUND, f".{PLAYGROUND}"):
-            (folder / name).unlink(missing_ok=True)
-        with full_disk_told(folder, 10_000):
+        with full_disk_told(folder.parent, 10_000):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (EVENTS, PLAYGROUND, f".{PLAYGROUND}"):
+                (folder / name).unlink(missing_ok=True)
             partial = folder / _PARTIAL
             partial.write_text(plan.to_yaml(), encoding="utf-8")
             os.replace(partial, folder / RECIPE)
@@ -267,12 +268,13 @@ def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
 
 
 def fresh_folder(name: str) -> Path:
-    """A new, empty folder for a run called after its recipe and the time. Two calls never give the same one."""
+    """A new, empty folder for a run called after its recipe and the time. Two calls never give the same one. Raises EngineError where
+    the disk is full."""
     stem = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
     taken = {run.id for run in every()}
     for number in itertools.count(1):
         folder = paths.runs() / (stem if number == 1 else f"{stem}-{number}")
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError), full_disk_told(paths.runs(), 10_000):
             if folder.name not in taken:
                 folder.mkdir()
                 return folder

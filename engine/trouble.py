@@ -13,6 +13,7 @@ from engine.recipe import Recipe
 # What is said in a run's events and found there again (`engine.findings`).
 LEARNT_NOTHING, NO_NUMBERS = "The adapter learnt nothing", "The adapter holds numbers that are none"
 SKIPPED = "skipped, training goes on"
+PASSED_OVER = "passed over"
 _ACCUMULATION, CHECKPOINTING = "optimization.accumulation", "memory.activation_checkpointing"
 _RATE, _DTYPE = "optimization.learning_rate", "quantization.compute_dtype"
 # The keys that are changed where memory ran out, and where float16 failed.
@@ -101,6 +102,12 @@ def paused(recipe: Recipe, dtype: str, step: int, what: str, checkpoint: Path | 
         kept = "There is no checkpoint yet. Start a new run"
     calmer = ", in bfloat16 or float32," if dtype == "float16" else ""
     return f"Paused: the {what} of step {step} is not a number. {kept}{calmer} with a learning rate below {recipe.optimization.learning_rate:g}."
+
+
+def passed_over(step: int, wrong: str, sound: int) -> str:
+    """What a person is told where a checkpoint is damaged and the run goes on from that of step `sound`, 0: from its beginning
+    (faults, row 22)."""
+    return f"The checkpoint of step {step} is damaged ({wrong}) and {PASSED_OVER}; going on from {_place(sound)}."
 
 
 def _place(saved: int) -> str:

@@ -38,6 +38,21 @@ def open_tab(page, deck: Deck) -> None:
     page.check(f"#game input[value='{deck.id}']")
 
 
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_deck_that_another_tab_made_is_chosen(served):
+    """Whether the game was opened before or not; `window.guanacoDeck` names it."""
+    with browser.opened(served.url) as page:
+        page.evaluate("deck => { window.guanacoDeck = deck; }", played(served).id)
+        page.get_by_role("tab", name="Blind game").click()
+        page.wait_for_selector(f"#game input[value='{played(served).id}']:checked")
+        later = playing.deck(13)
+        served.services.shelf.add(later)
+        page.evaluate("deck => { window.guanacoDeck = deck; window.guanacoPlay(); }", later.id)
+        page.wait_for_selector(f"#game input[value='{later.id}']:checked")
+        assert not page.errors
+
+
 def wait_phase(page, phase: str) -> None:
     page.wait_for_function("phase => document.querySelector('#game [data-phase]')?.dataset.phase === phase", arg=phase)
 

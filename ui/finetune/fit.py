@@ -64,7 +64,7 @@ class FitStep:
                 made, said = fitting.made_to_fit(shape, before.recipe, jobs.machine())
                 changed = before.model_copy(update={"recipe": made})
                 told, bars = self.shown(changed)
-            return [kept(changed), told + "".join(map(views.told, said)) if said else told, bars]
+            return [kept(changed), told + "".join(map(views.told, said or ["Nothing had to be changed."])), bars]
 
         def probe(kept_draft: object) -> Iterator[list]:
             with form.explained():

@@ -22,6 +22,8 @@ from ui.chat import TAB as CHAT
 from ui.finetune import views
 from ui.finetune.workshop import Workshop
 
+# The game's script shows the deck of the duel, also where that tab was opened before there was one.
+PLAY = "() => { window.guanacoDeck = document.querySelector('#ft-try-told [data-deck]')?.dataset.deck; window.guanacoPlay?.(); return []; }"
 EXPORTING = {"concurrency_limit": 1, "concurrency_id": "export", "show_progress": "hidden"}
 
 
@@ -137,7 +139,8 @@ class TryStep:
                             said = (
                                 f"{len(each.questions)} questions are answered by both. Which is which stays hidden until you have chosen."
                             )
-                            yield [views.told(said, "good"), gr.Button(visible=False), gr.Button(visible=True)]
+                            made = f'<span data-deck="{each.id}"></span>'
+                            yield [views.told(said, "good") + made, gr.Button(visible=False), gr.Button(visible=True)]
                         else:
                             yield [views.told(each.text), gr.skip(), gr.skip()]
             finally:
@@ -165,6 +168,6 @@ class TryStep:
         begun = self.duel.click(duel, self.run, playing, api_visibility="private", **ANSWERING)
         begun.failure(lambda: gr.Button(visible=False), None, self.stop, api_visibility="private", **form.SILENT)
         self.stop.click(stop, None, None, api_visibility="private", **form.SILENT)
-        self.play.click(lambda: gr.Tabs(selected=game.TAB), None, self.tabs, **how)
+        self.play.click(lambda: gr.Tabs(selected=game.TAB), None, self.tabs, js=PLAY, **how)
         self.export.click(exported, [self.run, self.kind, self.where], self.exported, api_visibility="private", **EXPORTING)
         gr.on([self.kind.input, self.where.input], self._command, [self.run, self.kind, self.where], self.command, **how)

@@ -74,7 +74,11 @@ def bad_rows(bad: Sequence[BadRow], unit: str, skipped: bool) -> str:
         return ""
     shown = "".join(f"<li>{html.escape(unit)} {each.line}: {html.escape(each.reason)}</li>" for each in bad[:_SHOWN_BAD])
     more = f"<li>and {len(bad) - _SHOWN_BAD:,} more</li>" if len(bad) > _SHOWN_BAD else ""
-    then = "will be left out" if skipped else "will stop the run (“Skip bad rows” in step 4 leaves them out)"
+    then = (
+        "will be left out; to have them stop the run instead, untick “Skip bad rows” in step 4, under “Advanced”"
+        if skipped
+        else "will stop the run; to leave them out, tick “Skip bad rows” in step 4, under “Advanced”"
+    )
     count = "1 row" if len(bad) == 1 else f"{len(bad):,} rows"
     return f'<div class="bad"><p class="wrong">{count} cannot be read and {then}:</p><ul>{shown}{more}</ul></div>'
 

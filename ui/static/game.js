@@ -71,6 +71,13 @@ const ACTS = {
   stop: () => trigger("stop_duel"),
 };
 
+// What another tab has just made is what is to be played.
+window.guanacoPlay = () => act("open_game");
+const chooseMade = () => {
+  const made = [...board.querySelectorAll("input[name=deck]")].find((each) => each.value === window.guanacoDeck);
+  if (made) made.checked = true;
+};
+
 // What the chosen deck allows: lengths and categories.
 const offer = () => {
   const chosen = find("input[name=deck]:checked");
@@ -182,7 +189,10 @@ const update = () => {
   board.dataset.phase = value.phase;
   told.textContent = value.told || "";
   picks = {};
-  if (value.phase === "setup") offer();
+  if (value.phase === "setup") {
+    chooseMade();
+    offer();
+  }
   mark();
   if (phase && phase !== value.phase || value.phase === "round") element.scrollIntoView({ block: "nearest" });
   if (phase && value.phase !== "working") {

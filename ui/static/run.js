@@ -139,7 +139,8 @@ const show = (changed) => {
   const told = [];
   if (run.phase === "waiting" && run.waiting) told.push(`${run.waiting.holder} has the machine. Place ${run.waiting.place} in line.`);
   else if (underWay() && run.doing) told.push(`${run.doing.text}${run.doing.fraction ? `, ${Math.round(100 * run.doing.fraction)}%` : ""} …`);
-  else if (run.phase === "training" && !run.steps.step.length) told.push("Making the first step …");
+  else if (run.phase === "training" && !run.steps.step.length) told.push("Tests and sample answers before training, then the first step …");
+  else if (run.phase === "training" && lastStep() === total()) told.push("All steps are made. The last tests and sample answers, then the adapter …");
   else if (run.phase === "starting") told.push("Its process starts up …");
   else if (run.phase === "interrupted") told.push("Its process ended without a word, as when it is killed or the machine restarts.");
   else if (!underWay() && run.log.length) told.push(run.log.at(-1).text);
