@@ -26,7 +26,8 @@ from engine.runs import EventLog, Run
 
 # How often a waiting run looks whether it is its turn, seconds.
 _LOOK = 0.5
-NICENESS = 19
+# How far trainings stand back for other programs where that is not chosen by the variable, 0 (not at all) to 19.
+NICENESS, NICENESS_VARIABLE = 19, "GUANACO_NICENESS"
 
 
 def start(plan: Recipe, name: str) -> Run:
@@ -175,12 +176,16 @@ def _work_along(run: Run) -> Ended | Adjusted:
 
 def _give_way() -> None:
     """Train at low priority, so that a chat beside it stays as fast as alone."""
-    psutil.Process().nice(NICENESS if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
+    chosen = os.environ.get(NICENESS_VARIABLE, "")
+    niceness = min(int(chosen), NICENESS) if chosen.isdigit() else NICENESS
+    if not niceness:
+        return
+    psutil.Process().nice(niceness if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS)
     # Linux shares the cores out among sessions first and weighs priorities only within one: a session is to give way as a whole. One
     # that this process does not lead is a person's terminal, or all of an app.
     if sys.platform == "linux" and os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):  # kernels without that grouping
-            Path("/proc/self/autogroup").write_text(str(NICENESS))
+            Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 def _when_free(run: Run, tell) -> Ended | Adjusted:

@@ -16,6 +16,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # Threads that wait for each other by spinning make tiny models up to ten times slower where other programs keep the cores busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Trainings of tests would stand back for other tests until their time is up.
+os.environ["GUANACO_NICENESS"] = "0"
 
 import builders  # noqa: E402
 import training  # noqa: E402
@@ -33,12 +35,6 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("GUANACO_HOME", str(folder))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def same_priority(monkeypatch) -> None:
-    """A run that a test trains in this process leaves its priority alone: what runs after it would be starved."""
-    monkeypatch.setattr("engine.jobs.NICENESS", 0)
 
 
 @pytest.fixture(scope="session")
