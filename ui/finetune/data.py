@@ -97,8 +97,10 @@ class DataStep:
         return FORMATS[format].names[:MOST_FIELDS] if format in FORMATS else ()
 
     def _limit(self, draft: Draft):
-        limit = draft.recipe.data.max_length
-        return gr.Slider(value=limit, maximum=max(MOST, limit))
+        return gr.Slider(value=draft.recipe.data.max_length, maximum=self._most(draft))
+
+    def _most(self, draft: Draft) -> int:
+        return max(MOST, draft.recipe.data.max_length)
 
     def _lengths(self, draft: Draft, so_far: Measured | None = None) -> str:
         """What is known of the rows' lengths, of those that are counted `so_far` while more are."""
@@ -191,11 +193,16 @@ class DataStep:
             return self._lengths(now) if now.recipe.data.source else ""
 
         def cut(limit: float | None, kept_draft: object) -> list:
-            if limit is None:  # somebody is typing
-                return [gr.skip(), gr.skip()]
-            with form.explained():
-                changed = drafts.changed(read(kept_draft), {"data.max_length": int(limit)})
+            before = read(kept_draft)
+            try:
+                limit = form.whole_number(self.limit.label, limit, LEAST, self._most(before))
+            except BadInput as error:
+                return [gr.skip(), views.told(str(error), "wrong")]
+            changed = drafts.changed(before, {"data.max_length": limit})
             return [kept(changed), self._lengths(changed)]
+
+        def leave(limit: float | None, kept_draft: object) -> list:
+            return cut(form.left(limit, LEAST, self._most(read(kept_draft))), kept_draft)
 
         both = [draft, *self.outputs]
         for event, function, inputs in (
@@ -212,6 +219,7 @@ class DataStep:
             # By the limit and the rows as they are when all is counted.
             counted.success(counted_now, draft, self.lengths, api_visibility="private", **form.QUICK)
         moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        self.limit.input(cut, [self.limit, draft], [draft, self.lengths], **moved)
+        for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
+            event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
         self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
         self.count = count

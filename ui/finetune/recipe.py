@@ -78,23 +78,24 @@ class RecipeStep:
         except EngineError as error:
             return views.told(str(error), "wrong")
 
-    def changed(self, draft: Draft, values: tuple) -> Draft:
-        """The draft with what the components say. Raises BadInput that names the field."""
+    def changed(self, draft: Draft, values: tuple) -> tuple[Draft, str]:
+        """The draft with what the components say, as far as it can be, and a sentence on what cannot."""
         given = dict(zip(self.fields, values, strict=True))
-        sections = {}
-        for section, kind in SECTIONS.items():
+        sections, wrong = {}, []
+        for section in SECTIONS:
             mine = {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{section}.")}
-            before = getattr(draft.recipe, section)
-            sections[section] = form.read_fields(kind, {name: getattr(before, name) for name in kind.model_fields} | mine)
-        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)})
+            sections[section], said = form.taken(getattr(draft.recipe, section), mine)
+            wrong += [said] if said else []
+        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong)
 
     def wire(self, draft: gr.BrowserState) -> None:
         def change(kept_draft: object, *values: object) -> list:
-            try:
-                made = self.changed(read(kept_draft), values)
-            except EngineError as error:
-                return [gr.skip(), views.told(str(error), "wrong"), gr.skip()]
-            return [kept(made), self._means(made), made.recipe.to_yaml()]
+            made, wrong = self.changed(read(kept_draft), values)
+            return [kept(made), views.told(wrong, "wrong") if wrong else self._means(made), made.recipe.to_yaml()]
+
+        def leave(kept_draft: object, *values: object) -> list:
+            sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
+            return change(kept_draft, *(form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)))
 
         def begin_with(name: str, kept_draft: object) -> list:
             with form.explained():
@@ -113,6 +114,9 @@ class RecipeStep:
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         inputs = [draft, *self.fields.values()]
-        gr.on([each.input for each in self.fields.values()], change, inputs, [draft, self.means, self.yaml], **how)
+        outputs = [draft, self.means, self.yaml]
+        gr.on([each.input for each in self.fields.values()], change, inputs, outputs, **how, **form.AS_TYPED)
+        left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
+        gr.on(left, leave, inputs, outputs, **how, **form.AS_TYPED)
         self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how)
         self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how)

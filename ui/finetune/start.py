@@ -62,9 +62,7 @@ class TrainStep:
                 return (
                     f"{cut.rows} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows, or raise the cutoff in step 2."
                 )
-            first = self.shop.first(draft)  # fails where it cannot be read, or is not the visitor's to read
-            if first.unsure:
-                return f"{first.reason} Say in step 2 which column holds what."
+            first = self.shop.readable(draft)
             if len(first.conversations) < LEAST_ROWS and first.rows < SHOWN_ROWS:
                 return f"{len(first.conversations)} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows in step 2."
         except EngineError as error:

@@ -85,6 +85,13 @@ class Workshop:
         key = "first", data.source, data.format, tuple(sorted(data.columns.items()))
         return self._once(key, lambda: preview.first(data.source, data.format, data.columns))
 
+    def readable(self, draft: Draft) -> preview.First:
+        """The same. Raises BadInput that says what to do where no row of it can be read."""
+        first = self.first(draft)
+        if first.unsure:
+            raise BadInput(f"{first.reason.rstrip('.')}. Say in step 2 which column holds what.")
+        return first
+
     def measured(self, draft: Draft) -> Measured | None:
         """The lengths of all rows, where they were measured already."""
         key = self._key(draft)
