@@ -1,9 +1,13 @@
 """What a person does out of order in the wizard: half-typed numbers, choices beside what takes long, counts that come late."""
 
+import threading
+
 import browser
 import pytest
+import training
 from pages import Page
 
+from engine import preview, runs
 from engine.backends.scripted import ScriptedBackend
 
 
@@ -25,6 +29,23 @@ def brought(tab, tiny, file) -> None:
     tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
     tab.set_input_files("#ft-upload input[type=file]", file)
     tab.wait_for_selector("#ft-lengths svg")
+
+
+def to_recipe(tab) -> None:
+    """From step 2 to step 4, with all of its fields."""
+    tab.click("#ft-next-1")
+    tab.wait_for_selector("#ft-lens p")
+    tab.click("#ft-next-2")
+    tab.wait_for_selector("#ft-means p")
+    yaml(tab)
+
+
+def yaml(tab) -> str:
+    """The recipe as step 4 shows it, once that is open."""
+    if not tab.locator("#ft-yaml textarea").is_visible():
+        tab.locator("#ft-advanced button").first.click()
+        tab.wait_for_selector("#ft-yaml textarea")
+    return tab.input_value("#ft-yaml textarea")
 
 
 def has(tab, selector: str, text: str) -> None:
@@ -75,3 +96,92 @@ def test_half_typed_numbers_are_not_taken_and_no_message_pops_up(page, tiny, row
         rank.fill("4")
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 4\\n')")
         assert tab.evaluate("window.toasts") == 0 and not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_rows_are_counted_wherever_counts_are_missing(page, tiny, rows, home, monkeypatch):
+    """After another system text, another preset, a run that is cloned; meanwhile it is told how far that is."""
+    go, real = threading.Event(), preview.counting
+
+    def slowly(data, tokenizer, form, system="", stop=lambda: False):
+        *_, whole = real(data, tokenizer, form, system, stop)
+        yield preview.Measured(data, (), whole.shapes[:4], frozenset(), whole.anew)
+        while not go.wait(0.05):
+            if stop():
+                return
+        yield whole
+
+    run = training.fresh(training.plan(tiny, rows).with_absolute_data(), runs.fresh_folder("kept"))
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        has(tab, "#ft-means", "passes over")
+        monkeypatch.setattr(preview, "counting", slowly)
+        box = tab.locator("#ft-step-3").get_by_label("System text")
+        box.press_sequentially("Be brief.")
+        has(tab, "#ft-step-3 .ft-counting", "4 of 12 rows are counted.")
+        assert "known once the rows are counted" in tab.inner_text("#ft-means")
+        tab.get_by_label("number input for Rank").fill("3")  # a quick choice waits for no count, and is not undone by its end
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 3\\n')")
+        go.set()
+        has(tab, "#ft-means", "passes over")
+        tab.wait_for_function("!document.querySelector('#ft-step-3 .ft-counting p')")
+        assert "r: 3\n" in yaml(tab)
+        go.clear()
+        box.fill("Be long.")  # as if pasted
+        tab.keyboard.press("Tab")
+        has(tab, "#ft-step-3 .ft-counting", "4 of 12 rows are counted.")
+        tab.click("#ft-next-3")
+        has(tab, "#ft-step-4 .ft-counting", "4 of 12 rows are counted.")
+        tab.click("#ft-next-4")
+        has(tab, "#ft-step-5 .ft-counting", "4 of 12 rows are counted.")
+        go.set()
+        has(tab, "#ft-start-means", "passes over")
+        tab.click("#ft-to-7")
+        tab.wait_for_selector(f"#runs :text('{run.id}')")
+        tab.locator("#runs").get_by_role("button", name="Clone").first.click()
+        has(tab, "#ft-means", "updates")
+        assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, rows, monkeypatch):
+    go, real = threading.Event(), preview.first
+
+    def slow(source, *others):
+        if source.startswith("owner/"):
+            assert go.wait(60)
+            return real(rows)
+        return real(source, *others)
+
+    monkeypatch.setattr(preview, "first", slow)
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        tab.get_by_role("tab", name="Hub").click()
+        tab.fill("#ft-hub textarea, #ft-hub input", "owner/slow")
+        tab.click("#ft-fetch")
+        to_recipe(tab)
+        tab.get_by_label("number input for Rank").fill("3")
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 3\\n')")
+        go.set()
+        tab.click("#ft-step-1-button")
+        has(tab, "#ft-data-told", "owner/slow")
+        to_recipe(tab)
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea')?.value.includes('source: owner/slow')")
+        assert "r: 3\n" in yaml(tab)
+        go.clear()
+        tab.click("#ft-step-1-button")
+        tab.fill("#ft-hub textarea, #ft-hub input", "owner/slower")
+        tab.click("#ft-fetch")
+        tab.get_by_role("tab", name="Paste").click()
+        tab.fill("#ft-paste textarea", rows.read_text())
+        tab.click("#ft-take-pasted")
+        has(tab, "#ft-data-told", "Pasted rows")
+        go.set()
+        has(tab, "#ft-lengths", "passes over")
+        tab.get_by_role("tab", name="Hub").click()
+        tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
+        assert "Pasted rows" in tab.inner_text("#ft-data-told"), "what was asked for last is what is taken"
+        assert not tab.errors

@@ -11,7 +11,7 @@ from engine.errors import EngineError
 from engine.paths import public_name
 from engine.recipe import Recipe
 from ui import form
-from ui.finetune import views
+from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
 # The choices of most people, by section; the rest is under "advanced".
@@ -41,6 +41,7 @@ class RecipeStep:
 
     def draw(self) -> "RecipeStep":
         self.means = gr.HTML(elem_id="ft-means", apply_default_css=False)
+        self.counting, self.filled = counting.line(), [self.means]
         self.preset = gr.Dropdown(
             [OWN, *presets.PRESETS], value=OWN, label="Preset", info="A recipe to begin with; your base and data stay.", elem_id="ft-preset"
         )
@@ -72,6 +73,9 @@ class RecipeStep:
         }
         return [self._means(draft), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
 
+    def sentences(self, draft: Draft) -> list:
+        return [self._means(draft)]
+
     def _means(self, draft: Draft) -> str:
         try:
             return views.told(self.shop.sentence(draft), "means")
@@ -89,13 +93,16 @@ class RecipeStep:
         return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong)
 
     def wire(self, draft: gr.BrowserState) -> None:
-        def change(kept_draft: object, *values: object) -> list:
+        def change(request: gr.Request, kept_draft: object, *values: object) -> list:
             made, wrong = self.changed(read(kept_draft), values)
+            self.shop.give_up_others(made, request.session_hash)
             return [kept(made), views.told(wrong, "wrong") if wrong else self._means(made), made.recipe.to_yaml()]
 
-        def leave(kept_draft: object, *values: object) -> list:
+        def leave(request: gr.Request, kept_draft: object, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
-            return change(kept_draft, *(form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)))
+            shown = [form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)]
+            # What was right is taken already, and somebody may be typing elsewhere.
+            return [gr.skip()] * 3 if shown == [*values] else change(request, kept_draft, *shown)
 
         def begin_with(name: str, kept_draft: object) -> list:
             with form.explained():
@@ -114,9 +121,15 @@ class RecipeStep:
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         inputs = [draft, *self.fields.values()]
-        outputs = [draft, self.means, self.yaml]
-        gr.on([each.input for each in self.fields.values()], change, inputs, outputs, **how, **form.AS_TYPED)
+        shown = [draft, self.means, self.yaml]
         left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
-        gr.on(left, leave, inputs, outputs, **how, **form.AS_TYPED)
-        self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how)
-        self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how)
+        # What is pasted or deleted in a text box is no input to Gradio.
+        written = [each.blur for each in self.fields.values() if isinstance(each, gr.Textbox)]
+        typed = gr.on([*(each.input for each in self.fields.values()), *written], change, inputs, shown, **how, **form.AS_TYPED)
+        chosen = (
+            gr.on(left, leave, inputs, shown, **how, **form.AS_TYPED),
+            self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how),
+            self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how),
+        )
+        for event in (typed, *chosen):
+            counting.after(event, self, draft, typed=event is typed)

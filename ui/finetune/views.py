@@ -107,6 +107,11 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
     )
 
 
+def counted(so_far: Measured) -> str:
+    """How far a count is."""
+    return f"{so_far.rows:,} of {len(so_far.data.conversations):,} rows are counted."
+
+
 def lens(rows: Iterable[tuple[int, Sequence[Seen]]]) -> str:
     """Rows as the model will see them: what is learnt, what is only read, what is cut off, where an answer ends."""
     return "".join(f'<section class="lens"><h4>Row {number}</h4><p>{"".join(map(_token, tokens))}</p></section>' for number, tokens in rows)

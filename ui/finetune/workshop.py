@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import hardware, history, hub, memory, models, pace, paths, presets, preview, tokenizer_files, uploads
+from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER
 from engine.drafts import Base, Draft
 from engine.errors import BadInput
@@ -24,6 +25,7 @@ from engine.prompts import Format, chosen_format
 from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
+from ui.finetune.counts import Counts
 
 # Tokenizers, beginnings and counts of data sets, the latest of all visitors.
 _KEPT = 24
@@ -31,9 +33,10 @@ _KEPT = 24
 
 @dataclass(frozen=True)
 class Workshop:
-    """`services` are the app's; `_made` the latest measurements by what they are of."""
+    """`services` are the app's; `counts` those of rows under way, `_made` the latest measurements by what they are of."""
 
     services: Services
+    counts: Counts = field(default_factory=Counts)
     _made: OrderedDict[tuple, Any] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,17 +103,27 @@ class Workshop:
                 self._made.move_to_end(key)
             return self._made.get(key)
 
-    def measuring(self, draft: Draft) -> Iterator[Progress | Measured]:
-        """The same, made now; the last value is whole."""
+    def measuring(self, draft: Draft, session: str = "", calm: float = 0) -> Iterator[Progress | Measured]:
+        """The same, made now and once for all who ask, as `Counts.heard`; the last value is whole."""
         self.allowed(draft)
+
+        def make(stop: Stop) -> Iterator[Progress | Measured]:
+            data = draft.recipe.data
+            for each in preview.measuring(
+                data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system, stop=stop
+            ):
+                if isinstance(each, Measured) and each.done:
+                    self._once(self._key(draft), lambda: each)
+                yield each
+
         if (made := self.measured(draft)) is not None:
             yield made
-            return
-        data = draft.recipe.data
-        for each in preview.measuring(data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system):
-            if isinstance(each, Measured) and each.done:
-                self._once(self._key(draft), lambda: each)
-            yield each
+        else:
+            yield from self.counts.heard(session, self._key(draft), make, calm)
+
+    def give_up_others(self, draft: Draft, session: str | None) -> None:
+        """A session waits for counts of this draft alone from now on."""
+        self.counts.only(session or "", self._key(draft))
 
     def _key(self, draft: Draft) -> tuple:
         data = draft.recipe.data
@@ -141,7 +154,7 @@ class Workshop:
             return "Choose the data first; then it says here how long the run takes."
         found, speed = self.cutoff(draft), self.pace(draft)
         if not found:
-            return "How many updates and how long is known once the rows are counted, in step 2."
+            return "How many updates and how long is known once the rows are counted."
         if not speed:
             return "How long it takes is known once this base is on disk."
         if found.rows < LEAST_ROWS:
