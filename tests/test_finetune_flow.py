@@ -1,6 +1,8 @@
 """What a person does out of order in the wizard: half-typed numbers, choices beside what takes long, counts that come late."""
 
+import shutil
 import threading
+import zipfile
 
 import browser
 import pytest
@@ -9,6 +11,9 @@ from pages import Page
 
 from engine import preview, runs
 from engine.backends.scripted import ScriptedBackend
+from engine.errors import EngineError
+from engine.events import Progress
+from engine.services import Services
 
 
 @pytest.fixture
@@ -185,3 +190,47 @@ def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, 
         tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
         assert "Pasted rows" in tab.inner_text("#ft-data-told"), "what was asked for last is what is taken"
         assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, spelling, home, monkeypatch):
+    run, _ = spelling
+    shutil.copytree(run.folder, home / "runs" / run.id)
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_selector("#ft-bases table")
+        tab.click("#ft-to-6")
+        tab.wait_for_function("run => document.querySelector('#ft-run input')?.value === run", arg=run.id)
+        tab.click("#ft-export-go")
+        has(tab, "#ft-exported", "Exported as adapter")
+        assert "adapter_model.safetensors" in tab.inner_text("#ft-exported table")
+        place = home / "exports" / f"{run.id}-adapter"
+        assert tab.input_value("#ft-export-place textarea, #ft-export-place input") == str(place)
+        assert "engine chat --model" in tab.input_value("#ft-export-use textarea, #ft-export-use input")
+        with tab.expect_download() as coming:
+            tab.click("#ft-exported .links a")
+        archive = zipfile.ZipFile(coming.value.path())
+        assert archive.read(f"{place.name}/adapter_model.safetensors") == (place / "adapter_model.safetensors").read_bytes()
+        with tab.expect_download() as coming:
+            tab.click("#ft-save-recipe")
+        assert coming.value.suggested_filename == "recipe.yaml" and run.recipe.model in coming.value.path().read_text()
+        tab.click("#ft-export-go")  # it is there already
+        has(tab, "#ft-exported", "exports overwrite nothing")
+        assert not tab.locator("#ft-export-place").is_visible()
+
+        def duel(error):
+            def begins(*arguments):
+                yield Progress("Both have answered 1 of 3 questions")
+                raise error
+
+            return begins
+
+        monkeypatch.setattr(Services, "duel", duel(EngineError("The second model does not fit. Choose a smaller one.")))
+        tab.click("#ft-duel")
+        has(tab, "#ft-try-told", "There is no duel: The second model does not fit.")
+        assert not tab.locator("#ft-stop-duel").is_visible()
+        monkeypatch.setattr(Services, "duel", duel(RuntimeError("a bug")))
+        tab.click("#ft-duel")
+        has(tab, "#ft-try-told", "The duel broke off. Try again")
+        assert not tab.locator("#ft-stop-duel").is_visible() and not tab.errors

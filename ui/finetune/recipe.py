@@ -10,7 +10,7 @@ from engine.drafts import Draft, read
 from engine.errors import EngineError
 from engine.paths import public_name
 from engine.recipe import Recipe
-from ui import form
+from ui import assets, form
 from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
@@ -55,7 +55,9 @@ class RecipeStep:
                     gr.Markdown(f"**{TITLES[section]}**")
                     self._draw(section, others)
             self.yaml = gr.Textbox(label="The recipe as YAML", lines=6, max_lines=30, buttons=["copy"], elem_id="ft-yaml")
-            self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
+            with gr.Row():
+                self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
+                self.save = gr.Button("Save as recipe.yaml", size="sm", elem_id="ft-save-yaml")
         self.outputs = [self.means, *self.fields.values(), self.yaml]
         return self
 
@@ -123,6 +125,7 @@ class RecipeStep:
         inputs = [draft, *self.fields.values()]
         shown = [draft, self.means, self.yaml]
         left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
+        self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
         # What is pasted or deleted in a text box is no input to Gradio.
         written = [each.blur for each in self.fields.values() if isinstance(each, gr.Textbox)]
         typed = gr.on([*(each.input for each in self.fields.values()), *written], change, inputs, shown, **how, **form.AS_TYPED)

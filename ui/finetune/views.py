@@ -3,8 +3,9 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine import fitting, hardware
+from engine import destinations, fitting, hardware
 from engine.data_files import BadRow
+from engine.destinations import Exported
 from engine.drafts import Base
 from engine.lens import Seen
 from engine.memory import Plan
@@ -170,6 +171,26 @@ def changes(found: Sequence[Change]) -> str:
     kind = "good" if differ else "wrong"
     said = told(f"{differ} of {len(found)} sample answers differ from those before training, both without chance.", kind)
     return f'{said}<div class="scrolls"><table><thead><tr><th>Asked</th><th>Before training</th><th>After</th></tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def exported(found: Exported, offered: Sequence[tuple[str, str]]) -> str:
+    """What an export gave: notes, downloads as address and name, what was measured of it, its files."""
+    links = "".join(
+        f'<a href="{html.escape(address)}" download="{html.escape(name)}">Download {html.escape(name)}</a>' for address, name in offered
+    )
+    if found.kind == "hub":
+        links = f'<a href="{html.escape(found.place)}" target="_blank" rel="noopener noreferrer">{html.escape(found.place)}</a>'
+    size = destinations.size_text(sum(found.files.values()))
+    head = told(f"Exported as {found.kind}: {len(found.files)} files, {size}.", "good") + "".join(map(told, found.notes))
+    figures = [(f"{of}: {name.replace('_', ' ')}", f"{value:,}") for of, numbers in found.checks.items() for name, value in numbers.items()]
+    files = [(name, destinations.size_text(count)) for name, count in found.files.items()]
+    tables = "".join(_figures(caption, rows) for caption, rows in (("Files", files), ("Checked", figures)) if rows)
+    return f'{head}<p class="links">{links}</p><div class="scrolls">{tables}</div>'
+
+
+def _figures(caption: str, rows: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>' for name, value in rows)
+    return f"<table><caption>{caption}</caption><tbody>{body}</tbody></table>"
 
 
 def told(text: str, kind: str = "") -> str:
