@@ -234,3 +234,61 @@ def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, sp
         tab.click("#ft-duel")
         has(tab, "#ft-try-told", "The duel broke off. Try again")
         assert not tab.locator("#ft-stop-duel").is_visible() and not tab.errors
+
+
+# Of all texts that are seen inside an element: those with less contrast to what is behind them than WCAG AA asks for.
+FAINT = r"""part => {
+  const parsed = colour => { const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = (top, under) => top.slice(0, 3).map((each, at) => each * top[3] + under[at] * (1 - top[3]));
+  const light = colour => { const [r, g, b] = colour.map(each => { const part = each / 255;
+    return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = element => { const layers = [];
+    for (let each = element; each; each = each.parentElement) layers.unshift(parsed(getComputedStyle(each).backgroundColor));
+    return layers.reduce((under, top) => over(top, under), [255, 255, 255]); };
+  const faint = [];
+  for (const element of document.querySelectorAll(`${part} *`)) {
+    const text = [...element.childNodes].filter(each => each.nodeType === 3).map(each => each.textContent.trim()).join('');
+    if (!text || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+    if (element.closest('[disabled], .visually-hidden, .wrap.hide, .sr-only')) continue;
+    const style = getComputedStyle(element), back = behind(element);
+    let through = 1;
+    for (let each = element; each; each = each.parentElement) through *= Number(getComputedStyle(each).opacity);
+    const colour = parsed(element instanceof SVGElement ? style.fill : style.color);
+    const front = over([...colour.slice(0, 3), colour[3] * through], back);
+    const [high, low] = [light(front), light(back)].sort((one, other) => other - one);
+    if ((high + 0.05) / (low + 0.05) < 4.5) faint.push(`${text.slice(0, 30)} ${((high + 0.05) / (low + 0.05)).toFixed(2)}`);
+  }
+  return faint;
+}"""
+MARKED = """() => { const style = getComputedStyle(document.activeElement);
+  return document.activeElement === document.body || style.outlineStyle !== 'none' || style.boxShadow !== 'none'; }"""
+
+
+@pytest.mark.long
+@browser.needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_step_can_be_read_heard_and_walked_by_keyboard(page, tiny, rows, scheme):
+    with browser.opened(f"{page.url}/?__theme={scheme}") as tab:
+        brought(tab, tiny, rows)
+        assert tab.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+        faint = {1: tab.evaluate(FAINT, "#ft-step-1")}
+        heard = tab.get_attribute("#ft-lengths svg", "aria-label")
+        assert "tokens, half of the rows up to" in heard and "0 of 12 rows are cut" in heard
+        tab.locator("#ft-limit input[type=number]").focus()
+        reached = set()
+        for _ in range(12):
+            tab.keyboard.press("Tab")
+            reached.add(tab.evaluate("document.activeElement.id"))
+            assert tab.evaluate(MARKED), tab.evaluate("document.activeElement.outerHTML.slice(0, 300)")
+        assert {"ft-next-1", "ft-hurry"} <= reached
+        for number, filled in ((1, "#ft-lens p"), (2, "#ft-means p"), (3, "#ft-bars .machine"), (4, "#ft-start-means p")):
+            tab.click(f"#ft-next-{number}")
+            tab.wait_for_selector(filled)
+            if number == 2:
+                yaml(tab)
+            faint[number + 1] = tab.evaluate(FAINT, f"#ft-step-{number + 1}")
+        tab.click("#ft-step-0-button")
+        tab.wait_for_selector("#ft-bases table")
+        faint[0] = tab.evaluate(FAINT, "#ft-step-0")
+        assert not {number: texts for number, texts in faint.items() if texts}
+        assert not tab.errors
