@@ -55,7 +55,7 @@ def main(
             with contextlib.suppress(EngineError):  # on a disk that fails old uploads stay
                 uploads.sweep()
             with sharing.as_wanted(services.store):
-                ui.launch(ui.build(services), host, port, share, uploads=services.may_train)
+                ui.launch(ui.build(services), services, host, port, share)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

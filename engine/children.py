@@ -9,6 +9,8 @@ from pathlib import Path
 from engine.errors import EngineError
 from engine.events import Progress
 
+_MOST_CHARS = 300
+
 
 def environment(**defaults: str) -> dict[str, str]:
     """This process's variables with this project on the path of modules. `defaults` give way to what is set."""
@@ -29,18 +31,33 @@ def started(module: str, capture_errors: bool = False, **defaults: str) -> subpr
 
 def told(command: list[str]) -> Iterator[Progress | str]:
     """Run a command of the engine: each line that it logs as progress, at the end what it printed. Ended with whoever listens.
-    Raises EngineError with its last words where it fails."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment())
-    last = ""
+    Raises EngineError with a sentence where it fails; a stack trace goes to this process's own log."""
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment())
+    except OSError as error:
+        raise EngineError(f"It could not start: {error.strerror or error}. Close other programs and try again.") from error
+    last, trace = "", []
     try:
         for line in process.stderr:
-            if line.strip():
+            if trace or line.startswith("Traceback (most recent call last)"):
+                trace.append(line)
+            elif line.strip():
                 last = line.strip()
                 yield Progress(last)
         printed = process.stdout.read().strip()
-        if process.wait():
-            raise EngineError(last or f"It ended with code {process.returncode}.")
+        if code := process.wait():
+            print("".join(trace), end="", file=sys.stderr)
+            raise EngineError(_failure(code, last, trace))
         yield printed
     finally:
         process.kill()
         process.communicate()
+
+
+def _failure(code: int, last: str, trace: list[str]) -> str:
+    if code < 0:
+        return "It was ended from outside, as systems do when memory runs out. Close other programs and try again."
+    if trace:
+        why = next((line.strip() for line in reversed(trace) if line.strip()), "")[:_MOST_CHARS]
+        return f"It broke off: {why}. Try again; the app's log has the details."
+    return last or f"It ended with code {code} and said nothing. Try again."

@@ -4,12 +4,26 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import hub, paths
 from engine.errors import BadInput, EngineError
 from engine.model_files import local_path
 from engine.runs import Run
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export gave. `place`: a path, or an address on the Hub; `files`: name -> bytes; `checks`: what was measured of it;
+    `notes`: sentences for people."""
+
+    run: str
+    kind: str
+    place: str
+    files: dict[str, int]
+    checks: dict[str, dict] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def checked(dest: str, run: Run) -> Path:

@@ -66,6 +66,12 @@ def with_data(draft: Draft, source: str, title: str, format: str = datasets.AUTO
     return draft.model_copy(update={"recipe": draft.recipe.with_data(source, format, columns), "title": title})
 
 
+def rows(draft: Draft) -> tuple[str, str, str, Mapping[str, str]]:
+    """What `with_data` takes of a draft."""
+    data = draft.recipe.data
+    return data.source, draft.title, data.format, data.columns
+
+
 def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
     """A base's own recipe on this data, or on what is yet to come. What a published recipe says of its own data set does not hold for
     another."""

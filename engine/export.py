@@ -7,29 +7,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import adapters, destinations, gguf_export, hub, merging, model_card, notebook_export, paths, pushing, runs, trained
+from engine.destinations import Exported
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.trained import Trained
 
 # A card with its picture, a recipe, a playground.json.
 _SPARE_BYTES = 2_000_000
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export gave. `place`: a path, or an address on the Hub; `files`: name -> bytes; `checks`: what was measured of it;
-    `notes`: sentences for people."""
-
-    run: str
-    kind: str
-    place: str
-    files: dict[str, int]
-    checks: dict[str, dict] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def export(name: str, kind: str, dest: str, report: hub.Report, public: bool = False) -> Exported:

@@ -1,6 +1,7 @@
 """What an app is made of, handed to every tab: the loaded model and what visitors may do."""
 
 import functools
+import json
 import queue
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from engine import adapters, children, hardware, layout_figures
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
+from engine.destinations import Exported
 from engine.errors import BadInput
 from engine.events import Event, Progress
 from engine.game import answering, published
@@ -22,6 +24,7 @@ from engine.hub import Report
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
 from engine.models import ADAPTERS, MODELS, resolve
+from engine.offers import Offers
 from engine.pair import Pair
 from engine.paths import public_name
 from engine.runtime import Runtime, State
@@ -41,13 +44,14 @@ DUEL = ChatSettings(temperature=0.7, top_p=0.9, max_new_tokens=256)
 @dataclass(frozen=True)
 class Services:
     """`read_only`: a public host, where visitors may not download, upload, switch models or see paths, nor train unless its owner
-    allows it by `training`."""
+    allows it by `training`. `offers` are files that its owner may fetch."""
 
     runtime: Runtime
     read_only: bool = False
     training: bool = False
     store: Store = field(default_factory=Store)
     shelf: Shelf = field(default_factory=Shelf)
+    offers: Offers = field(default_factory=Offers)
     game: Game = field(init=False)
     pair: Pair = field(init=False)  # the loaded model, and a second one for comparisons
 
@@ -127,12 +131,16 @@ class Services:
             chats = [functools.partial(_chat, runtime, side.blend, stop) for runtime, side in zip(runtimes, sides, strict=True)]
             yield from answering.duel(chats, names, questions, DUEL, stop)
 
-    def export(self, run: str, kind: str, dest: str) -> Iterator[Progress | str]:
-        """Export a run in a process of its own, as `engine.export`: progress, at the end where it is. Ends with whoever listens.
+    def export(self, run: str, kind: str, dest: str) -> Iterator[Progress | Exported]:
+        """Export a run in a process of its own, as `engine.export`: progress, at the end what it gave. Ends with whoever listens.
         Raises BadInput or EngineError."""
         if self.read_only:
             raise BadInput("This public host gives nothing out. Run the app on your own machine for exports.")
-        yield from children.told([sys.executable, "-m", "engine", "export", run, "--to", kind, "--", dest])
+        for each in children.told([sys.executable, "-m", "engine", "export", run, "--to", kind, "--json", "--", dest]):
+            if isinstance(each, Progress):
+                yield each
+            else:
+                yield Exported(**json.loads(each))
 
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""

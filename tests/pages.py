@@ -26,7 +26,7 @@ class Page:
         self.runtime._backend = backend
         self.services = Services(self.runtime, read_only, training)
         self.blocks = ui.build(self.services)
-        ui.launch(self.blocks, "127.0.0.1", port or builders.free_port(), share=False, uploads=self.services.may_train, block=False)
+        ui.launch(self.blocks, self.services, "127.0.0.1", port or builders.free_port(), share=False, block=False)
         self.url = self.blocks.local_url.rstrip("/")
 
     def client(self):

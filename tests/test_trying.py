@@ -85,10 +85,26 @@ def test_a_child_that_fails_ends_with_its_last_words():
         list(children.told([sys.executable, "-c", "import sys; sys.exit('no room')"]))
 
 
+def test_a_child_that_breaks_off_gives_a_sentence_and_no_stack_trace(capfd):
+    told = children.told([sys.executable, "-c", "import sys; print('working', file=sys.stderr); {}['gone']"])
+    assert next(told) == Progress("working")
+    with pytest.raises(EngineError, match="^It broke off: KeyError: 'gone'. Try again"):
+        next(told)
+    assert "Traceback" in capfd.readouterr().err, "the owner's log has it"
+
+
+def test_a_child_that_is_killed_or_cannot_start_says_what_to_do():
+    with pytest.raises(EngineError, match="memory runs out. Close other programs"):
+        list(children.told([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]))
+    with pytest.raises(EngineError, match="could not start: No such file"):
+        list(children.told(["/nowhere/python"]))
+
+
 def test_an_export_goes_to_a_folder_and_a_public_host_gives_none(spelling, home, tmp_path):
     run, _ = spelling
     shutil.copytree(run.folder, home / "runs" / run.id)
     *_, last = Services(Runtime(isolated=False)).export(run.id, "adapter", str(tmp_path / "out"))
-    assert str(tmp_path / "out") in last and (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert (last.kind, last.place) == ("adapter", str(tmp_path / "out")) and last.files["adapter_model.safetensors"] > 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     with pytest.raises(BadInput, match="gives nothing out"):
         list(Services(Runtime(isolated=False), read_only=True, training=True).export(run.id, "adapter", str(tmp_path / "no")))

@@ -126,5 +126,21 @@ def test_form_names_the_field_it_refuses():
         form.read(ChatSettings, 99, *values[1:])
 
 
+def test_a_number_out_of_bounds_is_answered_with_them_and_the_rest_is_taken():
+    from engine.recipe import DataRecipe, LoraRecipe, OptimizationRecipe
+    from ui import form
+
+    before = LoraRecipe()
+    for typed in (0, None, 5_000, 2.5):
+        made, wrong = form.taken(before, {"r": typed, "alpha": 8})
+        assert wrong == "Rank: a whole number from 1 to 1,024." and (made.r, made.alpha) == (before.r, 8)
+    assert form.taken(before, {"dropout": 1})[1] == "Dropout: a number from 0 to below 1."
+    assert form.taken(DataRecipe(), {"source_length": 1})[1] == "Longest question: a whole number from 4 to 32,768, or nothing."
+    plan = OptimizationRecipe(steps=3)
+    assert form.taken(plan, {"learning_rate": 0})[1] == "Learning rate: a number above 0 to 1."
+    assert form.taken(plan, {"batch": 3, "accumulation": 2, "learning_rate": 0.1})[0] == plan, "none of those that do not go together"
+    assert form.taken(plan, {"steps": 4, "learning_rate": 0.1}) == (OptimizationRecipe(steps=4, learning_rate=0.1), "")
+
+
 def test_settings_are_json():
     assert json.loads(ChatSettings(seed=3).model_dump_json())["seed"] == 3

@@ -4,7 +4,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from engine.services import Services
-from ui import chat, compare, finetune, game, leaderboard, limits, theme
+from ui import chat, compare, downloads, finetune, game, leaderboard, limits, theme
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -35,7 +35,7 @@ def build(services: Services) -> gr.Blocks:
     return page
 
 
-def launch(page: gr.Blocks, host: str, port: int, share: bool, uploads: bool = True, block: bool = True) -> None:
+def launch(page: gr.Blocks, services: Services, host: str, port: int, share: bool, block: bool = True) -> None:
     """Serve the page: no analytics, no monitoring page, bounded uploads (or none) and queue, nothing fetched from outside."""
     page.launch(
         server_name=host,
@@ -46,7 +46,10 @@ def launch(page: gr.Blocks, host: str, port: int, share: bool, uploads: bool = T
         max_file_size=MAX_UPLOAD,
         enable_monitoring=False,
         run_history=False,
-        app_kwargs={"middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, uploads=uploads)]},
+        app_kwargs={
+            "middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, uploads=services.may_train)],
+            "routes": [] if services.read_only else [downloads.route(services.offers)],
+        },
         ssr_mode=False,
         prevent_thread_lock=not block,
         footer_links=["api"],

@@ -20,3 +20,14 @@ def taking(*names: str) -> str:
     order; an API client passes them like any other input."""
     fields = ", ".join(f"window.guanacoAction.{name}" for name in names)
     return f"(...values) => [{fields}, ...values.slice({len(names)})]"
+
+
+def saving(name: str) -> str:
+    """Script for an event whose input is a text: the browser saves it as a file. `name` is an expression, which may use `text`."""
+    return f"""text => {{
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {{ type: "text/plain" }}));
+  link.download = {name};
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}}"""

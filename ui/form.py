@@ -22,6 +22,8 @@ S = TypeVar("S", bound=Settings)
 # not shown; the others skip it.
 QUICK = {"concurrency_limit": 8, "concurrency_id": "quick", "show_progress": "hidden"}
 SILENT = {"queue": False, "show_progress": "hidden"}
+# Events that somebody sets off by typing numbers: Gradio would answer one out of bounds, or none, with a message of its own.
+AS_TYPED = {"preprocess": False}
 # Beyond it a slider cannot be set to a whole number by hand.
 _LONGEST_SLIDER = 4_096
 # The line between two texts; one that is part of a text is written with a backslash more.
@@ -171,16 +173,58 @@ def read(settings: type[S], *values: object) -> S:
 
 def read_fields(settings: type[S], values: Mapping[str, object]) -> S:
     """Settings from component values by their fields' names; the others have their defaults. Raises BadInput that names the
-    field by its title."""
+    field by its title, and the bounds of a number."""
     fields = settings.model_fields
     try:
         return settings(**{name: _taken(fields[name], value) for name, value in values.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise BadInput(f"{message[0].upper()}{message[1:]}.") from error
-        raise BadInput(f"{fields[str(first['loc'][0])].title}: {message}.") from error
+        raise BadInput(_complaint(fields, error)) from error
+
+
+def _complaint(fields: Mapping[str, FieldInfo], error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return f"{message[0].upper()}{message[1:]}."
+    field = fields[str(first["loc"][0])]
+    number = _kind(field.annotation)[0] in (int, float) and first["type"] != "value_error"
+    return f"{field.title}: {_wanted(field) if number else message}."
+
+
+def taken(before: S, values: Mapping[str, object]) -> tuple[S, str]:
+    """Settings with those component values that can be. The others stay as they were `before`, and a sentence says what is wrong
+    with the first of them."""
+    fields, wrong, given = type(before).model_fields, "", dict(values)
+    while given:
+        made = {name: _taken(fields[name], given[name]) if name in given else getattr(before, name) for name in fields}
+        try:
+            return type(before)(**made), wrong
+        except ValidationError as error:
+            wrong = wrong or _complaint(fields, error)
+            bad = {str(each["loc"][0]) for each in error.errors() if each["loc"]} & given.keys()
+            # What is wrong with no single field is wrong with all of them together.
+            given = {name: value for name, value in given.items() if bad and name not in bad}
+    return before, wrong
+
+
+def _wanted(field: FieldInfo) -> str:
+    """Which numbers a field takes."""
+    kind, optional = _kind(field.annotation)
+    words = {annotated_types.Ge: "from", annotated_types.Gt: "above", annotated_types.Le: "to", annotated_types.Lt: "to below"}
+    bounds = [f"{words[type(each)]} {getattr(each, type(each).__name__.lower()):,}" for each in field.metadata if type(each) in words]
+    return " ".join(["a whole number" if kind is int else "a number", *bounds]) + (", or nothing" if optional else "")
+
+
+def whole_number(title: str, value: object, least: int, most: int) -> int:
+    """A number that somebody types. Raises BadInput that names its bounds."""
+    if isinstance(value, (int, float)) and value == int(value) and least <= value <= most:
+        return int(value)
+    raise BadInput(f"{title}: a whole number from {least:,} to {most:,}.")
+
+
+def left(value: float | None, least: float, most: float) -> float:
+    """What a slider's box shows once it is left: what was typed, or the nearest bound."""
+    return min(max(value or 0, least), most)
 
 
 def afterwards(event: Any, function: str) -> None:

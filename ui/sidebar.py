@@ -12,14 +12,7 @@ from engine.threads import Thread
 from ui import assets, form
 from ui.render import shown
 
-DOWNLOAD = """text => {
-  const type = text.startsWith("<!--") ? "md" : "json";
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: type === "md" ? "text/markdown" : "application/json" }));
-  link.download = `conversations-${new Date().toISOString().slice(0, 10)}.${type}`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}"""
+_NAME = "`conversations-${new Date().toISOString().slice(0, 10)}.${text.startsWith('<!--') ? 'md' : 'json'}`"
 
 
 def draw() -> gr.HTML:
@@ -118,6 +111,6 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     chats.search_chats(search, [text, library], chats, js=assets.taking("text"), api_name="search", **form.QUICK)
     for name, text_of in (("export_json", to_json), ("export_markdown", to_markdown)):
         made = getattr(chats, name)(exporting(text_of), library, exported, api_name=name, **form.QUICK)
-        made.success(None, exported, None, js=DOWNLOAD)
+        made.success(None, exported, None, js=assets.saving(_NAME))
     chats.import_chats(import_, [text, library], chats, js=assets.taking("text"), api_name="import", **form.QUICK)
     current.change(save, current, chats, trigger_mode="always_last", api_name="save", **form.SILENT)

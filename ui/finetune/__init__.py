@@ -11,8 +11,9 @@ from engine.library import storage_secret
 from engine.services import NO_TRAINING, Services
 from ui import assets, form
 from ui.chat import STORAGE_KEY, Talk
-from ui.finetune import api, history
-from ui.finetune.data import COUNTING, DataStep
+from ui.finetune import api, counting, history
+from ui.finetune.counting import COUNTING
+from ui.finetune.data import DataStep
 from ui.finetune.fit import FitStep
 from ui.finetune.lens import LensStep
 from ui.finetune.model import ModelStep
@@ -72,14 +73,20 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     for number, step in enumerate(drawn):
         step.select(None, None, at, js=f"() => {number}", api_visibility="private")
         if number != RUNS:
-            step.select(entered(number), draft, steps[number].outputs, **how)
+            shown = step.select(entered(number), draft, steps[number].outputs, **how)
+            if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
+                counting.after(shown, steps[number], draft)
     train, rows = steps[TRAIN], steps[1]
     # Whichever way a step is entered, its own event fills it.
     for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
         button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
     # Where this browser was when it was last here. Set on the page: an answer of a busy server would come after the person's next press.
     opening.select(
-        None, at, walk, js=f"at => ({{selected: {[*range(len(LABELS))]}.includes(at) ? at : 0, __type__: 'update'}})", api_visibility="private"
+        None,
+        at,
+        walk,
+        js=f"at => ({{selected: {[*range(len(LABELS))]}.includes(at) ? at : 0, __type__: 'update'}})",
+        api_visibility="private",
     )
     opening.select(entered(0), draft, steps[0].outputs, **how)
     drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)

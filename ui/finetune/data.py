@@ -16,13 +16,17 @@ from engine.preview import First, Measured
 from engine.recipe import DataRecipe
 from ui import form
 from ui.finetune import views
+from ui.finetune.counting import COUNTING
 from ui.finetune.workshop import Workshop, kept
 
 LEAST, MOST = 8, 2_048
 # A column that is called as the format calls it; no format has more fields than can be mapped.
 SAME, MOST_FIELDS = "the same name", 6
-# Rows are counted apart from quick events, which must not wait for them.
-COUNTING = {"concurrency_limit": 2, "concurrency_id": "counting", "show_progress": "hidden"}
+# What is brought may come from the Hub.
+BRINGING = {"concurrency_limit": 4, "concurrency_id": "bringing", "show_progress": "minimal"}
+# Whoever asks for other rows while some are on their way gets those asked for last. The number of an ask is the page's.
+_ASKING = "(...values) => [{ask: window.guanacoAsks = (window.guanacoAsks || 0) + 1}, ...values.slice(1)]"
+_LATEST = "(found, ...values) => [found?.ask === window.guanacoAsks ? found : null, ...values]"
 
 
 @dataclass
@@ -55,6 +59,7 @@ class DataStep:
             with gr.Tab("My chats", visible=not self.shop.services.read_only):
                 gr.Markdown("Answers of the chat tab that got a thumb up become rows.")
                 self.thumbs = gr.Button("Use my thumbs-up chats", size="sm", elem_id="ft-thumbs")
+        self.found = gr.JSON(visible=False, label="found")
         self.told = gr.HTML(elem_id="ft-data-told", apply_default_css=False)
         self.preview = gr.HTML(elem_id="ft-preview", apply_default_css=False)
         self.mapping = gr.Accordion("Format and columns", open=False, elem_id="ft-format")
@@ -98,8 +103,10 @@ class DataStep:
         return FORMATS[format].names[:MOST_FIELDS] if format in FORMATS else ()
 
     def _limit(self, draft: Draft):
-        limit = draft.recipe.data.max_length
-        return gr.Slider(value=limit, maximum=max(MOST, limit))
+        return gr.Slider(value=draft.recipe.data.max_length, maximum=self._most(draft))
+
+    def _most(self, draft: Draft) -> int:
+        return max(MOST, draft.recipe.data.max_length)
 
     def _lengths(self, draft: Draft, so_far: Measured | None = None) -> str:
         """What is known of the rows' lengths, of those that are counted `so_far` while more are."""
@@ -107,7 +114,7 @@ class DataStep:
         if measured is None:
             return views.told("The rows' lengths are counted when they are read.")
         data = draft.recipe.data
-        means = self._means(draft) if measured.done else f"{measured.rows:,} of {len(measured.data.conversations):,} rows are counted."
+        means = self._means(draft) if measured.done else views.counted(measured)
         shown = views.lengths(measured, self.shop.cut(draft, measured), data.max_length, means)
         return shown + (views.bad_rows(measured.bad, measured.data.unit, data.skip_bad_rows) if measured.done else "")
 
@@ -117,47 +124,51 @@ class DataStep:
         return f"{self.shop.sentence(draft)}{held}"
 
     def wire(self, draft: gr.BrowserState) -> None:
-        def brought(kept_draft: object, source: Path | str, title: str, format: str = datasets.AUTO, columns: dict | None = None) -> list:
-            changed = drafts.with_data(read(kept_draft), str(source), title, format, columns)
+        def brought(
+            ask: dict, kept_draft: object, source: Path | str, title: str, format: str = datasets.AUTO, columns: dict | None = None
+        ) -> dict:
+            """What was asked for, and what it was asked in place of; the draft may be another by now."""
+            before = read(kept_draft)
+            changed = drafts.with_data(before, str(source), title, format, columns)
             self.shop.first(changed)  # what cannot be read at all does not become the draft's
-            return [kept(changed), *self.shown(changed)]
+            return {**ask, "before": kept(before), "draft": kept(changed)}
 
-        def upload(file: str | None, kept_draft: object) -> list:
+        def upload(ask: dict, kept_draft: object, file: str | None) -> dict:
             with form.explained():
                 self.shop.allowed()
                 if not file:
                     raise BadInput("Choose a file first.")
                 path = Path(file)
-                return brought(kept_draft, uploads.keep(path, path.name), path.name)
+                return brought(ask, kept_draft, uploads.keep(path, path.name), path.name)
 
-        def paste(text: str, kept_draft: object) -> list:
+        def paste(ask: dict, kept_draft: object, text: str) -> dict:
             with form.explained():
                 self.shop.allowed()
-                return brought(kept_draft, uploads.paste(text or ""), "Pasted rows")
+                return brought(ask, kept_draft, uploads.paste(text or ""), "Pasted rows")
 
-        def hub(name: str, kept_draft: object) -> list:
+        def hub(ask: dict, kept_draft: object, name: str) -> dict:
             with form.explained():
                 self.shop.allowed()
                 if not (name or "").strip():
                     raise BadInput("Name a data set of the Hub, such as owner/name.")
-                return brought(kept_draft, name.strip(), name.strip())
+                return brought(ask, kept_draft, name.strip(), name.strip())
 
-        def bundled(title: str, kept_draft: object) -> list:
+        def bundled(ask: dict, kept_draft: object, title: str) -> dict:
             with form.explained():
                 self.shop.allowed()
                 found = uploads.bundled()
                 if title not in found:
                     raise BadInput("Choose one of the bundled sets.")
-                return brought(kept_draft, found[title], title)
+                return brought(ask, kept_draft, found[title], title)
 
-        def thumbs(kept_draft: object) -> list:
+        def thumbs(ask: dict, kept_draft: object) -> dict:
             with form.explained():
                 self.shop.allowed()
                 if self.shop.services.read_only:
                     raise BadInput("On this public host chats are not kept apart by visitor. Upload or paste rows instead.")
-                return brought(kept_draft, uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats")
+                return brought(ask, kept_draft, uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats")
 
-        def remap(kept_draft: object, format: str, *columns: str) -> list:
+        def remap(ask: dict, kept_draft: object, format: str, *columns: str) -> dict:
             with form.explained():
                 self.shop.allowed()
                 before = read(kept_draft)
@@ -166,7 +177,19 @@ class DataStep:
                 if format not in (datasets.AUTO, *FORMATS):
                     raise BadInput("Choose one of the formats in the list.")
                 named = {name: column for name, column in zip(self._fields(format), columns) if column not in (None, SAME)}
-                return brought(kept_draft, before.recipe.data.source, before.title, format, named)
+                return brought(ask, kept_draft, before.recipe.data.source, before.title, format, named)
+
+        def take(found: dict | None, kept_draft: object) -> list:
+            """The rows that were found, in the draft as it is now."""
+            nothing = [gr.skip()] * (1 + len(self.outputs))
+            if not found:
+                return nothing
+            now, before, there = (read(each) for each in (kept_draft, found["before"], found["draft"]))
+            if drafts.rows(now) != drafts.rows(before):  # by a recipe with data of its own
+                said = f"{there.title} has come, but other rows were chosen meanwhile. Ask for it again to learn from it."
+                return [gr.skip(), views.told(said, "wrong"), *nothing[2:]]
+            changed = drafts.with_data(now, *drafts.rows(there))
+            return [kept(changed), *self.shown(changed)]
 
         def fields(format: str, kept_draft: object) -> list:
             draft = drafts.changed(read(kept_draft), {"data.format": format if format in FORMATS else datasets.AUTO, "data.columns": {}})
@@ -175,13 +198,13 @@ class DataStep:
             except EngineError:
                 return self._columns(draft, None)
 
-        def count(kept_draft: object) -> Iterator[str]:
+        def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
             now = read(kept_draft)
             if not now.recipe.data.source or not self.shop.services.may_train:
                 yield ""
                 return
             try:
-                for each in self.shop.measuring(now):
+                for each in self.shop.measuring(now, request.session_hash or ""):
                     if not isinstance(each, Progress):
                         yield self._lengths(now, each)
             except EngineError as error:
@@ -192,27 +215,33 @@ class DataStep:
             return self._lengths(now) if now.recipe.data.source else ""
 
         def cut(limit: float | None, kept_draft: object) -> list:
-            if limit is None:  # somebody is typing
-                return [gr.skip(), gr.skip()]
-            with form.explained():
-                changed = drafts.changed(read(kept_draft), {"data.max_length": int(limit)})
+            before = read(kept_draft)
+            try:
+                limit = form.whole_number(self.limit.label, limit, LEAST, self._most(before))
+            except BadInput as error:
+                return [gr.skip(), views.told(str(error), "wrong")]
+            changed = drafts.changed(before, {"data.max_length": limit})
             return [kept(changed), self._lengths(changed)]
 
-        both = [draft, *self.outputs]
+        def leave(limit: float | None, kept_draft: object) -> list:
+            shown = form.left(limit, LEAST, self._most(read(kept_draft)))
+            return [gr.skip(), gr.skip()] if shown == limit else cut(shown, kept_draft)
+
         for event, function, inputs in (
             (self.file.upload, upload, [self.file]),
             (self.take.click, paste, [self.pasted]),
             (self.fetch.click, hub, [self.hub]),
             (self.bundled.input, bundled, [self.bundled]),
             (self.thumbs.click, thumbs, []),
-            (self.remap.click, remap, [draft, self.format, *self.columns]),
+            (self.remap.click, remap, [self.format, *self.columns]),
         ):
-            inputs = inputs if draft in inputs else [*inputs, draft]
-            done = event(function, inputs, both, api_visibility="private", **(COUNTING | {"show_progress": "minimal"}))
+            found = event(function, [self.found, draft, *inputs], self.found, js=_ASKING, api_visibility="private", **BRINGING)
+            done = found.success(take, [self.found, draft], [draft, *self.outputs], js=_LATEST, api_visibility="private", **form.QUICK)
             counted = done.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
             # By the limit and the rows as they are when all is counted.
             counted.success(counted_now, draft, self.lengths, api_visibility="private", **form.QUICK)
         moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        self.limit.input(cut, [self.limit, draft], [draft, self.lengths], **moved)
+        for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
+            event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
         self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
         self.count = count

@@ -12,7 +12,7 @@ from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
 from ui import form
-from ui.finetune import views
+from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
 _LOOK_SECONDS = 0.5
@@ -28,6 +28,7 @@ class FitStep:
 
     def draw(self) -> "FitStep":
         self.told = gr.HTML(elem_id="ft-fit-told", apply_default_css=False)
+        self.counting, self.filled = counting.line(), []
         self.bars = gr.HTML(elem_id="ft-bars", apply_default_css=False)
         with gr.Row():
             self.make = gr.Button("Make it fit", size="sm", elem_id="ft-make-fit")
@@ -52,6 +53,10 @@ class FitStep:
             return [views.told(verdict, "good" if here.fits else "wrong") + took, views.memory_bars(plans, probe)]
         except EngineError as error:
             return [views.told(str(error), "wrong"), ""]
+
+    def sentences(self, draft: Draft) -> list:
+        """None: the probe alone says how long it takes, from counts that are there when it ends."""
+        return []
 
     def wire(self, draft: gr.BrowserState) -> None:
         def fit(kept_draft: object) -> list:
@@ -89,7 +94,8 @@ class FitStep:
                     probing.stop(run)
                 yield [*self.shown(now, found), gr.Button(visible=False)]
 
-        self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
+        made = self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
+        counting.after(made, self, draft)
         running = self.probe.click(probe, draft, [*self.outputs, self.stop], api_visibility="private", **PROBING)
         ended = [self.told, self.stop]
         running.failure(lambda: ["", gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)

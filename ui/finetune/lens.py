@@ -37,9 +37,7 @@ class LensStep:
         if not draft.recipe.data.source:
             return [gr.skip(), views.told("Choose the data first: step 2.")]
         try:
-            self.shop.allowed()
-            first = self.shop.first(draft)
-            there = first.conversations
+            there = self.shop.readable(draft).conversations
             row = max(1, min(row, len(there)))
             data, tokenizer, made = draft.recipe.data, self.shop.tokenizer(draft), self.shop.form(draft)
             seen = []
@@ -51,7 +49,17 @@ class LensStep:
             return [gr.skip(), views.told(str(error), "wrong")]
 
     def wire(self, draft: gr.BrowserState) -> None:
-        def turn(row: float, kept_draft: object) -> str:
-            return self.shown(read(kept_draft), int(row))[1]
+        def turn(row: float | None, kept_draft: object) -> str:
+            now = read(kept_draft)
+            try:
+                row = form.whole_number(self.row.label, row, 1, len(self.shop.readable(now).conversations)) if now.recipe.data.source else 1
+            except EngineError as error:
+                return views.told(str(error), "wrong")
+            return self.shown(now, row)[1]
 
-        self.row.input(turn, [self.row, draft], self.tokens, api_visibility="private", trigger_mode="always_last", **form.QUICK)
+        def leave(row: float | None, kept_draft: object) -> str:
+            return self.shown(read(kept_draft), int(row or 1))[1]
+
+        how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK, **form.AS_TYPED}
+        for event, function in ((self.row.input, turn), (self.row.release, leave)):
+            event(function, [self.row, draft], self.tokens, **how)

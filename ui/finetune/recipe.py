@@ -10,8 +10,8 @@ from engine.drafts import Draft, read
 from engine.errors import EngineError
 from engine.paths import public_name
 from engine.recipe import Recipe
-from ui import form
-from ui.finetune import views
+from ui import assets, form
+from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
 # The choices of most people, by section; the rest is under "advanced".
@@ -41,6 +41,7 @@ class RecipeStep:
 
     def draw(self) -> "RecipeStep":
         self.means = gr.HTML(elem_id="ft-means", apply_default_css=False)
+        self.counting, self.filled = counting.line(), [self.means]
         self.preset = gr.Dropdown(
             [OWN, *presets.PRESETS], value=OWN, label="Preset", info="A recipe to begin with; your base and data stay.", elem_id="ft-preset"
         )
@@ -54,7 +55,9 @@ class RecipeStep:
                     gr.Markdown(f"**{TITLES[section]}**")
                     self._draw(section, others)
             self.yaml = gr.Textbox(label="The recipe as YAML", lines=6, max_lines=30, buttons=["copy"], elem_id="ft-yaml")
-            self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
+            with gr.Row():
+                self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
+                self.save = gr.Button("Save as recipe.yaml", size="sm", elem_id="ft-save-yaml")
         self.outputs = [self.means, *self.fields.values(), self.yaml]
         return self
 
@@ -72,29 +75,36 @@ class RecipeStep:
         }
         return [self._means(draft), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
 
+    def sentences(self, draft: Draft) -> list:
+        return [self._means(draft)]
+
     def _means(self, draft: Draft) -> str:
         try:
             return views.told(self.shop.sentence(draft), "means")
         except EngineError as error:
             return views.told(str(error), "wrong")
 
-    def changed(self, draft: Draft, values: tuple) -> Draft:
-        """The draft with what the components say. Raises BadInput that names the field."""
+    def changed(self, draft: Draft, values: tuple) -> tuple[Draft, str]:
+        """The draft with what the components say, as far as it can be, and a sentence on what cannot."""
         given = dict(zip(self.fields, values, strict=True))
-        sections = {}
-        for section, kind in SECTIONS.items():
+        sections, wrong = {}, []
+        for section in SECTIONS:
             mine = {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{section}.")}
-            before = getattr(draft.recipe, section)
-            sections[section] = form.read_fields(kind, {name: getattr(before, name) for name in kind.model_fields} | mine)
-        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)})
+            sections[section], said = form.taken(getattr(draft.recipe, section), mine)
+            wrong += [said] if said else []
+        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong)
 
     def wire(self, draft: gr.BrowserState) -> None:
-        def change(kept_draft: object, *values: object) -> list:
-            try:
-                made = self.changed(read(kept_draft), values)
-            except EngineError as error:
-                return [gr.skip(), views.told(str(error), "wrong"), gr.skip()]
-            return [kept(made), self._means(made), made.recipe.to_yaml()]
+        def change(request: gr.Request, kept_draft: object, *values: object) -> list:
+            made, wrong = self.changed(read(kept_draft), values)
+            self.shop.give_up_others(made, request.session_hash)
+            return [kept(made), views.told(wrong, "wrong") if wrong else self._means(made), made.recipe.to_yaml()]
+
+        def leave(request: gr.Request, kept_draft: object, *values: object) -> list:
+            sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
+            shown = [form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)]
+            # What was right is taken already, and somebody may be typing elsewhere.
+            return [gr.skip()] * 3 if shown == [*values] else change(request, kept_draft, *shown)
 
         def begin_with(name: str, kept_draft: object) -> list:
             with form.explained():
@@ -113,6 +123,16 @@ class RecipeStep:
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         inputs = [draft, *self.fields.values()]
-        gr.on([each.input for each in self.fields.values()], change, inputs, [draft, self.means, self.yaml], **how)
-        self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how)
-        self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how)
+        shown = [draft, self.means, self.yaml]
+        left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
+        self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
+        # What is pasted or deleted in a text box is no input to Gradio.
+        written = [each.blur for each in self.fields.values() if isinstance(each, gr.Textbox)]
+        typed = gr.on([*(each.input for each in self.fields.values()), *written], change, inputs, shown, **how, **form.AS_TYPED)
+        chosen = (
+            gr.on(left, leave, inputs, shown, **how, **form.AS_TYPED),
+            self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how),
+            self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how),
+        )
+        for event in (typed, *chosen):
+            counting.after(event, self, draft, typed=event is typed)

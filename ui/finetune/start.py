@@ -14,7 +14,7 @@ from engine.preview import SHOWN_ROWS, Measured
 from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING
 from ui import form
-from ui.finetune import training, views
+from ui.finetune import counting, training, views
 from ui.finetune.workshop import Workshop, kept
 
 STARTING = {"concurrency_limit": 1, "concurrency_id": "start", "show_progress": "hidden"}
@@ -31,7 +31,10 @@ class TrainStep:
 
     def draw(self) -> "TrainStep":
         self.means = gr.HTML(elem_id="ft-start-means", apply_default_css=False)
+        self.counting = counting.line()
+        self.started = gr.Textbox(visible=False, label="started")
         self.start = gr.Button("Start training", variant="primary", elem_id="ft-start")
+        self.filled = [self.means, self.start]
         self.command = gr.Textbox(
             label="The same on the command line",
             info="Save the recipe of step 4 as recipe.yaml.",
@@ -45,10 +48,14 @@ class TrainStep:
         return self
 
     def shown(self, draft: Draft) -> list:
+        view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
+        return [*self.sentences(draft), self._command(draft), view]
+
+    def sentences(self, draft: Draft) -> list:
+        """What the run would be, and whether it can start."""
         why = self._missing(draft, self.shop.measured(draft))
         said = views.told(why, "wrong") if why else views.told(self.shop.sentence(draft), "means")
-        view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
-        return [said, gr.Button(interactive=not why), self._command(draft), view]
+        return [said, gr.Button(interactive=not why)]
 
     def _missing(self, draft: Draft, measured: Measured | None) -> str:
         """Why training cannot start, empty where it can. `measured` are the draft's rows, where they are counted."""
@@ -62,9 +69,7 @@ class TrainStep:
                 return (
                     f"{cut.rows} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows, or raise the cutoff in step 2."
                 )
-            first = self.shop.first(draft)  # fails where it cannot be read, or is not the visitor's to read
-            if first.unsure:
-                return f"{first.reason} Say in step 2 which column holds what."
+            first = self.shop.readable(draft)
             if len(first.conversations) < LEAST_ROWS and first.rows < SHOWN_ROWS:
                 return f"{len(first.conversations)} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows in step 2."
             trainable.check_layers(draft.recipe, self.shop.base(draft))
@@ -99,8 +104,12 @@ class TrainStep:
     def wire(self, draft: gr.BrowserState) -> None:
         def start(kept_draft: object) -> list:
             with form.explained():
-                now = read(kept_draft)
-                run = self.begin(now)
-            return [kept(now.model_copy(update={"run": run})), {"open": run}]
+                run = self.begin(read(kept_draft))
+            return [run, {"open": run}]
 
-        self.start.click(start, draft, [draft, self.view], api_visibility="private", **STARTING)
+        def remember(run: str, kept_draft: object) -> dict:
+            return kept(read(kept_draft).model_copy(update={"run": run}))
+
+        begun = self.start.click(start, draft, [self.started, self.view], api_visibility="private", **STARTING)
+        # The draft may be another by now.
+        begun.success(remember, [self.started, draft], draft, api_visibility="private", **form.QUICK)

@@ -1,30 +1,27 @@
 """Step 7 of the wizard: chat with what was trained, see what changed, duel it blind against its base, and take it along."""
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
 
-from engine import history, models, paths, trying
+from engine import history, models, trying
 from engine.blend import NO_ADAPTER
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.game.decks import Deck
 from engine.runs import Run
-from engine.services import EXPORTS
 from ui import compare, form, game
 from ui.answers import Stops
 from ui.chat import ANSWERING, Talk
 from ui.chat import TAB as CHAT
 from ui.finetune import views
+from ui.finetune.taking import Taking
 from ui.finetune.workshop import Workshop
 
 # The game's script shows the deck of the duel, also where that tab was opened before there was one.
 PLAY = "() => { window.guanacoDeck = document.querySelector('#ft-try-told [data-deck]')?.dataset.deck; window.guanacoPlay?.(); return []; }"
-EXPORTING = {"concurrency_limit": 1, "concurrency_id": "export", "show_progress": "hidden"}
 
 
 @dataclass
@@ -47,47 +44,19 @@ class TryStep:
         self.told = gr.HTML(elem_id="ft-try-told", apply_default_css=False)
         self.play = gr.Button("Play it in the blind game", visible=False, elem_id="ft-play")
         self.changes = gr.HTML(elem_id="ft-changes", apply_default_css=False)
-        with gr.Accordion("Take it along", open=True, elem_id="ft-export"):
-            with gr.Row():
-                self.kind = gr.Dropdown(list(EXPORTS), value="adapter", label="Export as", elem_id="ft-export-kind")
-                self.where = gr.Textbox(
-                    label="Where to",
-                    info="A folder on this machine; owner/name for the Hub. Empty: a folder among the app's own.",
-                    elem_id="ft-export-where",
-                )
-            self.export = gr.Button("Export", size="sm", elem_id="ft-export-go")
-            self.exported = gr.HTML(elem_id="ft-exported", apply_default_css=False)
-            self.command = gr.Textbox(
-                label="The same on the command line", interactive=False, buttons=["copy"], elem_id="ft-export-command"
-            )
-        self.outputs = [self.run, self.told, self.changes, self.kind, self.where, self.command]
+        self.taking = Taking(self.shop, self._found).draw()
+        self.outputs = [self.run, self.told, self.changes, *self.taking.outputs]
         return self
 
     def shown(self, draft: Draft, chosen: str = "") -> list:
-        nothing = ["adapter", "", ""]
+        nothing = self.taking.shown("")
         if not self.shop.services.may_train:
             return [gr.skip(), "", "", *nothing]
         names = [name for name in trying.finished() if not self.shop.services.read_only or name == draft.run]
         if not names:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
         run = next((name for name in (chosen, draft.run) if name in names), names[0])
-        return [
-            gr.Dropdown(choices=names, value=run),
-            "",
-            views.changes(trying.changes(history.find(run))),
-            "adapter",
-            "",
-            self._command(run, "adapter", ""),
-        ]
-
-    def _command(self, run: str, kind: str, where: str) -> str:
-        if self.shop.services.read_only:
-            return ""
-        target = where or str(self._own_folder(run, kind))
-        return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if run else ""
-
-    def _own_folder(self, run: str, kind: str) -> Path:
-        return paths.home() / "exports" / f"{Path(run).name}-{kind}"
+        return [gr.Dropdown(choices=names, value=run), "", views.changes(trying.changes(history.find(run))), *self.taking.shown(run)]
 
     def _found(self, run: str | None) -> Run:
         self.shop.allowed()
@@ -128,37 +97,25 @@ class TryStep:
         def duel(request: gr.Request, run: str) -> Iterator[list]:
             flag = stops.begin(request.session_hash)
             try:
-                with form.explained():
-                    found = self._found(run)
-                    model = found.recipe.model
-                    sides = [services.side(model, NO_ADAPTER, 1, None, 1), services.side(model, run, 1, None, 1)]
-                    yield [views.told("Both begin to answer."), gr.Button(visible=True), gr.Button(visible=False)]
-                    for each in services.duel(sides, (f"{model}, the base", f"mine: {found.id}"), trying.questions(found), flag.is_set):
-                        if isinstance(each, Deck):
-                            services.shelf.add(each)
-                            said = (
-                                f"{len(each.questions)} questions are answered by both. Which is which stays hidden until you have chosen."
-                            )
-                            made = f'<span data-deck="{each.id}"></span>'
-                            yield [views.told(said, "good") + made, gr.Button(visible=False), gr.Button(visible=True)]
-                        else:
-                            yield [views.told(each.text), gr.skip(), gr.skip()]
+                found = self._found(run)
+                model = found.recipe.model
+                sides = [services.side(model, NO_ADAPTER, 1, None, 1), services.side(model, run, 1, None, 1)]
+                yield [views.told("Both begin to answer."), gr.Button(visible=True), gr.Button(visible=False)]
+                for each in services.duel(sides, (f"{model}, the base", f"mine: {found.id}"), trying.questions(found), flag.is_set):
+                    if isinstance(each, Deck):
+                        services.shelf.add(each)
+                        said = f"{len(each.questions)} questions are answered by both. Which is which stays hidden until you have chosen."
+                        made = f'<span data-deck="{each.id}"></span>'
+                        yield [views.told(said, "good") + made, gr.Button(visible=False), gr.Button(visible=True)]
+                    else:
+                        yield [views.told(each.text), gr.skip(), gr.skip()]
+            except EngineError as error:
+                yield [views.told(f"There is no duel: {error}", "wrong"), gr.Button(visible=False), gr.skip()]
             finally:
                 stops.end(request.session_hash, flag)
 
         def stop(request: gr.Request) -> None:
             stops.stop(request.session_hash)
-
-        def exported(run: str, kind: str, where: str) -> Iterator[str]:
-            try:
-                found = self._found(run)
-                target = (where or "").strip() or str(self._own_folder(run, kind))
-                if kind not in EXPORTS:
-                    raise BadInput(f"Export as one of {', '.join(EXPORTS)}.")
-                for each in services.export(str(found.folder), kind, target):
-                    yield views.told(each if isinstance(each, str) else each.text, "good" if isinstance(each, str) else "")
-            except EngineError as error:
-                yield views.told(str(error), "wrong")
 
         how = {"api_visibility": "private", **form.QUICK}
         self.run.input(choose, [self.run, draft], self.outputs, **how)
@@ -166,8 +123,9 @@ class TryStep:
         self.compare.click(side_by_side, self.run, [self.tabs, *self.sides], **how)
         playing = [self.told, self.stop, self.play]
         begun = self.duel.click(duel, self.run, playing, api_visibility="private", **ANSWERING)
-        begun.failure(lambda: gr.Button(visible=False), None, self.stop, api_visibility="private", **form.SILENT)
+        broken = views.told("The duel broke off. Try again; the app's log says why.", "wrong")
+        ended = [self.told, self.stop]
+        begun.failure(lambda: [broken, gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
         self.stop.click(stop, None, None, api_visibility="private", **form.SILENT)
         self.play.click(lambda: gr.Tabs(selected=game.TAB), None, self.tabs, js=PLAY, **how)
-        self.export.click(exported, [self.run, self.kind, self.where], self.exported, api_visibility="private", **EXPORTING)
-        gr.on([self.kind.input, self.where.input], self._command, [self.run, self.kind, self.where], self.command, **how)
+        self.taking.wire(self.run)

@@ -3,8 +3,9 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine import fitting, hardware, pace
+from engine import destinations, fitting, hardware, pace
 from engine.data_files import BadRow
+from engine.destinations import Exported
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base
 from engine.lens import Seen
 from engine.memory import Plan
@@ -38,7 +39,7 @@ def bases(found: Sequence[Base]) -> str:
         for base in found
     )
     return (
-        '<div class="scrolls"><table><thead><tr><th>Base</th><th>Memory to finetune</th><th>Here</th>'
+        '<div class="scrolls" tabindex="0"><table><thead><tr><th>Base</th><th>Memory to finetune</th><th>Here</th>'
         f"<th>Time for {COMPARED_ROWS:,} rows</th><th>Download</th>"
         f"<th>Licence</th></tr></thead><tbody>{rows}</tbody></table></div>"
         f"<p>Time is for one pass over {COMPARED_ROWS:,} rows of {COMPARED_TOKENS} tokens on this machine, by the base's own recipe.</p>"
@@ -53,7 +54,7 @@ def data(first: First) -> str:
     )
     reason = "" if first.unsure else f'<p class="good"><b>{html.escape(first.format)}</b>: {html.escape(first.reason)}.</p>'
     table = (
-        f'<div class="scrolls"><table><thead><tr><th>{html.escape(first.unit.capitalize())}</th><th>Question</th><th>Answer</th><th>Messages</th></tr></thead>'
+        f'<div class="scrolls" tabindex="0"><table><thead><tr><th>{html.escape(first.unit.capitalize())}</th><th>Question</th><th>Answer</th><th>Messages</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         if rows
         else ""
@@ -105,11 +106,22 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
     lost = f", {cut.lost:,} of {learnable:,} tokens to learn are lost ({cut.lost / learnable:.1%})" if cut.lost else ""
     unlearnable = f" {cut.unlearnable:,} rows have no answer within the limit and are left out." if cut.unlearnable else ""
     said = f"{cut.cut:,} of {cut.rows + cut.unlearnable:,} rows are cut{lost}.{unlearnable}"
-    return (
-        f'<svg viewBox="0 0 600 130" role="img" aria-label="Rows by length in tokens. {html.escape(said)}">{bars}'
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="112"/><text x="0" y="127">{shortest:,}</text><text x="600" y="127" text-anchor="end">{longest:,} tokens</text></svg>'
-        f"<p>{said}</p><p><b>{html.escape(means)}</b></p>"
+    tokens = sorted(shape.tokens for shape in found.shapes if shape)
+    spread = (
+        f"From {tokens[0]:,} to {tokens[-1]:,} tokens, half of the rows up to {tokens[(len(tokens) - 1) // 2]:,}; the limit is {limit:,}."
+        if tokens
+        else ""
     )
+    return (
+        f'<svg viewBox="0 0 600 130" role="img" aria-label="Rows by length in tokens. {spread} {html.escape(said)}">{bars}'
+        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="112"/><text x="0" y="127">{shortest:,}</text><text x="600" y="127" text-anchor="end">{longest:,} tokens</text></svg>'
+        f"<p>{spread} {said}</p><p><b>{html.escape(means)}</b></p>"
+    )
+
+
+def counted(so_far: Measured) -> str:
+    """How far a count is."""
+    return f"{so_far.rows:,} of {len(so_far.data.conversations):,} rows are counted."
 
 
 def lens(rows: Iterable[tuple[int, Sequence[Seen]]]) -> str:
@@ -151,10 +163,12 @@ def _bar(machine: str, plan: Plan, colours: dict[str, str], measured: int | None
         if measured
         else ""
     )
+    parts = ", ".join(f"{part.title} {gigabytes(part.bytes)}" for part in plan.parts if part.bytes)
+    heard = f"{machine}: {said}. {parts}." + (f" Measured at the peak: {gigabytes(measured)}." if measured else "")
     limit = f'<b class="limit" style="left:{100 * plan.have / whole:.2f}%"></b>' if plan.total > plan.have else ""
     return (
         f'<div class="machine {"" if plan.fits else "large"}"><span>{html.escape(machine)}</span>'
-        f'<div class="bar" role="img" aria-label="{html.escape(said)}">{pieces}{limit}{peak}</div><span>{said}</span></div>'
+        f'<div class="bar" role="img" aria-label="{html.escape(heard)}">{pieces}{limit}{peak}</div><span>{said}</span></div>'
     )
 
 
@@ -169,7 +183,27 @@ def changes(found: Sequence[Change]) -> str:
     )
     kind = "good" if differ else "wrong"
     said = told(f"{differ} of {len(found)} sample answers differ from those before training, both without chance.", kind)
-    return f'{said}<div class="scrolls"><table><thead><tr><th>Asked</th><th>Before training</th><th>After</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'{said}<div class="scrolls" tabindex="0"><table><thead><tr><th>Asked</th><th>Before training</th><th>After</th></tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def exported(found: Exported, offered: Sequence[tuple[str, str]]) -> str:
+    """What an export gave: notes, downloads as address and name, what was measured of it, its files."""
+    links = "".join(
+        f'<a href="{html.escape(address)}" download="{html.escape(name)}">Download {html.escape(name)}</a>' for address, name in offered
+    )
+    if found.kind == "hub":
+        links = f'<a href="{html.escape(found.place)}" target="_blank" rel="noopener noreferrer">{html.escape(found.place)}</a>'
+    size = destinations.size_text(sum(found.files.values()))
+    head = told(f"Exported as {found.kind}: {len(found.files)} files, {size}.", "good") + "".join(map(told, found.notes))
+    figures = [(f"{of}: {name.replace('_', ' ')}", f"{value:,}") for of, numbers in found.checks.items() for name, value in numbers.items()]
+    files = [(name, destinations.size_text(count)) for name, count in found.files.items()]
+    tables = "".join(_figures(caption, rows) for caption, rows in (("Files", files), ("Checked", figures)) if rows)
+    return f'{head}<p class="links">{links}</p><div class="scrolls" tabindex="0">{tables}</div>'
+
+
+def _figures(caption: str, rows: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>' for name, value in rows)
+    return f"<table><caption>{caption}</caption><tbody>{body}</tbody></table>"
 
 
 def told(text: str, kind: str = "") -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import fitting, history, hub, jobs, memory, models, pace, paths, presets, preview, tokenizer_files, trainable, uploads
+from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
 from engine.errors import BadInput
@@ -25,6 +26,7 @@ from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING, Services
 from engine.tokenizers import Tokenizer
 from ui.finetune import views
+from ui.finetune.counts import Counts
 
 # Tokenizers, configs of the Hub, beginnings and counts of data sets, the latest of all visitors.
 _KEPT = 24
@@ -32,9 +34,10 @@ _KEPT = 24
 
 @dataclass(frozen=True)
 class Workshop:
-    """`services` are the app's; `_made` the latest measurements by what they are of."""
+    """`services` are the app's; `counts` those of rows under way, `_made` the latest measurements by what they are of."""
 
     services: Services
+    counts: Counts = field(default_factory=Counts)
     _made: OrderedDict[tuple, Any] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -123,21 +126,38 @@ class Workshop:
         key = "first", data.source, data.format, tuple(sorted(data.columns.items()))
         return self._once(key, lambda: preview.first(data.source, data.format, data.columns))
 
+    def readable(self, draft: Draft) -> preview.First:
+        """The same. Raises BadInput that says what to do where no row of it can be read."""
+        first = self.first(draft)
+        if first.unsure:
+            raise BadInput(f"{first.reason.rstrip('.')}. Say in step 2 which column holds what.")
+        return first
+
     def measured(self, draft: Draft) -> Measured | None:
         """The lengths of all rows, where they were measured already."""
         return self._peek(self._key(draft))
 
-    def measuring(self, draft: Draft) -> Iterator[Progress | Measured]:
-        """The same, made now; the last value is whole."""
+    def measuring(self, draft: Draft, session: str = "", calm: float = 0) -> Iterator[Progress | Measured]:
+        """The same, made now and once for all who ask, as `Counts.heard`; the last value is whole."""
         self.allowed(draft)
+
+        def make(stop: Stop) -> Iterator[Progress | Measured]:
+            data = draft.recipe.data
+            for each in preview.measuring(
+                data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system, stop=stop
+            ):
+                if isinstance(each, Measured) and each.done:
+                    self._once(self._key(draft), lambda: each)
+                yield each
+
         if (made := self.measured(draft)) is not None:
             yield made
-            return
-        data = draft.recipe.data
-        for each in preview.measuring(data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system):
-            if isinstance(each, Measured) and each.done:
-                self._once(self._key(draft), lambda: each)
-            yield each
+        else:
+            yield from self.counts.heard(session, self._key(draft), make, calm)
+
+    def give_up_others(self, draft: Draft, session: str | None) -> None:
+        """A session waits for counts of this draft alone from now on."""
+        self.counts.only(session or "", self._key(draft))
 
     def counted(self, draft: Draft) -> Measured:
         """The lengths of all rows, measured now where they are not yet."""
@@ -173,7 +193,7 @@ class Workshop:
             return "Choose the data first; then it says here how long the run takes."
         found, speed = self.cutoff(draft), self.pace(draft)
         if not found:
-            return "How many updates and how long is known once the rows are counted, in step 2."
+            return "How many updates and how long is known once the rows are counted."
         if not speed:
             return "How long it takes is known once this base is on disk."
         if found.rows < LEAST_ROWS:

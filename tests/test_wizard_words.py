@@ -1,0 +1,42 @@
+"""What the wizard says of its graphics, for those who hear them, and where there is nothing to show."""
+
+from engine import drafts, fitting, hardware, memory, models, presets
+from engine.destinations import Exported
+from engine.drafts import Draft
+from engine.probing import Probe
+from engine.runtime import Runtime
+from engine.services import Services
+from ui.finetune import taking, views
+from ui.finetune.lens import LensStep
+from ui.finetune.workshop import Workshop
+
+
+def test_a_memory_bar_says_its_parts_and_what_was_measured():
+    plan = memory.training_plan(models.MODELS["starter"].shape, presets.preset("starter"), hardware.machine())
+    probe = Probe("done", 10, 3 * 2**30, 1.0, 100.0, 2**30, {}, "Ten steps.")
+    label = views.memory_bars({fitting.THIS_MACHINE: plan}, probe).partition('aria-label="')[2].partition('"')[0]
+    assert label.startswith("This machine: ") and label.endswith("Measured at the peak: 3.0 GB.")
+    assert all(views.gigabytes(part.bytes) in label for part in plan.parts if part.bytes)
+    assert "Measured at the peak" not in views.memory_bars({fitting.THIS_MACHINE: plan}, None)
+
+
+def test_the_lens_says_why_it_is_blank(tmp_path):
+    (tmp_path / "rows.csv").write_text("frage,antwort\nWas?,Das.\n")
+    step = LensStep(Workshop(Services(Runtime(isolated=False))))
+    said = step.shown(drafts.with_data(Draft(), str(tmp_path / "rows.csv"), "rows"))[1]
+    assert "No known format" in said and "Say in step 2 which column holds what" in said
+
+
+def test_an_export_says_how_it_is_used_and_shows_its_figures():
+    files = {"my run-F16.gguf": 14_000_000_000, "adapter.gguf": 40_000_000, "README.md": 900}
+    found = Exported(
+        "my run", "gguf", "/out/my run-gguf", files, {"gguf": {"prompts": 3, "mean_logit_difference": 0.002}}, ("Checked <well>.",)
+    )
+    assert taking.use(found, "starter")[1] == "llama-cli -m '/out/my run-gguf/my run-F16.gguf'"
+    said = views.exported(found, [("download/key/a.gguf", "a.gguf")])
+    for words in ("14.0 GB", "gguf: mean logit difference", "0.002", "Checked &lt;well&gt;.", 'href="download/key/a.gguf"'):
+        assert words in said
+    hub = Exported("mine", "hub", "https://huggingface.co/owner/mine", {"README.md": 900})
+    assert "--adapter owner/mine" in taking.use(hub, "starter")[1] and 'href="https://huggingface.co/owner/mine"' in views.exported(hub, [])
+    book = Exported("mine", "notebook", "/out/mine-notebook", {"finetune.ipynb": 900})
+    assert taking.use(book, "starter")[1] == "jupyter lab /out/mine-notebook/finetune.ipynb"

@@ -1,0 +1,63 @@
+"""Rows are counted by themselves wherever a draft has no counts, and the sentences that need them fill when they are there."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
+
+from engine.drafts import Draft, read
+from engine.errors import EngineError
+from engine.preview import Measured
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop
+
+# Rows are counted apart from quick events, which must not wait for them.
+COUNTING = {"concurrency_limit": 2, "concurrency_id": "counting", "show_progress": "hidden"}
+_READING, _COUNTED = views.told("The rows are being read."), views.told("The rows are counted.")
+# So long the end of what somebody types is waited for.
+_CALM_SECONDS = 0.4
+
+
+def line() -> gr.HTML:
+    """The place that says how far counting is."""
+    return gr.HTML(elem_classes="ft-counting", apply_default_css=False)
+
+
+class Step(Protocol):
+    """A step with sentences that need counts: `filled` shows what `sentences` gives, `counting` is its `line`."""
+
+    shop: Workshop
+    counting: gr.HTML
+    filled: list[Component]
+
+    def sentences(self, draft: Draft) -> list: ...
+
+
+def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = False) -> None:
+    """When an event has ended, count the draft's rows where they are not, and fill the step's sentences when they are. What is
+    `typed` may go on changing."""
+    shop = step.shop
+
+    def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
+        now = read(kept_draft)
+        if not now.recipe.data.source or not shop.services.may_train or shop.measured(now):
+            yield ""
+            return
+        yield _READING
+        try:
+            for each in shop.measuring(now, request.session_hash or "", _CALM_SECONDS if typed else 0):
+                if isinstance(each, Measured):
+                    yield _COUNTED if each.done else views.told(views.counted(each))
+        except EngineError as error:
+            yield views.told(str(error), "wrong")
+
+    def fill(text: str, kept_draft: object) -> list:
+        # Where nothing was counted, what stands there stays.
+        return ["", *step.sentences(read(kept_draft))] if text == _COUNTED else [gr.skip()] * (1 + len(step.filled))
+
+    how = {"api_visibility": "private", "trigger_mode": "always_last"}
+    counted = event.success(count, draft, step.counting, **how, **COUNTING)
+    counted.success(fill, [step.counting, draft], [step.counting, *step.filled], **how, **form.QUICK)

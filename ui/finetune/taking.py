@@ -1,0 +1,129 @@
+"""The part of step 7 that takes a run along: exports, what came of them and how to use it, downloads, the recipe."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from engine import history, paths
+from engine.destinations import Exported
+from engine.errors import BadInput, EngineError
+from engine.runs import Run
+from engine.services import EXPORTS
+from ui import assets, downloads, form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop
+
+EXPORTING = {"concurrency_limit": 1, "concurrency_id": "export", "show_progress": "hidden"}
+# Sentence on how an export is used, and the command for it, by its kind.
+_USES = {
+    "adapter": ("Chat with it, on the base that it was trained on:", "python -m engine chat --model {base} --adapter {place} 'Hello'"),
+    "merged": ("Chat with it; any program that reads Hugging Face models does as well:", "python -m engine chat --model {place} 'Hello'"),
+    "gguf": ("Run it with llama.cpp; this app takes the file as its --model too:", "llama-cli -m {gguf}"),
+    "notebook": (
+        "Open it with Jupyter, or unpack the zip where a notebook runs (Colab, Kaggle); it says first what it needs beside it:",
+        "jupyter lab {notebook}",
+    ),
+    "hub": ("It is a repository of yours on the Hub. Chat with it:", "python -m engine chat --model {base} --adapter {repo} 'Hello'"),
+}
+
+
+def use(found: Exported, base: str) -> tuple[str, str]:
+    """How an export is used: a sentence, and a command."""
+    said, command = _USES[found.kind]
+    place = Path(found.place)
+    gguf = next((name for name in found.files if name.endswith("-F16.gguf")), "")
+    words = {"base": base, "place": found.place, "gguf": place / gguf, "notebook": place / "finetune.ipynb"}
+    words["repo"] = "/".join(found.place.rstrip("/").split("/")[-2:])
+    return said, command.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
+
+
+@dataclass
+class Taking:
+    """The components; `found` gives the run of that name or raises BadInput."""
+
+    shop: Workshop
+    found: Callable[[str | None], Run]
+
+    def draw(self) -> "Taking":
+        with gr.Accordion("Take it along", open=True, elem_id="ft-export"):
+            with gr.Row():
+                self.kind = gr.Dropdown(list(EXPORTS), value="adapter", label="Export as", elem_id="ft-export-kind")
+                self.where = gr.Textbox(
+                    label="Where to",
+                    info="A folder on this machine; owner/name for the Hub. Empty: a folder among the app's own.",
+                    elem_id="ft-export-where",
+                )
+            with gr.Row():
+                self.export = gr.Button("Export", size="sm", elem_id="ft-export-go")
+                self.save = gr.Button("Save its recipe (YAML)", size="sm", elem_id="ft-save-recipe")
+            self.told = gr.HTML(elem_id="ft-exported", apply_default_css=False)
+            copied = {"interactive": False, "buttons": ["copy"], "visible": False}
+            self.place = gr.Textbox(label="Where it is", elem_id="ft-export-place", **copied)
+            self.use = gr.Textbox(label="How to use it", elem_id="ft-export-use", max_lines=2, **copied)
+            self.command = gr.Textbox(
+                label="The same on the command line", interactive=False, buttons=["copy"], elem_id="ft-export-command"
+            )
+            self.recipe = gr.Textbox(visible=False, label="recipe")
+        self.results = [self.told, self.place, self.use]
+        self.outputs = [self.kind, self.where, self.command, *self.results]
+        return self
+
+    def shown(self, run: str) -> list:
+        """For another run: nothing of it is exported yet."""
+        return ["adapter", "", self._command(run, "adapter", ""), *self._nothing("")]
+
+    def _nothing(self, said: str) -> list:
+        return [said, gr.Textbox(visible=False), gr.Textbox(visible=False)]
+
+    def _command(self, run: str, kind: str, where: str) -> str:
+        if self.shop.services.read_only:
+            return ""
+        target = where or str(self._own_folder(run, kind))
+        return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if run else ""
+
+    def _own_folder(self, run: str, kind: str) -> Path:
+        return paths.home() / "exports" / f"{Path(run).name}-{kind}"
+
+    def _offered(self, found: Exported) -> list[tuple[str, str]]:
+        """Downloads of an export: the files of one piece, else the folder; of the Hub none."""
+        place = Path(found.place)
+        if found.kind == "hub":
+            return []
+        files = [place / name for name in found.files if name.endswith(".gguf")] if found.kind == "gguf" else [place]
+        return [downloads.address(self.shop.services.offers, path) for path in files]
+
+    def wire(self, run: gr.Dropdown) -> None:
+        services = self.shop.services
+
+        def exported(run: str, kind: str, where: str) -> Iterator[list]:
+            try:
+                found = self.found(run)
+                target = (where or "").strip() or str(self._own_folder(run, kind))
+                if kind not in EXPORTS:
+                    raise BadInput(f"Export as one of {', '.join(EXPORTS)}.")
+                yield self._nothing(views.told("The export begins."))
+                for each in services.export(str(found.folder), kind, target):
+                    if isinstance(each, Exported):
+                        said, command = use(each, found.recipe.model)
+                        places = gr.Textbox(each.place, visible=True), gr.Textbox(command, info=said, visible=True)
+                        yield [views.exported(each, self._offered(each)), *places]
+                    else:
+                        yield self._nothing(views.told(each.text))
+            except EngineError as error:
+                yield self._nothing(views.told(str(error), "wrong"))
+
+        def recipe(run: str) -> str:
+            with form.explained():
+                if services.read_only:
+                    raise BadInput("On this public host a run's recipe is that of step 4; save it there.")
+                return history.recipe(self.found(run)).to_yaml()
+
+        how = {"api_visibility": "private", **form.QUICK}
+        gone = views.told("The export broke off. Try again; the app's log says why.", "wrong")
+        begun = self.export.click(exported, [run, self.kind, self.where], self.results, api_visibility="private", **EXPORTING)
+        begun.failure(lambda: self._nothing(gone), None, self.results, api_visibility="private", **form.SILENT)
+        self.save.click(recipe, run, self.recipe, **how).success(None, self.recipe, None, js=assets.saving("'recipe.yaml'"))
+        gr.on([self.kind.input, self.where.input], self._command, [run, self.kind, self.where], self.command, **how)
