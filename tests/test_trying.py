@@ -3,6 +3,7 @@
 import shutil
 import sys
 
+import gradio as gr
 import pytest
 import training
 
@@ -47,7 +48,9 @@ def test_runs_of_one_name_are_offered_apart(run, tiny, rows, two_adapters, tmp_p
     other = training.fresh(training.plan(tiny, rows), tmp_path / "elsewhere" / run.id)
     for each, adapter in ((other, two_adapters[0]), (run, two_adapters[1])):
         shutil.copytree(adapter, each.adapter)
-    shown = TryStep(Workshop(Services(Runtime(isolated=False))), None, None, []).shown(Draft(run=run.id))
+    with gr.Blocks():
+        step = TryStep(Workshop(Services(Runtime(isolated=False))), None, None, []).draw()
+    shown = step.shown(Draft(run=run.id))
     offered = [name for name, _ in shown[0].choices]
     assert sorted(offered) == sorted([run.id, str(other.folder)]) and shown[0].value == run.id
     found = {name: adapters.find(name, print).folder for name in offered}
