@@ -1,8 +1,13 @@
 """The page: names the tabs and holds the limits that every visitor is held to."""
 
+import contextlib
+
 import gradio as gr
 from starlette.middleware import Middleware
 
+from engine import uploads
+from engine.errors import EngineError
+from engine.game import sharing
 from engine.services import Services
 from ui import chat, compare, finetune, game, leaderboard, limits, theme
 
@@ -33,6 +38,14 @@ def build(services: Services) -> gr.Blocks:
     page._queue.sleep_when_free = QUEUE_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     return page
+
+
+def serve(services: Services, host: str, port: int, share: bool = False) -> None:
+    """Serve the page until the program is told to end. Raises BadInput where the owner's environment makes no sense."""
+    with contextlib.suppress(EngineError):  # on a disk that fails old uploads stay
+        uploads.sweep()
+    with sharing.as_wanted(services.store):
+        launch(build(services), host, port, share, uploads=services.may_train)
 
 
 def launch(page: gr.Blocks, host: str, port: int, share: bool, uploads: bool = True, block: bool = True) -> None:
