@@ -160,7 +160,7 @@ class HubServer:
             fields = parse_qs(request.rfile.read(int(request.headers.get("content-length") or 0)).decode())
             return [entry for entry in entries if entry["path"] in fields.get("paths", ())]
         if question.startswith("/tree/"):
-            within = question.removeprefix(f"/tree/{COMMIT}").strip("/")
+            within = question.removeprefix(f"/tree/{COMMIT}").removeprefix("/tree/main").strip("/")
             return [entry for entry in entries if not within or entry["path"].startswith(f"{within}/")]
         return self._info(repo, folder)
 
