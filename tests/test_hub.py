@@ -78,7 +78,8 @@ def test_what_the_clients_own_cache_holds_is_not_fetched_again(tiny, home, tmp_p
         assert not weights.is_symlink() and weights.stat().st_nlink > 1, "one disk holds it once"
         shutil.rmtree(folder)
         weights = next((tmp_path / "cache").rglob("model.safetensors")).resolve()
-        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        held = weights.read_bytes()
+        weights.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
         fetch("model", "someone/tiny", hub.url, HF_HOME=cache["HF_HOME"])
         assert hub.fetched() == ["model.safetensors"] and not paths.damaged(folder)
 
