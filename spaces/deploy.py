@@ -104,7 +104,11 @@ def upload(folder: Path, repo: str, hardware: Hardware, public: bool, update: bo
         if not there:
             api.create_repo(repo, repo_type="space", space_sdk="gradio", space_hardware=SUGGESTED[hardware], private=not public)
         api.upload_folder(
-            repo_id=repo, repo_type="space", folder_path=folder, commit_message="Guanaco Playground", delete_patterns=["*"] if update else None
+            repo_id=repo,
+            repo_type="space",
+            folder_path=folder,
+            commit_message="Guanaco Playground",
+            delete_patterns=["*"] if update else None,
         )
     return f"{api.endpoint}/spaces/{repo}"
 

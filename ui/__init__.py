@@ -1,6 +1,7 @@
 """The page: names the tabs and holds the limits that every visitor is held to."""
 
 import contextlib
+import warnings
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -9,7 +10,7 @@ from engine import uploads
 from engine.errors import EngineError
 from engine.game import sharing
 from engine.services import Services
-from ui import chat, compare, finetune, game, leaderboard, limits, theme
+from ui import chat, compare, finetune, game, leaderboard, limits, theme, tools
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -33,6 +34,7 @@ def build(services: Services) -> gr.Blocks:
                 game.tab(services)
             with gr.Tab("Leaderboard", id=leaderboard.TAB) as rating:
                 leaderboard.tab(services, rating)
+        tools.endpoints(services)
     page.queue(max_size=MAX_QUEUE)
     # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.
     page._queue.sleep_when_free = QUEUE_SECONDS
@@ -49,7 +51,9 @@ def serve(services: Services, host: str, port: int, share: bool = False) -> None
 
 
 def launch(page: gr.Blocks, host: str, port: int, share: bool, uploads: bool = True, block: bool = True) -> None:
-    """Serve the page: no analytics, no monitoring page, bounded uploads (or none) and queue, nothing fetched from outside."""
+    """Serve the page, and as an MCP server where that is installed: no analytics, no monitoring page, bounded uploads (or none) and
+    queue, nothing fetched from outside."""
+    warnings.filterwarnings("ignore", "This MCP server includes a tool that has a gr.State input")  # it is no tool, see `tools`
     page.launch(
         server_name=host,
         server_port=port,
@@ -61,7 +65,11 @@ def launch(page: gr.Blocks, host: str, port: int, share: bool, uploads: bool = T
         run_history=False,
         app_kwargs={"middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, uploads=uploads)]},
         ssr_mode=False,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         footer_links=["api"],
         show_error=False,
+        mcp_server=tools.installed(),
     )
+    tools.offer(page)
+    if block:
+        page.block_thread()
