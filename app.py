@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine import uploads
 from engine.errors import EngineError
-from engine.game import sharing
 from engine.model_spec import STARTER
 from engine.runtime import Runtime
 from engine.services import Services
@@ -51,11 +49,7 @@ def main(
             runtime.load(model, adapter, log=True)
             import ui
 
-            services = Services(runtime, read_only, training)
-            with contextlib.suppress(EngineError):  # on a disk that fails old uploads stay
-                uploads.sweep()
-            with sharing.as_wanted(services.store):
-                ui.launch(ui.build(services), services, host, port, share)
+            ui.serve(Services(runtime, read_only, training), host, port, share)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

@@ -99,10 +99,26 @@ def _container_limit() -> int | None:
 @functools.cache
 def _gpus() -> tuple[Gpu, ...]:
     """The NVIDIA GPUs, asked of the driver's own tool: importing torch for it would cost seconds."""
+    if gpu_is_lent():
+        return (_lent_gpu(),)
     if _torch_is_for_cpu():
         return ()
     lines = _driver_says("--query-gpu=name,memory.total,compute_cap")
     return tuple(gpu for gpu in map(_parsed_gpu, _visible(lines)) if gpu)
+
+
+def gpu_is_lent() -> bool:
+    """Whether this is a Space whose GPU is there only while an answer is made (ZeroGPU)."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def _lent_gpu() -> Gpu:
+    """What a ZeroGPU Space lends, by the variables and defaults of Hugging Face's package `spaces` (its config.py)."""
+    told = os.environ.get
+    capability = int(told("ZEROGPU_CUDA_CAPABILITY_MAJOR", "9")), int(told("ZEROGPU_CUDA_CAPABILITY_MINOR", "0"))
+    return Gpu(
+        told("ZEROGPU_CUDA_DEVICE_NAME", "NVIDIA H200 MIG 3g.71gb"), int(told("ZEROGPU_CUDA_TOTAL_MEMORY", "74625056768")), capability
+    )
 
 
 def driver() -> tuple[str, list[str]]:

@@ -157,11 +157,12 @@ def summaries() -> list[dict]:
     rows = []
     for name, run in every().items():
         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-            rows.append(_summary(name, run))
+            rows.append(summary(name, run))
     return rows
 
 
-def _summary(name: str, run: Run) -> dict:
+def summary(name: str, run: Run) -> dict:
+    """A run's row in `summaries`."""
     told = story(run)
     try:
         plan = recipe(run)

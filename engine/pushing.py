@@ -38,7 +38,7 @@ def push(folder: Path, repo: str, public: bool, message: str, report: hub.Report
     from huggingface_hub.errors import HfHubHTTPError
 
     check(repo)
-    with _explained(repo):
+    with explained(repo):
         report(Progress(f"Making the {'public' if public else 'private'} repository {repo}", None))
         try:
             address = str(HfApi().create_repo(repo, private=not public))
@@ -64,7 +64,7 @@ def _begun(repo: str, public: bool) -> str:
 
 
 @contextlib.contextmanager
-def _explained(repo: str) -> Iterator[None]:
+def explained(repo: str) -> Iterator[None]:
     """Turn the Hub client's errors into a sentence with what to do."""
     from huggingface_hub import errors
 

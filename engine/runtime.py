@@ -13,6 +13,7 @@ from typing import Literal
 from engine import hardware, models
 from engine.backends import open_backend
 from engine.backends.base import Backend, Loaded, Stop
+from engine.backends.lent import Lend, LentBackend
 from engine.backends.turns import Turns
 from engine.blend import BASE, NO_ADAPTER, Blend
 from engine.chat import stream
@@ -41,11 +42,15 @@ class State:
 
 
 class Runtime:
-    """Holds one backend. `isolated` and `turns` as in `open_backend`."""
+    """Holds one backend. `isolated` and `turns` as in `open_backend`; `lend` is what lends a GPU for one answer, where that is so:
+    such a model is loaded in this process, and in the thread that asks for it."""
 
-    def __init__(self, load_settings: LoadSettings | None = None, isolated: bool = True, turns: Turns | None = None):
+    def __init__(
+        self, load_settings: LoadSettings | None = None, isolated: bool = True, turns: Turns | None = None, lend: Lend | None = None
+    ):
         self.load_settings = load_settings or LoadSettings()
-        self._isolated = isolated
+        self._isolated = isolated and not lend
+        self._lend = lend
         self._turns = turns or Turns()
         self._condition = threading.Condition()
         self._answering = 0
@@ -63,7 +68,7 @@ class Runtime:
             return self._state
 
     def load(self, model: str, adapter: str | None = None, log: bool = False, layout: Layout | None = None) -> None:
-        """Begin to load a model by id or path, in the background; a load under way is cancelled, and the model that was
+        """Begin to load a model by id or path, in the background (a lent GPU's at once); a load under way is cancelled, and the model that was
         loaded is given back first, because two may not fit. Where the load fails or is cancelled, that one is loaded
         again. Raises BadInput at once for what is no model or too large.
 
@@ -95,7 +100,11 @@ class Runtime:
             self._state = State("loading", spec.id, f"{because} Back to {spec.id}" if because else f"Loading {spec.id}")
             wanted = spec.adapter or spec.default_adapter if adapter is None else adapter
             self.wanted_adapter = None if wanted == NO_ADAPTER else wanted
-        threading.Thread(target=self._load, args=(number, spec, self.wanted_adapter, log, because), daemon=True).start()
+        loading = (number, spec, self.wanted_adapter, log, because)
+        if self._lend:
+            self._load(*loading)
+        else:
+            threading.Thread(target=self._load, args=loading, daemon=True).start()
 
     def cancel_load(self) -> None:
         """End a load under way; what it has downloaded so far stays on disk, so the next try goes on from there."""
@@ -134,7 +143,7 @@ class Runtime:
 
     def beside(self) -> "Runtime":
         """An empty one for another model on the same machine: answers of both take turns, and `close` closes both."""
-        other = Runtime(self.load_settings, self._isolated, self._turns)
+        other = Runtime(self.load_settings, self._isolated, self._turns, self._lend)
         self._beside.append(other)
         return other
 
@@ -171,6 +180,8 @@ class Runtime:
             if adapter:
                 self._progress(number, Progress(f"Loading the adapter {adapter}"), log, because)
                 backend.attach(adapter)
+            if self._lend:
+                backend = LentBackend(backend, self._lend)
         except Exception as error:
             if backend:
                 backend.close()

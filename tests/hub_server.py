@@ -20,8 +20,8 @@ class HubServer:
     """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
     `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token.
     `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
-    `owned`: a folder in which repositories of models may be made by whoever has the token `hf_test`, owner `me`; `private` has those of
-    them that are. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
+    `owned`: a folder in which repositories of models and Spaces may be made by whoever has the token `hf_test`, owner `me`; `spaces` has
+    the folders of these Spaces, `private` the names of what is. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
     of files that were sent to data sets, by name."""
 
     def __init__(
@@ -37,6 +37,7 @@ class HubServer:
         self.repos, self.status, self.lie, self.hang, self.gated = repos, status, lie, hang, gated
         self.datasets = datasets or {}
         self.owned, self.private = owned, set()
+        self.spaces: dict[str, Path] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.ranges: list[int] = []
         self.committed: dict[str, str] = {}
@@ -87,10 +88,11 @@ class HubServer:
             status, answer = self._made(request) if path.endswith("create") else self._read_card(request)
             return self._send(request, status, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
         served = [("models", repo, f"/{repo}", folder) for repo, folder in self.repos.items()]
+        served += [("spaces", repo, f"/spaces/{repo}", folder) for repo, folder in self.spaces.items()]
         served += [("datasets", repo, f"/datasets/{repo}", folder) for repo, folder in self.datasets.items()]
         for kind, repo, root, folder in served:
             if request.command == "POST" and path.startswith((f"/api/{kind}/{repo}/preupload/", f"/api/{kind}/{repo}/commit/")):
-                answer = self._committed(request, f"{self.url}{root}", path.split("/")[5], folder if kind == "models" else None)
+                answer = self._committed(request, f"{self.url}{root}", path.split("/")[5], None if kind == "datasets" else folder)
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             if path.startswith(f"/api/{kind}/{repo}"):
                 if self.gated and not request.headers.get("authorization"):
@@ -110,10 +112,11 @@ class HubServer:
             return 401, {"error": "Invalid username or password."}
         if wanted["organization"] != "me":
             return 403, {"error": "You don't have the rights to create a model under this namespace"}
-        if repo in self.repos:
+        repos = self.spaces if wanted.get("type") == "space" else self.repos
+        if repo in repos:
             return 409, {"error": "You already created this model repo", "url": f"{self.url}/{repo}"}
-        self.repos[repo] = self.owned / wanted["name"]
-        self.repos[repo].mkdir()
+        repos[repo] = self.owned / wanted["name"]
+        repos[repo].mkdir()
         if wanted.get("visibility") == "private":
             self.private.add(repo)
         return 200, {"url": f"{self.url}/{repo}", "name": repo}
@@ -133,9 +136,13 @@ class HubServer:
             if line["key"] == "file":
                 content = base64.b64decode(line["value"]["content"])
                 if folder:
-                    (folder / line["value"]["path"]).write_bytes(content)
+                    path = folder / line["value"]["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
                 else:
                     self.committed[line["value"]["path"]] = content.decode()
+            elif line["key"] == "deletedFile":
+                (folder / line["value"]["path"]).unlink()
         return {"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT, "hookOutput": "", "success": True}
 
     def _listing(self, request: BaseHTTPRequestHandler, question: str, repo: str, folder: Path) -> dict | list:
@@ -153,7 +160,7 @@ class HubServer:
             fields = parse_qs(request.rfile.read(int(request.headers.get("content-length") or 0)).decode())
             return [entry for entry in entries if entry["path"] in fields.get("paths", ())]
         if question.startswith("/tree/"):
-            within = question.removeprefix(f"/tree/{COMMIT}").strip("/")
+            within = question.removeprefix(f"/tree/{COMMIT}").removeprefix("/tree/main").strip("/")
             return [entry for entry in entries if not within or entry["path"].startswith(f"{within}/")]
         return self._info(repo, folder)
 

@@ -62,6 +62,28 @@ def test_a_model_arrives_verified_with_its_manifest(tiny, home):
         assert len(hub.fetched()) == count, "a model on disk is not fetched again"
 
 
+def test_what_the_clients_own_cache_holds_is_not_fetched_again(tiny, home, tmp_path):
+    """As on a Space, whose host fetches there what the card asks for. A file that changed there is fetched."""
+    caching = "import sys; from huggingface_hub import snapshot_download; print(snapshot_download(sys.argv[1]))"
+    with HubServer({"someone/tiny": tiny}) as hub:
+        cache = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", caching, "someone/tiny"]
+        done = subprocess.run(command, env={**os.environ, **cache}, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        hub.requests.clear()
+        fetch("model", "someone/tiny", hub.url, HF_HOME=cache["HF_HOME"])
+        folder = home / "models" / "someone--tiny"
+        assert not hub.fetched() and not paths.damaged(folder)
+        weights = folder / "model.safetensors"
+        assert not weights.is_symlink() and weights.stat().st_nlink > 1, "one disk holds it once"
+        shutil.rmtree(folder)
+        weights = next((tmp_path / "cache").rglob("model.safetensors")).resolve()
+        held = weights.read_bytes()
+        weights.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+        fetch("model", "someone/tiny", hub.url, HF_HOME=cache["HF_HOME"])
+        assert hub.fetched() == ["model.safetensors"] and not paths.damaged(folder)
+
+
 def test_a_hub_model_chats_from_the_command_line(tiny, run_engine):
     with HubServer({"someone/tiny": tiny}) as hub:
         done = run_engine(

@@ -1,10 +1,16 @@
 """The page: names the tabs and holds the limits that every visitor is held to."""
 
+import contextlib
+import warnings
+
 import gradio as gr
 from starlette.middleware import Middleware
 
+from engine import uploads
+from engine.errors import EngineError
+from engine.game import sharing
 from engine.services import Services
-from ui import chat, compare, downloads, finetune, game, leaderboard, limits, theme
+from ui import chat, compare, downloads, finetune, game, leaderboard, limits, theme, tools
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -28,6 +34,7 @@ def build(services: Services) -> gr.Blocks:
                 game.tab(services)
             with gr.Tab("Leaderboard", id=leaderboard.TAB) as rating:
                 leaderboard.tab(services, rating)
+        tools.endpoints(services)
     page.queue(max_size=MAX_QUEUE)
     # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.
     page._queue.sleep_when_free = QUEUE_SECONDS
@@ -35,8 +42,18 @@ def build(services: Services) -> gr.Blocks:
     return page
 
 
+def serve(services: Services, host: str, port: int, share: bool = False) -> None:
+    """Serve the page until the program is told to end. Raises BadInput where the owner's environment makes no sense."""
+    with contextlib.suppress(EngineError):  # on a disk that fails old uploads stay
+        uploads.sweep()
+    with sharing.as_wanted(services.store):
+        launch(build(services), services, host, port, share)
+
+
 def launch(page: gr.Blocks, services: Services, host: str, port: int, share: bool, block: bool = True) -> None:
-    """Serve the page: no analytics, no monitoring page, bounded uploads (or none) and queue, nothing fetched from outside."""
+    """Serve the page, and as an MCP server where that is installed: no analytics, no monitoring page, bounded uploads (or none) and
+    queue, nothing fetched from outside."""
+    warnings.filterwarnings("ignore", "This MCP server includes a tool that has a gr.State input")  # it is no tool, see `tools`
     page.launch(
         server_name=host,
         server_port=port,
@@ -51,7 +68,11 @@ def launch(page: gr.Blocks, services: Services, host: str, port: int, share: boo
             "routes": [] if services.read_only else [downloads.route(services.offers)],
         },
         ssr_mode=False,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         footer_links=["api"],
         show_error=False,
+        mcp_server=tools.installed(),
     )
+    tools.offer(page)
+    if block:
+        page.block_thread()

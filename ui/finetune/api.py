@@ -22,7 +22,11 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
         return draft
 
     def finetune_preview(recipe_yaml: str) -> dict:
-        """The data of a recipe: format, first rows, bad rows, and what its limits cut off."""
+        """The data of a recipe: format, first rows, bad rows, and what its limits cut off.
+
+        Args:
+            recipe_yaml: The recipe, as `python -m engine train` takes it.
+        """
         with form.explained():
             draft = draft_of(recipe_yaml)
             if why := drafts.missing(draft):
@@ -43,7 +47,11 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
         }
 
     def finetune_estimate(recipe_yaml: str) -> dict:
-        """What a recipe takes in memory on this machine and others, in bytes."""
+        """What a recipe takes in memory on this machine and others, in bytes.
+
+        Args:
+            recipe_yaml: The recipe, as `python -m engine train` takes it.
+        """
         with form.explained():
             draft = draft_of(recipe_yaml)
             shape = shop.spec(draft).shape
@@ -55,7 +63,12 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
         }
 
     def finetune_start(recipe_yaml: str, name: str = "") -> str:
-        """Start a run by a recipe; gives its id."""
+        """Start a finetuning run by a recipe, in the background; gives its id for finetune_status.
+
+        Args:
+            recipe_yaml: The recipe, as `python -m engine train` takes it.
+            name: What to call the run; empty for the name of its data.
+        """
         with form.explained():
             draft = draft_of(recipe_yaml)
             return train.begin(draft.model_copy(update={"title": name or draft.title}))

@@ -1,0 +1,65 @@
+"""Guanaco Playground as a Hugging Face Space: on ZeroGPU, on a GPU of its own, or on CPUs. In the uploaded folder this is `app.py`.
+
+The owner's choices are variables of the Space: GUANACO_MODEL, GUANACO_ADAPTER, GUANACO_TRAINING=on (visitors may finetune, not on
+ZeroGPU), GUANACO_VOTES=owner/name (a data set for guesses); its secret HF_TOKEN is for gated models and that data set.
+"""
+
+import spaces  # first of all: where a GPU is only lent, it stands in for CUDA before torch is imported
+
+# isort: split
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import gradio as gr
+
+import ui
+from engine import hardware
+from engine.backends.base import Delta, Prompt
+from engine.backends.lent import Task
+from engine.blend import Blend
+from engine.errors import EngineError
+from engine.model_spec import STARTER
+from engine.runtime import Runtime
+from engine.services import Services
+from engine.settings import ChatSettings
+
+ON_A_GPU = "guanaco-7b"
+# What a visitor's quota is asked for: the start of a process with the weights, and tokens at a slow pace.
+START_SECONDS, TOKENS_A_SECOND, MOST_SECONDS = 15, 15, 120
+
+
+def seconds(prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, cold: bool) -> int:
+    """How long an answer may hold the GPU."""
+    return min(MOST_SECONDS, START_SECONDS + settings.max_new_tokens // TOKENS_A_SECOND)
+
+
+def lend(task: Task) -> Task:
+    """ZeroGPU's decorator; what it says of queues and quotas becomes the answer's own failure."""
+    lent = spaces.GPU(duration=seconds)(task)
+
+    def answer(*asked: object) -> Iterator[Delta | EngineError]:
+        try:
+            yield from lent(*asked)
+        except gr.Error as error:
+            raise EngineError(str(error.message)) from error
+
+    return answer
+
+
+def main() -> None:
+    """Load the model and serve the page."""
+    lent = hardware.gpu_is_lent()
+    model = os.environ.get("GUANACO_MODEL") or (ON_A_GPU if hardware.machine().has_gpu else STARTER)
+    training = os.environ.get("GUANACO_TRAINING", "").lower() == "on" and not lent
+    try:
+        with contextlib.closing(Runtime(lend=lend if lent else None)) as runtime:
+            runtime.load(model, os.environ.get("GUANACO_ADAPTER"), log=True)
+            ui.serve(Services(runtime, read_only=True, training=training), "0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    except EngineError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The Space: its folder built, its card and requirements, started as the host starts it, chatted with, sent by the Hub's real client."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import builders
+import pytest
+from conftest import ROOT
+from gradio_client import Client
+from hub_server import HubServer
+from pages import BARE, DEFAULTS
+
+from engine import presets
+
+# What a Space's host sets.
+HOST = {"SYSTEM": "spaces", "SPACE_ID": "me/playground", "SPACE_HOST": "me-playground.hf.space", "SPACE_AUTHOR_NAME": "me"}
+
+
+def deploy(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "spaces/deploy.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module", params=["zero", "gpu", "cpu"])
+def built(request, tmp_path_factory):
+    """A Space's folder for each hardware, and which that is."""
+    folder = tmp_path_factory.mktemp("space") / "folder"
+    done = deploy("me/playground", "--hardware", request.param, "--folder", str(folder))
+    assert done.returncode == 0 and "Nothing was sent" in done.stdout, done.stderr
+    return folder, request.param
+
+
+def test_the_folder_is_the_app_with_a_card(built):
+    from huggingface_hub import SpaceCard, SpaceHardware
+
+    folder, hardware = built
+    assert {path.name for path in folder.iterdir()} == {"app.py", "README.md", "LICENSE", "requirements.txt", "engine", "ui"}
+    assert not list(folder.rglob("__pycache__"))
+    assert (folder / "app.py").read_text().split('"""')[2].lstrip().startswith("import spaces"), "it must come before torch"
+    card = SpaceCard.load(folder / "README.md")
+    assert card.data.sdk == "gradio" and card.data.sdk_version == importlib.metadata.version("gradio")
+    assert card.data.python_version == "3.12" and (folder / card.data.app_file).is_file()
+    assert len(card.data.short_description) <= 60 and card.data.license == "apache-2.0" and card.data.models
+    assert card.data.suggested_hardware in {each.value for each in SpaceHardware} and "hardware" not in card.data.to_dict()
+    assert ("preload_from_hub" in card.data.to_dict()) == (hardware != "cpu")
+
+
+@pytest.mark.long
+def test_its_requirements_resolve_on_the_host(built, tmp_path):
+    """With what the card brings: gradio with the extras that the host installs, which pin an older pydantic."""
+    folder, hardware = built
+    lines = [line for line in (folder / "requirements.txt").read_text().splitlines() if not line.startswith("--")]
+    (tmp_path / "requirements.txt").write_text("\n".join([f"gradio[oauth,mcp]=={importlib.metadata.version('gradio')}", *lines]))
+    report = tmp_path / "report.json"
+    options = ["--dry-run", "--quiet", "--python-version", "3.12", "--only-binary=:all:", "--target", str(tmp_path / "target")]
+    command = [sys.executable, "-m", "pip", "install", *options, "--report", str(report), "-r", str(tmp_path / "requirements.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {each["metadata"]["name"].lower(): each["metadata"]["version"] for each in json.loads(report.read_text())["install"]}
+    torch = tuple(map(int, found["torch"].split("+")[0].split(".")[:2]))
+    assert (2, 8) <= torch < ((2, 12) if hardware == "zero" else (2, 14)) and "spaces" in found
+
+
+class Lender:
+    """A stand-in for the host's own service that hands out GPUs. `asked` has the path and query of every request; `refused` makes it
+    say that a visitor's quota is used up."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+        self.refused = False
+        lender = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                lender.asked.append(self.path)
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                status, answer = 200, {}
+                if self.path.startswith("/schedule"):
+                    answer = {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "none", "allowToken": "token"}
+                    if lender.refused:
+                        status, answer = 429, {"left": 0, "wait": 7200}
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+# The Space's app where torch is built for CPUs: the host's package, which would put a stand-in for CUDA into it, is to find none.
+WITHOUT_A_GPU = """
+import runpy, sys
+sys.modules["torch"] = None
+import spaces
+del sys.modules["torch"]
+runpy.run_path("app.py", run_name="__main__")
+"""
+
+
+@contextlib.contextmanager
+def started(folder, *command: str, **env: str):
+    """The Space as its host starts it; gives its address once the page answers."""
+    port = builders.free_port()
+    left = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "GUANACO_", "GRADIO_"))}
+    env = {**left, **HOST, "GRADIO_SERVER_PORT": str(port), "GUANACO_HOME": os.environ["GUANACO_HOME"], "HF_HUB_OFFLINE": "1", **env}
+    with open(folder.parent / "log", "w+") as log:
+        process = subprocess.Popen([sys.executable, *(command or ["app.py"])], cwd=folder, env=env, stdout=log, stderr=log)
+        try:
+            began = time.monotonic()
+            while True:
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+                    break
+                assert process.poll() is None and time.monotonic() - began < 120, (folder.parent / "log").read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}", time.monotonic() - began
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def chat(url: str, message: str = "Hello") -> dict:
+    return Client(url, verbose=False).predict(message, None, *BARE, *DEFAULTS, api_name="/chat")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space") / "folder"
+    assert deploy("me/playground", "--folder", str(folder)).returncode == 0
+    return folder
+
+
+@pytest.mark.long
+def test_it_starts_on_cpus_and_chats_with_the_starter(folder, starter):
+    with started(folder) as (url, seconds):
+        assert seconds < 60
+        told = chat(url, "Say hello.")["turns"][-1]
+        assert told["text"] and "tokens/s" in told["facts"]
+        config = urllib.request.urlopen(url + "/config").read().decode()
+        assert str(starter) not in config
+        with pytest.raises(Exception, match="Training is off"):
+            Client(url, verbose=False).predict(presets.preset("starter").to_yaml(), "mine", api_name="/finetune_start")
+
+
+@pytest.mark.long
+def test_on_zerogpu_each_answer_borrows_a_gpu(folder, tmp_path):
+    lender = Lender()
+    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": lender.url, "GUANACO_MODEL": "scripted", "HOME": str(tmp_path)}
+    with started(folder, "-c", WITHOUT_A_GPU, **zero) as (url, _):
+        assert lender.asked == ["/startup-report"], "a Space without a decorated function is refused by its host"
+        assert "scripted" in chat(url)["turns"][-1]["text"]
+        kinds = [path.partition("?")[0] for path in lender.asked]
+        assert kinds == ["/startup-report", "/schedule", "/allow", "/release"]
+        assert "durationSeconds=49" in lender.asked[1], "15 s to start, 512 tokens at 15 a second"
+        lender.refused = True
+        with pytest.raises(Exception, match="GPU limit"):
+            chat(url)
+
+
+@pytest.mark.long
+def test_it_is_sent_by_the_real_client(tmp_path):
+    (tmp_path / "owned").mkdir()
+    with HubServer({}, owned=tmp_path / "owned") as hub:
+        place = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_test"}
+        done = deploy("me/playground", "--upload", **place)
+        assert done.returncode == 0 and f"{hub.url}/spaces/me/playground" in done.stdout, done.stderr
+        sent = hub.spaces["me/playground"]
+        assert (sent / "engine/chat.py").read_bytes() == (ROOT / "engine/chat.py").read_bytes() and (sent / "README.md").is_file()
+        assert hub.private == {"me/playground"}
+        again = deploy("me/playground", "--upload", **place)
+        assert again.returncode == 2 and "--update" in again.stderr
+        (sent / "old.py").write_text("")
+        assert deploy("me/playground", "--upload", "--update", **place).returncode == 0
+        assert not (sent / "old.py").exists() and (sent / "app.py").is_file()
+        for wrong, words in (("hf_wrong", "does not accept the token"), ("", "there is no token")):
+            done = deploy("me/other", "--upload", **{**place, "HF_TOKEN": wrong})
+            assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr and "hf_wrong" not in done.stderr
+    done = deploy("someone/else", "--upload", **place)
+    assert "cannot be reached" in done.stderr or "connection" in done.stderr
+
+
+def test_a_name_that_is_none_is_refused(tmp_path):
+    done = deploy("playground", "--upload", HF_TOKEN="hf_test")
+    assert done.returncode == 2 and "owner/name" in done.stderr
+    done = deploy("me/playground", "--folder", str(tmp_path))
+    assert done.returncode == 2 and "is there already" in done.stderr
