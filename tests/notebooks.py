@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import training
 from conftest import ROOT
 
 
@@ -14,12 +15,6 @@ def _loaded():
 
 
 build = _loaded()
-# What a run would give way to is other tests: its priority is left alone, as `same_priority` of conftest.py does in this process.
-_CUSTOMIZED = """
-import os, psutil
-psutil.Process.nice = lambda self, value=None: 0
-os.getsid = lambda pid: -1
-"""
 NAMES = [source.stem for source in build.SOURCES]
 
 
@@ -48,8 +43,6 @@ def pictures(notebook) -> int:
 
 def run_all(notebook, folder: Path, home: Path, **environment: str):
     """Execute it with a state folder, and nothing in reach but this machine."""
-    place = folder / "customized"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text(_CUSTOMIZED)
-    offline = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "", "GUANACO_HOME": str(home), "PYTHONPATH": str(place)}
-    return build.executed(notebook, folder, **offline | environment)
+    offline = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "", "GUANACO_HOME": str(home)}
+    path = training.at_tests_priority(folder / "priority")
+    return build.executed(notebook, folder, **offline | {"PYTHONPATH": path} | environment)
