@@ -33,6 +33,7 @@ _SCRUBBED = (
     (re.compile(r"-\d{8}-\d{6}(-\d+)?"), ""),
     (re.compile(r" · \d+ tokens/s · [\d:]+ left"), ""),
     (re.compile(r" in \d+\.\d s\b"), ""),
+    (re.compile(r"\.partial-\d+"), ".partial"),
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
 )
 

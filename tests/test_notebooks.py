@@ -203,7 +203,7 @@ def test_nothing_tells_the_sides_before_the_guess(own_home, tmp_path):
 def test_guanaco_finetune_runs_top_to_bottom(own_home, tmp_path):
     done = run_all(fresh("guanaco_finetune", STEPS=4), tmp_path, own_home)
     assert "Runs lie in " in outputs(done, "DRIVE = ") and "computing in float32: there is no GPU" in outputs(done, "training.recipe")
-    assert "256: 256 good, 0 bad" in outputs(done, "inspect-data")
+    assert "256: 256 good, 0 bad" in outputs(done, "show_data") and "prompt format chat" in outputs(done, "show_data")
     trained = outputs(done, "training.train")
     assert "step 4/4" in trained and "is done." in trained and notebooks.pictures(done) == 1
     assert "there is nothing to go on with" in outputs(done, "training.resume")

@@ -4,7 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from engine import drafts, fitting, hardware, jobs, models, pictures, runs, telling, trying, uploads
+from engine import drafts, fitting, hardware, inspecting, jobs, models, pictures, prompts, runs, telling, tokenizer_files, trying, uploads
 from engine.cells import colab
 from engine.cells.showing import Line, picture, side_by_side
 from engine.errors import BadInput, EngineError
@@ -42,6 +42,18 @@ def recipe(model: str, data: str, steps: int) -> Recipe:
     if not machine.has_gpu:
         print(f"No GPU here: the starter learns in minutes, larger bases take very long.{colab.where_gpus_are(machine)}")
     return plan
+
+
+def show_data(plan: Recipe) -> None:
+    """Print what the recipe's rows are: format and why, lengths, what is cut, one row as it trains. Raises BadInput where they cannot be
+    read."""
+    spec, line = models.resolve(plan.model), Line("Reading the rows")
+    form = prompts.chosen_format(plan.data.prompt_format, spec.prompt, tokenizer_files.opened(spec, line.report))
+    data = plan.data
+    everything = data.learn == "everything"
+    found = inspecting.inspected(data.source, spec, form, data.lengths, data.format, data.columns, everything, line.report)
+    line.show(f"{Path(data.source).name if Path(data.source).is_file() else data.source}, in the prompt format {form.name}")
+    print(found.table())
 
 
 def train(plan: Recipe, name: str = "notebook") -> Run:

@@ -60,7 +60,7 @@ print(plan.to_yaml())
 # The data as the model will see it: its format and why, how long rows are, and one row as it trains.
 
 # %%
-engine("inspect-data", plan.data.source, "--format", plan.data.format, "--model", plan.model, "--max-length", str(plan.data.max_length))
+training.show_data(plan)
 
 # %% [markdown]
 # ## Train
