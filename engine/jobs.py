@@ -51,12 +51,6 @@ def resume(run: Run) -> None:
     _spawn(run)
 
 
-def unfinished() -> Run | None:
-    """The latest run where it is not done: the one to go on with, or to follow, after a machine was lost."""
-    run = next(iter(runs.every()), None)
-    return run if run and not runs.finished(run) else None
-
-
 def _spawn(run: Run) -> None:
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with runs.full_disk_told(run.folder, 10), open(run.folder / runs.OUTPUT, "ab") as log:

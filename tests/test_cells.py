@@ -105,7 +105,7 @@ def test_a_run_is_followed_to_its_curve_and_its_answers(plan, shown, capsys):
     assert shown["pictures"][0].startswith(b"\x89PNG")
     cells.before_and_after(run)
     assert [above for above, *_ in shown["pairs"]] == ["Count 1"]
-    assert cells.resume() is None and "nothing to go on with" in capsys.readouterr().out
+    assert cells.resume() == run and "nothing to go on with" in capsys.readouterr().out
 
 
 @pytest.mark.long
@@ -135,7 +135,7 @@ def test_the_stop_button_saves_and_resume_goes_on(plan, shown, capsys, monkeypat
     monkeypatch.setattr(cells.time, "sleep", sleep)
     with pytest.raises(EngineError, match="Stopped after step .* The cell “Resume” goes on with it."):
         cells.follow(run)
-    assert "Saving." in capsys.readouterr().out and run.steps_saved() and jobs.unfinished() == run
+    assert "Saving." in capsys.readouterr().out and run.steps_saved() and not runs.finished(run)
     assert shown["pictures"]
 
 
@@ -154,15 +154,15 @@ def test_a_run_whose_process_dies_says_its_last_words(plan, shown, monkeypatch):
         cells.follow(run)
 
 
-def test_only_the_latest_run_is_gone_on_with(plan, home):
-    assert jobs.unfinished() is None
-    older = training.fresh(plan, home / "runs" / "older")
-    assert jobs.unfinished() == older
+def test_only_the_latest_run_is_gone_on_with(plan, home, capsys):
+    with pytest.raises(BadInput, match="No run is here yet: run the cell that trains"):
+        cells.resume()
+    training.fresh(plan, home / "runs" / "older")
     newer = training.fresh(plan, home / "runs" / "newer")
     newer.adapter.mkdir()
     newer.events.write_text(json.dumps({"event": "Ended", "status": "done", "step": 6, "text": "", "seconds": 1.0}) + "\n")
     os.utime(newer.folder / runs.RECIPE, (2e9, 2e9))
-    assert runs.finished(newer) and jobs.unfinished() is None
+    assert cells.resume() == newer and "newer is done" in capsys.readouterr().out
 
 
 def test_events_as_lines():

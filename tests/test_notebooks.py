@@ -144,7 +144,7 @@ def test_guanaco_chat_runs_top_to_bottom(own_home, tmp_path):
         "guanaco-mini × 1.5",
     ]
     assert "4.13 bits a weight" in outputs(done, "show_nf4()") and "Guanaco 33B: 23.5 GB must be there at once" in outputs(
-        done, "show_memory"
+        done, 'show_memory("T4")'
     )
     assert notebooks.pictures(done) == 2 and CANARY not in nbformat.writes(done)
 

@@ -63,13 +63,15 @@ def train(plan: Recipe, name: str = "notebook") -> Run:
     return run
 
 
-def resume() -> Run | None:
-    """Go on with the latest run that is not done and follow it to its end; one that is under way is only followed. None, and a
-    sentence, where there is none."""
-    run = jobs.unfinished()
+def resume() -> Run:
+    """The latest run: it goes on to its end where it is not done, and is only followed where it is under way. Raises BadInput where
+    there is none."""
+    run = next(iter(runs.every()), None)
     if run is None:
-        print("Every run here is done: there is nothing to go on with.")
-        return None
+        raise BadInput("No run is here yet: run the cell that trains. What an earlier runtime left on a Drive is found with DRIVE on.")
+    if runs.finished(run):
+        print(f"{run.id} is done: there is nothing to go on with.")
+        return run
     if not run.process:
         saved = max(run.steps_saved(), default=0)
         print(f"{run.id} goes on after step {saved}." if saved else f"{run.id} had saved nothing yet and begins anew.")

@@ -81,7 +81,7 @@ run = training.train(plan)
 # trains, and run this one. It goes on with the latest run that is not done, from its last checkpoint. Where all is done it says so.
 
 # %%
-run = training.resume() or run
+run = training.resume()
 
 # %% [markdown]
 # ## Before and after
