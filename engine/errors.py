@@ -9,6 +9,10 @@ class EngineError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback; IPython asks for it by this name."""
+        return [str(self)]
+
 
 class BadInput(EngineError):
     """What was asked for cannot be right. Exit code 2."""

@@ -85,10 +85,13 @@ def explained(repo: str, what: str, kind: str = MODEL) -> Iterator[None]:
             raise BadInput(
                 f"The Hub does not have {what} of {repo}: there is no such {kind}, or it is private. Check the spelling; for a private one set HF_TOKEN."
             ) from error
-        why = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not read it", 429: "too many requests"}
-        raise EngineError(
-            f"The Hub could not give {what} of {repo}: {why.get(status, f'it answered {status}')}. Try again later. {still}"
-        ) from error
+        later = "Try again later."
+        why, then = {
+            401: ("the token in HF_TOKEN is not accepted", "Make a new one in your account's settings there, or unset HF_TOKEN."),
+            403: ("the token in HF_TOKEN may not read it", "Give the token read access in your account's settings there."),
+            429: ("too many requests", later),
+        }.get(status, (f"it answered {status}", later))
+        raise EngineError(f"The Hub could not give {what} of {repo}: {why}. {then} {still}") from error
     except errors.HFValidationError as error:
         raise BadInput(f"{repo!r} cannot be the name of a {kind} on the Hub: {_line(error)}") from error
     except (OSError, RuntimeError) as error:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from engine import destinations, model_card, paths, runs, trained
+from engine.cells import first
 from engine.errors import BadInput
 from engine.likeness import PROMPTS
 from engine.model_files import local_path
@@ -15,30 +16,6 @@ from engine.trained import Trained
 
 NOTEBOOK = "finetune.ipynb"
 _SPARE_BYTES = 1_000_000
-
-_SETUP = """\
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-# The folder of Guanaco Playground: upload or clone it beside this notebook, or say where it is.
-APP = Path(os.environ.get("GUANACO_PLAYGROUND", "guanaco-playground")).resolve()
-assert (APP / "engine").is_dir(), f"{APP} is not the folder of Guanaco Playground. Set GUANACO_PLAYGROUND to it."
-# Everything but torch, which is here already and fits the graphics card.
-lines = (APP / "requirements.txt").read_text(encoding="utf-8").splitlines()
-wanted = [line for line in lines if line.strip() and not line.startswith(("#", "torch>", "torch="))]
-subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
-
-
-def engine(*arguments):
-    command = [sys.executable, "-u", "-m", "engine", *arguments]
-    told = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(APP), os.environ.get("PYTHONPATH"))))}
-    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            print(line, end="")
-    assert process.returncode == 0, f"{' '.join(command[2:])} ended with {process.returncode}"
-"""
 
 
 def write(source: Trained, target: Path) -> tuple[str, ...]:
@@ -77,7 +54,6 @@ def _beside(source: Trained) -> list[str]:
 
 
 def _notebook(source: Trained) -> str:
-    import nbformat
     from nbformat import v4
 
     plan = source.shareable_recipe
@@ -88,14 +64,24 @@ def _notebook(source: Trained) -> str:
         "Finetunes once more as in `recipe.yaml`, then chats with what was learnt.",
         *_beside(source),
     ]
-    cells = [
-        v4.new_markdown_cell("\n\n".join(about)),
-        v4.new_code_cell(_SETUP),
-        v4.new_code_cell(f'engine("train", "{runs.RECIPE}", "--run-dir", "run")'),
-        v4.new_code_cell(f"engine({', '.join(json.dumps(each, ensure_ascii=False) for each in chat)})"),
-    ]
+    return as_text(
+        [
+            v4.new_markdown_cell("\n\n".join(about)),
+            v4.new_code_cell(first.install_cell()),
+            v4.new_code_cell(f'from engine.cells.commands import engine\n\nengine("train", "{runs.RECIPE}", "--run-dir", "run")'),
+            v4.new_code_cell(f"engine({', '.join(json.dumps(each, ensure_ascii=False) for each in chat)})"),
+        ]
+    )
+
+
+def as_text(cells: list, **metadata: object) -> str:
+    """A notebook of these cells (nbformat's) as the text of its file, the same for the same cells."""
+    import nbformat
+    from nbformat import v4
+
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # the library's own are drawn at random
-    notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, **metadata})
     nbformat.validate(notebook)
-    return nbformat.writes(notebook)
+    return nbformat.writes(notebook) + "\n"

@@ -1,19 +1,31 @@
-"""Pictures made on the host: the score card to share, ratings with their intervals, an order of matches as it is played, losses.
+"""Pictures made on the host: the score card to share, ratings with their intervals, an order of matches as it is played, losses,
+where memory goes, what NF4 does to weights.
 
 They work on light and dark pages: what is not coloured is a middle grey, the ground of all but the card is clear.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy
 
 from engine.game.scoring import verdict
 from engine.game.values import Result
+from engine.hardware import GIB
+from engine.memory import Plan
+from engine.nf4 import Rounded
 
 _LAKE, _CLAY, _PAPER, _INK, _GREY = "#1f6f6b", "#b3402d", "#faf8f4", "#26231f", "#8a8378"
 _COLOURS = ("#1f6f6b", "#d99a2b", "#b3402d", "#6c5b9e", "#4a87b9", "#7a9a3d", "#a3541c", "#8a8378", "#c06c98", "#3f3a34")
 _DPI = 150
+# The parts of a memory plan, put together; what is not named is the passes'.
+_GROUPS = {
+    "base in 4 bits": ("weights", "constants"),
+    "embeddings": ("embeddings",),
+    "adapter, gradients, optimizer": ("lora", "gradients", "optimizer"),
+    "passes": (),
+    "runtime": ("runtime",),
+}
 
 
 def score(result: Result) -> bytes:
@@ -89,6 +101,51 @@ def losses(steps: Sequence[int], training: Sequence[float], tested: Sequence[int
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9, labelcolor=_GREY)
+    return _png(_plain(figure))
+
+
+def memory(plans: Mapping[str, Plan], have: int, where: str) -> bytes:
+    """What trainings take, by what they are called, against the `have` bytes of a machine; as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.45 * len(plans) + 1.5), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    named = {part: group for group, parts in _GROUPS.items() for part in parts}
+    names, left = list(plans), numpy.zeros(len(plans))
+    for group, colour in zip(_GROUPS, _COLOURS, strict=False):
+        sizes = [sum(part.bytes for part in plan.parts if named.get(part.name, "passes") == group) / GIB for plan in plans.values()]
+        axes.barh(range(len(names)), sizes, left=left, height=0.6, color=colour, label=group)
+        left += sizes
+    axes.axvline(have / GIB, color=_GREY, lw=1.8, ls="--", label=where)
+    axes.set_xlim(0, 1.05 * max(*left, have / GIB))
+    axes.set_yticks(range(len(names)), [f"{name}: {total:.1f}" for name, total in zip(names, left, strict=True)], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("GB of memory")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8, labelcolor=_GREY)
+    return _png(_plain(figure))
+
+
+def nf4(rounded: Rounded) -> bytes:
+    """Weights, each over the largest of its block, with the 16 values that they become and how many become each; and how far every
+    weight moves; as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), dpi=_DPI, layout="constrained")
+    values, moves = figure.subplots(1, 2)
+    values.hist(rounded.scaled.ravel(), bins=201, range=(-1, 1), color=_GREY, alpha=0.45, density=True, label="before")
+    values.set(xlabel="weight / largest of its 64", ylabel="density", xlim=(-1.08, 1.08))
+    values.set_ylim(0, 1.35 * values.get_ylim()[1])
+    counts = values.twinx()
+    counts.vlines(rounded.levels, 0, 100 * rounded.shares, color=_LAKE, lw=2.2, label="after: 16 values")
+    counts.set_ylim(0, 145 * float(rounded.shares.max()))
+    counts.set_ylabel("% of weights")
+    handles, labels = (
+        [*first, *second] for first, second in zip(*(each.get_legend_handles_labels() for each in (values, counts)), strict=True)
+    )
+    values.legend(handles, labels, loc="upper left", ncols=2, frameon=False, fontsize=8, labelcolor=_GREY)
+    moves.hist(rounded.moved.ravel(), bins=161, range=(-0.4, 0.4), color=_CLAY, alpha=0.8)
+    moves.set(xlabel="move, in standard deviations", ylabel="weights")
+    moves.set_title(f"error: {rounded.error:.1%} of the matrix", fontsize=9, color=_GREY)
     return _png(_plain(figure))
 
 

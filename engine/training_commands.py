@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from engine import hardware, jobs, memory, models, presets, ranks, recipe, runs
+from engine import hardware, jobs, memory, models, presets, ranks, recipe, runs, telling
 from engine.errors import BadInput, EngineError
-from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
+from engine.events import Adjusted, Ended, Event, Progress, Started, Step
 from engine.findings import Finding, findings
 from engine.model_files import local_path
 from engine.recipe import Recipe
@@ -221,43 +221,16 @@ class _Terminal:
         match event:
             case Progress():
                 self._bar.update(self._task, description=event.text[:60])
-            case Notice():
-                self._say(event.text)
-            case Queued():
-                self._say(f"Waiting: {event.holder} has the machine; place {event.place} in line.")
             case Started():
                 self._steps = event.steps
                 self._bar.update(self._task, description="Training", total=event.steps, completed=event.resumed_from)
-                begins = f"Going on after step {event.resumed_from}" if event.resumed_from else "Beginning"
-                self._say(
-                    f"{begins}: {event.steps} steps on {event.rows} rows, {event.held_out} held out; {event.parameters / 1e6:.2f}M parameters learn, "
-                    f"on {event.device}, base {event.quantization}, computing in {event.dtype}"
-                )
             case Step():
-                self._step(event)
-            case Evaluated():
-                self._say(f"step {event.step}: held-out loss {event.loss:.4f}")
-            case Sample():
-                self._say(f"step {event.step}: {event.prompt}\n  {' '.join(event.text.split())}")
-            case Adjusted():
-                self._say(event.text)
-            case Saved():
-                self._say(f"step {event.step}: saved, {event.bytes / 1e6:.1f} MB in {event.seconds:.1f} s")
-            case Ended():
-                pass  # the command prints it
-
-    def _step(self, event: Step) -> None:
-        figures = f"loss {event.loss:.3f} · {event.tokens_per_second:.0f} tokens/s · {_duration(event.eta_seconds)} left"
-        self._bar.update(self._task, completed=event.step, figures=figures)
-        if not self._console.is_terminal:
-            self._say(f"step {event.step}/{self._steps}: {figures}")
+                self._bar.update(self._task, completed=event.step, figures=telling.figures(event))
+                if not self._console.is_terminal:
+                    self._say(f"step {event.step}/{self._steps}: {telling.figures(event)}")
+        if text := telling.told(event):
+            self._say(text)
 
     def _say(self, text: str) -> None:
         # Samples and rows are no markup, and may not steer a terminal.
         self._console.print("".join(each if each.isprintable() or each == "\n" else " " for each in text), markup=False)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

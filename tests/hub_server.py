@@ -7,6 +7,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlparse
 
 import yaml
@@ -17,8 +18,9 @@ DATA = (".jsonl", ".csv", ".parquet")
 
 
 class HubServer:
-    """`repos`: id -> folder. `status` answers everything with that code; `lie` breaks one byte of every weights file;
-    `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token.
+    """`repos`: id -> folder. `status` answers everything with that code, and with `message` where there is one; `lie` breaks one byte of every weights file;
+    `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token, "everybody" lets
+    nobody in.
     `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
     `owned`: a folder in which repositories of models and Spaces may be made by whoever has the token `hf_test`, owner `me`; `spaces` has
     the folders of these Spaces, `private` the names of what is. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
@@ -30,12 +32,13 @@ class HubServer:
         status: int | None = None,
         lie: bool = False,
         hang: bool | int = False,
-        gated: bool = False,
+        gated: bool | Literal["everybody"] = False,
         datasets: dict[str, Path] | None = None,
         owned: Path | None = None,
+        message: str = "",
     ):
         self.repos, self.status, self.lie, self.hang, self.gated = repos, status, lie, hang, gated
-        self.datasets = datasets or {}
+        self.datasets, self.message = datasets or {}, message
         self.owned, self.private = owned, set()
         self.spaces: dict[str, Path] = {}
         self.requests: list[tuple[str, str, str | None]] = []
@@ -83,7 +86,7 @@ class HubServer:
         path = unquote(urlparse(request.path).path)
         self.requests.append((request.command, path, request.headers.get("authorization")))
         if self.status:
-            return self._send(request, self.status, b"{}", {}, body)
+            return self._send(request, self.status, b"{}", {"X-Error-Message": self.message} if self.message else {}, body)
         if self.owned and request.command == "POST" and path in ("/api/repos/create", "/api/validate-yaml"):
             status, answer = self._made(request) if path.endswith("create") else self._read_card(request)
             return self._send(request, status, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
@@ -95,7 +98,7 @@ class HubServer:
                 answer = self._committed(request, f"{self.url}{root}", path.split("/")[5], None if kind == "datasets" else folder)
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             if path.startswith(f"/api/{kind}/{repo}"):
-                if self.gated and not request.headers.get("authorization"):
+                if self.gated == "everybody" or (self.gated and not request.headers.get("authorization")):
                     return self._send(request, 401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}, body)
                 answer = self._listing(request, path.removeprefix(f"/api/{kind}/{repo}"), repo, folder)
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)

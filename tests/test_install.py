@@ -1,4 +1,4 @@
-"""The ranges of requirements.txt resolve for every Python the README names."""
+"""The ranges of requirements.txt resolve for every Python the README names, also beside the torch that Colab has."""
 
 import json
 import subprocess
@@ -8,12 +8,16 @@ import pytest
 from conftest import ROOT
 
 CORE = {"gradio": 6, "transformers": 5, "huggingface-hub": 2, "accelerate": 1, "datasets": 5, "torch": 2, "peft": 0, "bitsandbytes": 0}
+# What Colab's runtimes have, and keep.
+COLABS_TORCH = "2.11.0"
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("torch", ["", COLABS_TORCH])
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_requirements_resolve(python, tmp_path):
-    report = tmp_path / "report.json"
+def test_requirements_resolve(python, torch, tmp_path):
+    report, constraints = tmp_path / "report.json", tmp_path / "constraints.txt"
+    constraints.write_text(f"torch=={torch}\n" if torch else "")
     command = [
         sys.executable,
         "-m",
@@ -28,6 +32,8 @@ def test_requirements_resolve(python, tmp_path):
         str(tmp_path / "target"),
         "--report",
         str(report),
+        "--constraint",
+        str(constraints),
         "-r",
         "requirements.txt",
     ]
@@ -40,3 +46,4 @@ def test_requirements_resolve(python, tmp_path):
     assert {name: int(versions[name].split(".")[0]) for name in CORE} == CORE
     major, minor = map(int, versions["torch"].split("+")[0].split(".")[:2])
     assert (2, 8) <= (major, minor) < (2, 14)
+    assert not torch or versions["torch"] == torch

@@ -181,6 +181,14 @@ def test_the_layouts_command_measures_both(starter):
     assert all("tokens/s" in line and "perplexity" in line for line in lines)
 
 
+def test_the_notebooks_command_builds_what_is_there():
+    files = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    before = [file.read_bytes() for file in files]
+    done = shell(command("notebooks"))
+    assert done.returncode == 0 and [file.read_bytes() for file in files] == before, done.stderr
+    assert set(re.findall(r"`notebooks/(\w+\.ipynb)` \| [a-z]", README)) == {file.name for file in files}
+
+
 @pytest.mark.long
 def test_the_doctor_command_finds_this_machine_well():
     done = shell(command("doctor"))

@@ -1,0 +1,38 @@
+"""The install cell that every notebook of this project begins with, as text: it runs before anything of the project can be imported."""
+
+from engine import links
+
+FOLDER = "guanaco-playground"
+_BEGIN = f"""\
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# Guanaco Playground: where GUANACO_PLAYGROUND says, beside this notebook (a folder, or a zip of it), or around it.
+NAME = "{FOLDER}"
+if Path(f"{{NAME}}.zip").is_file() and not Path(NAME).exists():
+    shutil.unpack_archive(f"{{NAME}}.zip")
+places = [os.environ.get("GUANACO_PLAYGROUND", NAME), ".", ".."]
+APP = next((Path(place).resolve() for place in places if (Path(place) / "engine" / "cells").is_dir()), None)
+"""
+_CLONE = """\
+if APP is None and shutil.which("git"):
+    os.system(f"git clone --quiet --depth 1 {address} {{NAME}}")
+    APP = Path(NAME).resolve() if Path(NAME).is_dir() else None
+"""
+_END = """\
+if APP is None:
+    sys.exit(f"Guanaco Playground is not here. Upload {NAME}.zip beside this notebook, or set GUANACO_PLAYGROUND to its folder.")
+sys.path.insert(0, str(APP))
+
+from engine.cells.installing import install
+
+install()  # torch stays as it is
+"""
+
+
+def install_cell() -> str:
+    """The cell's source. It finds the project's folder, or clones it where the project is published, and puts it on the path."""
+    address = links.clone()
+    return _BEGIN + (_CLONE.format(address=address) if address else "") + _END

@@ -1,0 +1,252 @@
+"""What cells of notebooks call: chat, training that is stopped and resumed, the game, pictures (faults, rows 1, 3 and 27)."""
+
+import io
+import json
+import os
+
+import pytest
+import training
+from builders import until
+from playing import ANOTHER, FOUND, OTHER, deck, game
+
+from engine import fitting, hardware, jobs, memory, models, nf4, pictures, presets, runs, telling
+from engine.cells import playing, showing, talking
+from engine.cells import training as cells
+from engine.errors import BadInput, EngineError
+from engine.events import Adjusted, Notice, Queued, Saved
+from engine.game.rounds import Game
+from engine.hardware import Machine
+
+T4 = fitting.MACHINES["T4"]
+
+
+def test_texts_are_shown_as_texts(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    showing.side_by_side(("A", "B"), ("<script>x</script>\nand", "y"), "Why <b>?")
+    assert "<script>" not in shown[0]["text/html"] and "&lt;script&gt;x&lt;/script&gt;<br>and" in shown[0]["text/html"]
+    assert shown[0]["text/plain"] == "Why <b>?\n\nA: <script>x</script>\nand\n\nB: y"
+
+
+def test_a_talk_goes_on_and_says_what_goes_wrong(monkeypatch, capsys):
+    talk = talking.Talk("scripted")
+    assert "No GPU here" in capsys.readouterr().out or hardware.machine().has_gpu
+    talk.say("Hello", max_new_tokens=20)
+    first = capsys.readouterr().out.strip()
+    talk.say("Go on", max_new_tokens=20)
+    assert first and [message.role for message in talk._conversation.messages] == ["user", "assistant"] * 2
+    talk.forget()
+    assert not talk._conversation.messages
+    with pytest.raises(BadInput, match="There is no message to answer"):
+        talk.say(" ")
+    with pytest.raises(BadInput, match="There is no model 'nonsense'"):
+        talking.Talk("nonsense")
+    assert not talking._runtimes[1:]
+    talking.close()
+
+
+def test_a_model_too_large_says_what_fits(monkeypatch):
+    small = Machine("colab", "Linux x86_64", 2, 12 * 2**30, 10 * 2**30, ())
+    monkeypatch.setattr(hardware, "machine", lambda: small)
+    with pytest.raises(BadInput, match="Guanaco 65B does not fit: .* These fit: "):
+        talking.Talk("guanaco-65b")
+    talking.close()
+
+
+def test_without_a_gpu_colab_is_told_where_one_is(monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "machine", lambda: Machine("colab", "Linux x86_64", 2, 12 * 2**30, 10 * 2**30, ()))
+    cells.recipe("starter", cells.BUNDLED, 8)
+    shown = capsys.readouterr().out
+    assert "computing in float32: there is no GPU" in shown and "Runtime > Change runtime type" in shown
+
+
+@pytest.mark.parametrize("model, steps", [("guanaco-7b", 100), ("guanaco-13b", 60)])
+def test_a_recipe_for_a_t4_fits_and_says_float16(monkeypatch, capsys, model, steps, home):
+    monkeypatch.setattr(hardware, "machine", lambda: T4)
+    plan = cells.recipe(model, cells.BUNDLED, steps)
+    assert memory.training_plan(models.MODELS[model].shape, plan, T4).fits
+    assert plan.optimization.steps == steps and plan.cadence.save_every == plan.cadence.eval_every == steps // 4
+    assert plan.data.learn == "answers" and str(home.resolve() / "uploads") in plan.data.source
+    assert "computing in float16: this GPU (capability 7.5) has no bfloat16" in capsys.readouterr().out
+
+
+def test_a_published_data_set_keeps_its_recipe(monkeypatch):
+    monkeypatch.setattr(hardware, "machine", lambda: T4)
+    plan = cells.recipe("guanaco-7b", "timdettmers/openassistant-guanaco", 100)
+    assert plan.data == presets.preset("guanaco-7b").data.model_copy(update={"format": "auto"})
+
+
+def test_a_base_that_fits_nowhere_says_what_would_do(monkeypatch):
+    monkeypatch.setattr(hardware, "machine", lambda: T4)
+    with pytest.raises(BadInput, match="cannot be finetuned on Tesla T4.*Choose a smaller base"):
+        cells.recipe("guanaco-65b", cells.BUNDLED, 10)
+
+
+@pytest.fixture
+def plan(tiny, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", training.at_tests_priority(tmp_path / "priority"))
+    return training.plan(tiny, rows, samples={"prompts": ["Count 1"], "max_new_tokens": 4})
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Pictures and pairs of texts that a cell showed."""
+    found = {"pictures": [], "pairs": []}
+    monkeypatch.setattr(cells, "picture", found["pictures"].append)
+    monkeypatch.setattr(cells, "side_by_side", lambda titles, texts, above: found["pairs"].append((above, *texts)))
+    return found
+
+
+@pytest.mark.long
+def test_a_run_is_followed_to_its_curve_and_its_answers(plan, shown, capsys):
+    run = cells.train(plan)
+    said = capsys.readouterr().out
+    assert "Beginning: 6 steps" in said and f"{run.id} is done." in said and runs.finished(run)
+    assert shown["pictures"][0].startswith(b"\x89PNG")
+    cells.before_and_after(run)
+    assert [above for above, *_ in shown["pairs"]] == ["Count 1"]
+    assert cells.resume() == run and "nothing to go on with" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_after_a_lost_runtime_the_run_goes_on(plan, shown, capsys):
+    run = jobs.start(plan.changed({"optimization.steps": 400, "cadence.save_every": 2}), "lost")
+    until(lambda: run.steps_saved(), 300)
+    jobs.kill(run)
+    saved = max(run.steps_saved())
+    (run.folder / runs.RECIPE).write_text(
+        plan.changed({"optimization.steps": saved + 2, "cadence.save_every": 2}).with_absolute_data().to_yaml()
+    )
+    assert cells.resume() == run
+    said = capsys.readouterr().out
+    assert "goes on after step" in said and "Going on after step" in said and runs.finished(run)
+
+
+@pytest.mark.long
+def test_the_stop_button_saves_and_resume_goes_on(plan, shown, capsys, monkeypatch):
+    run = jobs.start(plan.changed({"optimization.steps": 100_000, "cadence.save_every": 50_000, "cadence.eval_every": 50_000}), "stopped")
+    pressed = []
+
+    def sleep(seconds: float) -> None:
+        if not pressed and any(type(event).__name__ == "Step" for event in runs.all_events(run)):
+            pressed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells.time, "sleep", sleep)
+    with pytest.raises(EngineError, match="Stopped after step .* The cell “Resume” goes on with it."):
+        cells.follow(run)
+    assert "Saving." in capsys.readouterr().out and run.steps_saved() and not runs.finished(run)
+    assert shown["pictures"]
+
+
+@pytest.mark.long
+def test_a_run_whose_process_dies_says_its_last_words(plan, shown, monkeypatch):
+    run = jobs.start(plan.changed({"optimization.steps": 100_000}), "killed")
+
+    def sleep(seconds: float) -> None:
+        process = run.process
+        if process:
+            process.kill()
+            process.wait(10)
+
+    monkeypatch.setattr(cells.time, "sleep", sleep)
+    with pytest.raises(EngineError, match="ended without a word. The cell “Resume” goes on with it."):
+        cells.follow(run)
+
+
+def test_only_the_latest_run_is_gone_on_with(plan, home, capsys):
+    with pytest.raises(BadInput, match="No run is here yet: run the cell that trains"):
+        cells.resume()
+    training.fresh(plan, home / "runs" / "older")
+    newer = training.fresh(plan, home / "runs" / "newer")
+    newer.adapter.mkdir()
+    newer.events.write_text(json.dumps({"event": "Ended", "status": "done", "step": 6, "text": "", "seconds": 1.0}) + "\n")
+    os.utime(newer.folder / runs.RECIPE, (2e9, 2e9))
+    assert cells.resume() == newer and "newer is done" in capsys.readouterr().out
+
+
+def test_events_as_lines():
+    assert telling.told(Queued("one", 2)) == "Waiting: one has the machine; place 2 in line."
+    assert telling.told(Notice("x")) == telling.told(Adjusted(1, {}, "x")) == "x"
+    assert telling.told(Saved(2, 1_500_000, 0.25)) == "step 2: saved, 1.5 MB in 0.2 s"
+    assert [telling.duration(each) for each in (5, 65, 3_723)] == ["0:05", "1:05", "1:02:03"]
+
+
+@pytest.fixture
+def table(monkeypatch) -> Game:
+    """A game in cells over a deck of tests."""
+    made = game(deck())
+    monkeypatch.setattr(playing, "_table", lambda: made)
+    monkeypatch.setattr(playing.starter_pack, "deck", deck)
+    monkeypatch.setattr(playing, "_session", ANOTHER)
+    monkeypatch.setattr(playing, "picture", lambda png: print("PICTURE"))
+    return made
+
+
+def answers(*given: str):
+    """An `input` that gives these, then repeats the last."""
+    left = list(given)
+    return lambda question: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_a_game_is_asked_revealed_and_scored(table, capsys):
+    said = iter(["x", "a", "75", "t"] + ["b", "60", "n"] * 9)
+    playing.play(10, ask=lambda question: next(said))
+    shown = capsys.readouterr().out
+    assert shown.count(f"{FOUND}'s") >= 10 and shown.count("A was ") == 10 and "Please answer a or b or q." in shown
+    assert "it may truly be anything from" in shown and "PICTURE" in shown
+
+
+def test_before_the_guess_nothing_shown_tells_the_sides(table, capsys):
+    seen = []
+
+    def ask(question: str) -> str:
+        seen.append(capsys.readouterr().out + question)
+        return "q"
+
+    playing.play(10, ask=ask)
+    before = seen[0].replace(f"Which of the two is {FOUND}'s?", "").replace(f"Which is {FOUND}'s, a or b?", "")
+    assert "1 of 10: " in before and FOUND not in before and OTHER not in before
+    assert "The game waits" in capsys.readouterr().out
+
+
+def test_a_game_that_was_left_goes_on_where_it_was(table, capsys):
+    playing.play(10, ask=answers("a", "50", "t", "q"))
+    assert "unfinished (1 of 10)" in capsys.readouterr().out
+    playing.play(10, ask=answers("q"))
+    assert "2 of 10: " in capsys.readouterr().out
+
+
+def test_where_nobody_can_be_asked_a_bot_plays_and_says_so(table, capsys):
+    def nobody(question: str) -> str:
+        raise NotImplementedError("raw_input was called, but this frontend does not support input requests")
+
+    playing.play(10, ask=nobody)
+    shown = capsys.readouterr().out
+    assert shown.count("Nobody can be asked here") == 1 and shown.count("Right: ") == 10  # FOUND's are the shorter ones
+
+
+def test_a_length_that_is_none_is_told(table):
+    with pytest.raises(BadInput, match="a game has 10 rounds, not 7"):
+        playing.play(7)
+
+
+def test_nf4_of_normal_weights_is_as_the_paper_says():
+    import numpy
+
+    found = nf4.rounded(numpy.random.default_rng(0).normal(size=(256, 512)).astype(numpy.float32))
+    assert len(found.levels) == 16 and found.levels[0] == -1 and found.levels[-1] == 1 and 0 in found.levels
+    assert found.shares.sum() == pytest.approx(1) and 0.085 < found.error < 0.1
+    assert found.bits == pytest.approx(4.127, abs=0.001) and nf4.rounded(numpy.eye(64, dtype=numpy.float32)).error < 0.01
+    picture = pictures.nf4(found)
+    assert picture.startswith(b"\x89PNG") and len(picture) < 100_000
+
+
+def test_the_memory_picture_says_every_plans_sum():
+    from PIL import Image
+
+    plans = {name: memory.training_plan(models.MODELS[name].shape, presets.preset(name), T4) for name in ("guanaco-7b", "guanaco-65b")}
+    drawn = Image.open(io.BytesIO(pictures.memory(plans, T4.model_memory, "a T4")))
+    assert drawn.size[0] == 1050
+    named = {part for parts in pictures._GROUPS.values() for part in parts}
+    assert named <= {part.name for part in plans["guanaco-7b"].parts}
