@@ -19,6 +19,8 @@ from engine.runs import PLAYGROUND
 from engine.settings import LoadSettings
 
 SCRIPTED = "scripted"
+# What a public host with a GPU opens unless its owner says otherwise.
+ON_A_GPU = "guanaco-7b"
 MAX_NAME_CHARS = 1_000
 
 

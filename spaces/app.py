@@ -21,11 +21,11 @@ from engine.backends.lent import Task
 from engine.blend import Blend
 from engine.errors import EngineError
 from engine.model_spec import STARTER
+from engine.models import ON_A_GPU
 from engine.runtime import Runtime
 from engine.services import Services
 from engine.settings import ChatSettings
 
-ON_A_GPU = "guanaco-7b"
 # What a visitor's quota is asked for: the start of a process with the weights, and tokens at a slow pace.
 START_SECONDS, TOKENS_A_SECOND, MOST_SECONDS = 15, 15, 120
 

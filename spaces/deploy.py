@@ -19,11 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 from engine import pushing  # noqa: E402
 from engine.errors import BadInput, EngineError  # noqa: E402
-from engine.models import ADAPTERS, MODELS  # noqa: E402
+from engine.models import ADAPTERS, MODELS, ON_A_GPU  # noqa: E402
 
 PYTHON = "3.12"
 APP = ("engine", "ui", "LICENSE")
-GPU_MODEL = "guanaco-7b"
 
 
 class Hardware(StrEnum):
@@ -69,7 +68,7 @@ def card(hardware: Hardware) -> str:
     """The Space's README with the settings that the Hub reads from it."""
     from huggingface_hub import SpaceCardData
 
-    model, adapter = MODELS[GPU_MODEL], ADAPTERS[MODELS[GPU_MODEL].adapter]
+    model, adapter = MODELS[ON_A_GPU], ADAPTERS[MODELS[ON_A_GPU].adapter]
     on_gpu = hardware != Hardware.cpu
     settings = SpaceCardData(
         title="Guanaco Playground",

@@ -97,6 +97,11 @@ def test_the_client_example_runs():
         page.close()
 
 
+def test_the_space_command_sends_nothing():
+    done = shell(command("space"))
+    assert done.returncode == 0 and "Nothing was sent" in done.stdout, done.stderr
+
+
 @pytest.mark.long
 def test_the_chat_command_answers(starter):
     done = shell(command("chat"))
