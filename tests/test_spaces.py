@@ -152,7 +152,7 @@ def test_it_starts_on_cpus_and_chats_with_the_starter(folder, starter):
         told = chat(url, "Say hello.")["turns"][-1]
         assert told["text"] and "tokens/s" in told["facts"]
         config = urllib.request.urlopen(url + "/config").read().decode()
-        assert str(starter) not in config
+        assert str(starter) not in config and "spaces/me/playground?duplicate=true" in config
         with pytest.raises(Exception, match="Training is off"):
             Client(url, verbose=False).predict(presets.preset("starter").to_yaml(), "mine", api_name="/finetune_start")
 

@@ -10,7 +10,7 @@ from engine import uploads
 from engine.errors import EngineError
 from engine.game import sharing
 from engine.services import Services
-from ui import chat, compare, downloads, finetune, game, leaderboard, limits, theme, tools
+from ui import chat, compare, doors, downloads, finetune, game, leaderboard, limits, theme, tools
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -34,6 +34,7 @@ def build(services: Services) -> gr.Blocks:
                 game.tab(services)
             with gr.Tab("Leaderboard", id=leaderboard.TAB) as rating:
                 leaderboard.tab(services, rating)
+        doors.draw(services)
         tools.endpoints(services)
     page.queue(max_size=MAX_QUEUE)
     # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.

@@ -1,0 +1,52 @@
+"""The foot of the page on each kind of host, with and without addresses to point to."""
+
+import re
+
+import pytest
+
+from engine import hardware, links
+from engine.hardware import GIB, Gpu, Machine
+from ui import doors
+
+
+def on(host: str, *gpus: Gpu) -> Machine:
+    return Machine(host, "Linux x86_64", 2, 16 * GIB, 12 * GIB, gpus)
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.setattr(links, "REPOSITORY", None)
+    monkeypatch.setattr(links, "SPACE", None)
+
+
+def test_a_computer_of_ones_own_needs_no_foot():
+    assert doors.told(True, on("computer")) == ""
+
+
+def test_every_host_is_known_and_says_what_works(monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "me/playground")
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    said = doors.told(False, on("space", Gpu("NVIDIA H200", 70 * GIB, (9, 0))))
+    assert "Hugging Face Space (NVIDIA H200 (70 GB), lent for one answer" in said and "finetuning is off" in said
+    assert re.findall('href="(.*?)"', said) == ["https://huggingface.co/spaces/me/playground?duplicate=true"]
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    monkeypatch.delenv("SPACE_ID")
+    said = doors.told(True, on("colab"))
+    assert "Colab (CPU only" in said and "finetuning," in said and "gone with the runtime" in said and "href" not in said
+
+
+def test_doors_open_where_they_have_addresses(monkeypatch):
+    monkeypatch.setattr(links, "REPOSITORY", "owner/playground")
+    monkeypatch.setattr(links, "SPACE", "owner/space")
+    said = doors.told(True, on("computer"))
+    addresses = re.findall('href="(.*?)"', said)
+    assert len(addresses) == 5 and addresses[0].startswith("https://huggingface.co/spaces/owner/space")
+    assert {address.rpartition("/")[2] for address in addresses[2:]} == set(doors.NOTEBOOKS.values())
+
+
+def test_the_notebooks_that_are_pointed_to_are_there():
+    from conftest import ROOT
+
+    assert all((ROOT / "notebooks" / name).is_file() for name in doors.NOTEBOOKS.values())
+    assert hardware.machine().host in ("computer", "colab", "space")
