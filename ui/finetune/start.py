@@ -15,6 +15,7 @@ from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING
 from ui import form
 from ui.finetune import training, views
+from ui.finetune.hub_gpu import HubGpu
 from ui.finetune.workshop import Workshop, kept
 
 STARTING = {"concurrency_limit": 1, "concurrency_id": "start", "show_progress": "hidden"}
@@ -40,6 +41,7 @@ class TrainStep:
             max_lines=2,
             elem_id="ft-command",
         )
+        self.hub = None if self.shop.services.read_only else HubGpu(self.shop, self._name).draw()
         self.view = training.draw(self.shop.services)
         self.outputs = [self.means, self.start, self.command, self.view]
         return self
@@ -77,12 +79,16 @@ class TrainStep:
         data = f" --data {shlex.quote(draft.recipe.data.source)}" if draft.recipe.data.source else ""
         return f"python -m engine train recipe.yaml{data}"
 
-    def begin(self, draft: Draft) -> str:
-        """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
+    def _name(self, draft: Draft) -> str:
+        """What a run of the draft is called. Raises BadInput that says what is missing."""
         if why := self._missing(draft):
             raise BadInput(why)
         title = draft.title.partition(":")[0]
-        name = title.rpartition(".")[0] or title or draft.recipe.model.rpartition("/")[2]
+        return title.rpartition(".")[0] or title or draft.recipe.model.rpartition("/")[2]
+
+    def begin(self, draft: Draft) -> str:
+        """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
+        name = self._name(draft)
         if self.shop.services.read_only:
             waiting = sum(bool(run.process) for run in runs.every())
             if waiting >= _MOST_UNDER_WAY:
@@ -98,3 +104,5 @@ class TrainStep:
             return [kept(now.model_copy(update={"run": run})), {"open": run}]
 
         self.start.click(start, draft, [draft, self.view], api_visibility="private", **STARTING)
+        if self.hub:
+            self.hub.wire(draft, self.view, **STARTING)
