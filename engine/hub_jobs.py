@@ -27,8 +27,8 @@ from engine.runs import EventLog, Run
 T = TypeVar("T")
 # Seconds between looks: whether somebody wants to stop; whether the Hub answers again, twice as many each time up to the last.
 _LOOK, _FIRST_WAIT, _LONGEST_WAIT = 0.5, 2.0, 60.0
-# Lines of the log before training that are told as they come, and how much of one.
-_TOLD_LINES, _TOLD_CHARS = 300, 160
+# How much of a line of the log is told, where it is no event.
+_TOLD_CHARS = 160
 _FETCHED = ".fetched-"
 # How the Hub calls a job that somebody ended, and one that is over.
 _CANCELLED = ("CANCELED", "DELETED")
@@ -193,14 +193,16 @@ class _Follower:
 
     def __init__(self, run: Run, job: HubJob, tell: Callable[[Event], None]):
         from huggingface_hub import HfApi
+        from huggingface_hub.utils import disable_progress_bars
 
+        disable_progress_bars()  # the run's own events say what is under way
         self._run, self._job, self._tell, self._api = run, job, tell, HfApi()
         self._held: Ended | None = None
         self._before: list[Event] | None = None
         self._at = self._line = self._lines = 0
         self._words: deque[str] = deque(maxlen=3)
         self._over = threading.Event()
-        self._stop_asked = False
+        self._stop_asked = self._trains = False
 
     def to_the_end(self) -> Ended:
         watcher = threading.Thread(target=self._watch, daemon=True)
@@ -251,6 +253,7 @@ class _Follower:
             event = from_json(text.removeprefix(job_script.MARK))
         except ValueError:  # half a line of a log that was cut
             return
+        self._trains = True
         if isinstance(event, Ended):
             self._held = event
             return
@@ -262,11 +265,11 @@ class _Follower:
         self._tell(event)
 
     def _take_words(self, text: str) -> None:
-        """What installing and errors say: shown as it comes, and the last of it kept."""
+        """What is no event: shown while the job installs what it needs, and the last of it kept for where it fails."""
         new, self._lines = self._line > self._lines, max(self._lines, self._line)
         if text and new:
             self._words.append(text[:_TOLD_CHARS])
-            if self._line <= _TOLD_LINES:
+            if not self._trains:
                 self._tell(Progress(f"On the Hub: {text[:_TOLD_CHARS]}"))
 
     def _patiently(self, call: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from engine import fitting, hub, memory, models, pace, preview, pushing, tokenizer_files
+from engine.destinations import size_text
 from engine.errors import BadInput, EngineError
 from engine.hardware import GIB, Gpu, Machine
 from engine.job_bundle import REPOSITORY, data_file
@@ -145,7 +146,8 @@ def offer(plan: Recipe, chosen: Flavor, limit: float, rows: Cutoff | None) -> Of
     price = chosen.dollars / 3600 if chosen.dollars is not None else None
     most, likely = price and price * limit, price and seconds and price * seconds
     if likely is not None:
-        notes.append(f"That training costs about ${likely:,.2f}; installing and fetching the base come before it, and are paid as well.")
+        about = f"about ${likely:,.2f}" if likely >= 0.01 else "less than $0.01"
+        notes.append(f"That training costs {about}; installing and fetching the base come before it, and are paid as well.")
     limited = f"The job ends after {duration_words(limit).removeprefix('about ')} at the latest, and saves before it does"
     notes.append(f"{limited}: ${most:,.2f} at most." if most is not None else f"{limited}.")
     if seconds and seconds > limit:
@@ -157,7 +159,7 @@ def offer(plan: Recipe, chosen: Flavor, limit: float, rows: Cutoff | None) -> Of
 def _sent(plan: Recipe) -> str:
     """What leaves this machine, and where it goes."""
     data = data_file(plan)
-    rows = f", the data {data.name} ({data.stat().st_size / 1e6:,.1f} MB)" if data else ""
+    rows = f", the data {data.name} ({size_text(data.stat().st_size)})" if data else ""
     return (
         f"Sent to Hugging Face: this program, the recipe{rows}, to your private data set {REPOSITORY}, where the adapter is put as well; "
         "and your token, as a secret of the job."

@@ -109,6 +109,8 @@ def work(run: Run, tell) -> Ended | Adjusted:
     """
     if ranks.index():
         return _work_along(run)
+    if run.hub_job_goes_on:
+        raise BadInput(f"A job of the Hub trains {run.id}. Follow it to its end first: python -m engine job --follow {run.id}")
     with owned(run):
         run.claim(os.getpid())
         _give_way()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import zipfile
 
@@ -13,7 +14,7 @@ from jobs_server import REPO, STARTED, STEPS, Job, done_by, say, sent
 
 from engine import adapters, history, hub_jobs, job_bundle, job_offer, job_script, jobs, runs
 from engine.errors import BadInput, EngineError
-from engine.events import Ended, Notice, Saved, Started, Step
+from engine.events import Ended, Notice, Progress, Saved, Started, Step
 from engine.runs import Run
 
 HOUR = 3600.0
@@ -96,7 +97,8 @@ def test_what_it_costs_is_said_before_anything_is_sent(hub, rows, run_engine, tm
     assert asked.returncode == 0 and offer["limit"] == 7200 and offer["most"] == pytest.approx(5.0, rel=1e-3)
     assert 0 < offer["likely"] == pytest.approx(offer["seconds"] * 2.5 / 3600, rel=1e-3)
     assert "312 TFLOP/s" in str(job_offer.pace.pace(*shape_and(recipe), job_offer.flavor("a100-large").machine, "me/tiny").text)
-    refused = run_engine("job", str(recipe))
+    words = re.search(r"<!-- job command -->\n```bash\npython -m engine (.*?)\n```", (training.ROOT / "README.md").read_text())[1]
+    refused = run_engine(*words.replace("recipe.yaml", str(recipe)).replace("rows.jsonl", str(rows)).split())
     assert refused.returncode == 2 and "at most" in refused.stderr and "Add --yes" in refused.stderr
     assert not hub.jobs and not hub.datasets and not runs.every() and not any(method == "POST" for method, _, _ in hub.requests)
 
@@ -212,6 +214,8 @@ def test_ending_one_at_once_cancels_it(hub, rows):
     run = begun(rows)
     with pytest.raises(BadInput, match="Resume follows it"):
         history.delete(run)
+    with pytest.raises(BadInput, match="job --follow"):
+        jobs.work(run, print)
     thread = in_background(run)
     builders.until(lambda: events_of(run, Started))
     hub.away.set()
@@ -230,6 +234,7 @@ def test_a_hub_that_goes_away_is_waited_for(hub, rows, whole):
         job.turn("RUNNING")
         job.say("Installed 90 packages")
         say(job, STARTED, *STEPS[:3])
+        job.say("step 3/6: loss 1.700")
         back.wait(60)
         say(job, Notice("twice"), Notice("twice"), *STEPS[3:], Saved(6, 10, 0.1))
         done_by(hub, whole[0], job)
@@ -244,6 +249,8 @@ def test_a_hub_that_goes_away_is_waited_for(hub, rows, whole):
     hub.away.clear()
     thread.join(60)
     assert events_of(run, Step) == STEPS and events_of(run, Started) == [STARTED] and len(events_of(run, Saved)) == 1
+    assert [event.text for event in events_of(run, Progress)].count("On the Hub: Installed 90 packages") == 1
+    assert not any("step 3/6" in event.text for event in events_of(run, Progress)), "what is told in events is not told in words"
     assert [event.text for event in events_of(run, Notice)].count("twice") == 2
     ended = runs.all_events(run)[-1]
     assert ended.text == f"Done: 6 steps. The adapter is in {run.adapter}." and runs.finished(run) == ended
