@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|inspect-data|estimate|train|runs|export|elo|answer|fetch-answers|votes|layouts|thumbs|doctor`.
+"""The command line: `python -m engine models|chat|inspect-data|estimate|train|job|runs|export|elo|answer|fetch-answers|votes|layouts|thumbs|doctor`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -20,6 +20,7 @@ from engine import (
     game_commands,
     hardware,
     inspecting,
+    job_commands,
     layout_figures,
     models,
     rating_commands,
@@ -181,6 +182,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
 app.command("train")(training_commands.train)
 app.command("estimate")(training_commands.estimate)
+app.command("job")(job_commands.job)
 app.command("runs")(training_commands.list_runs)
 app.command("export")(export_commands.export_run)
 app.command("elo")(rating_commands.rate)

@@ -276,6 +276,8 @@ def commands(name: str, run: Run, now: Phase) -> list[dict]:
     elif now == "done":
         base = shlex.quote(recipe(run).model)
         found.append(("Chat with it", f"python -m engine chat --model {base} --adapter {called} PROMPT"))
+    elif run.hub_job_goes_on:
+        found.append(("Follow its job again", f"python -m engine job --follow {called}"))
     else:
         found.append(("Go on with it", f"python -m engine train {folder}/{runs.RECIPE} --run-dir {folder} --resume"))
     return [{"what": what, "command": command} for what, command in found]
@@ -311,6 +313,8 @@ def delete(run: Run) -> None:
     busy = BadInput(f"{run.id} is under way. Stop it first.")
     if run.process:
         raise busy
+    if run.hub_job_goes_on:
+        raise BadInput(f"A job of the Hub may still train {run.id}. Resume follows it to its end; then it can be deleted.")
     away = run.folder.parent / _GONE
     try:
         with FileLock(run.folder / runs.LOCK, timeout=0):

@@ -45,7 +45,8 @@ def start_unlisted(plan: Recipe, folder: Path) -> Run:
 
 
 def resume(run: Run) -> None:
-    """Go on with a run that stopped, was paused, failed or was killed. Raises BadInput where it is under way or done."""
+    """Go on with a run that stopped, was paused, failed or was killed; one that a job of the Hub trains is followed again. Raises
+    BadInput where it is under way or done."""
     phase = runs.phase(run, runs.all_events(run))
     if run.process:
         raise BadInput(f"{run.id} is {phase} already.")
@@ -71,7 +72,16 @@ def _spawn(run: Run) -> None:
     run.claim(process.pid)
 
 
+def follow_hub_jobs() -> None:
+    """Follow the runs again that jobs of the Hub train and that nobody follows."""
+    for run in runs.every():
+        if run.hub_job_goes_on and not run.process:
+            _spawn(run)
+
+
 def _command(run: Run) -> list[str]:
+    if run.hub_job_goes_on:
+        return [sys.executable, "-m", "engine", "job", "--follow", str(run.folder)]
     return [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
 
 
@@ -84,10 +94,15 @@ def stop(run: Run) -> None:
 
 
 def kill(run: Run) -> None:
-    """End a run's process at once; it can be resumed from its last checkpoint. Raises BadInput where it is not under way."""
+    """End a run's process at once; it can be resumed from its last checkpoint. Of a run on the Hub the job is cancelled, which whoever
+    follows it sees. Raises BadInput where it is not under way, EngineError where the Hub does not answer."""
     process = run.process
     if not process:
         raise BadInput(f"{run.id} is not under way.")
+    if run.hub_job_goes_on:
+        from engine import hub_jobs  # it starts jobs by this module
+
+        return hub_jobs.cancel(run)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
         process.wait(10)
@@ -107,7 +122,9 @@ def work(run: Run, tell) -> Ended | Adjusted:
     """
     if ranks.index():
         return _work_along(run)
-    with _owned(run):
+    if run.hub_job_goes_on:
+        raise BadInput(f"A job of the Hub trains {run.id}. Follow it to its end first: python -m engine job --follow {run.id}")
+    with owned(run):
         run.claim(os.getpid())
         _give_way()
         log = EventLog(run)
@@ -204,7 +221,7 @@ def _last_step(run: Run) -> int:
 
 
 @contextlib.contextmanager
-def _owned(run: Run) -> Iterator[None]:
+def owned(run: Run) -> Iterator[None]:
     """The run's own lock: two processes never write one run (faults, row 23)."""
     try:
         with FileLock(run.folder / runs.LOCK, timeout=0):

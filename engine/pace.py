@@ -155,12 +155,17 @@ def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
     `rows` counts all that can be used; those that the recipe holds out are tested on, not learnt from. Tests are part of the time,
     samples are not. Raises BadInput where nothing would be left to learn from.
     """
-    plan = recipe.optimization
     learnt, steps = learning(recipe, rows)
-    tested = rows - learnt
-    tokens = steps * plan.batch * mean_tokens + _TEST_SHARE * tests(recipe, steps) * tested * mean_tokens
-    took = duration_words(seconds(1, tokens, pace))
+    took = duration_words(whole_seconds(recipe, rows, mean_tokens, pace))
     return f"{_passes(recipe, learnt, steps)} over {_counted(learnt, 'row')}, {_counted(steps, 'update')}, {took} {pace.place}."
+
+
+def whole_seconds(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> float:
+    """How long a run takes over so many rows, its tests included. Raises BadInput as `learning`."""
+    learnt, steps = learning(recipe, rows)
+    tests = 2 + (steps - 1) // recipe.cadence.eval_every
+    tokens = steps * recipe.optimization.batch * mean_tokens + _TEST_SHARE * tests * (rows - learnt) * mean_tokens
+    return seconds(1, tokens, pace)
 
 
 def _passes(recipe: Recipe, rows: int, steps: int) -> str:
@@ -245,6 +250,8 @@ def _earlier(recipe: Recipe, machine: Machine, names: set[str], shape: Architect
     wanted = _kind(recipe, machine, shape)
     found: list[float] = []
     for run in runs.every():
+        if run.trained_on_the_hub:
+            continue
         record = _record(run.folder, _size(run.events))
         if record and record.names & names and record.device == device and _kind(record.recipe, machine, shape) == wanted:
             found.append(record.tokens_per_second)

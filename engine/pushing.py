@@ -1,4 +1,5 @@
-"""A folder sent to a new model repository on the Hub by the Hub's own client: one commit, private unless asked otherwise.
+"""A folder sent to a new model repository on the Hub by the Hub's own client: one commit, private unless asked otherwise; and what to
+say where the Hub takes nothing.
 
 Honours HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and a login. Nothing that a repository holds is overwritten.
 """
@@ -20,15 +21,23 @@ _HOW = (
 
 def check(repo: str) -> None:
     """Refuse, before any work, what cannot be pushed: a name that is none, no token, offline. No request is made."""
+    if not hub.HUB_ID.fullmatch(repo):
+        raise BadInput(f"{repo!r} is no name of a repository on the Hub. Give owner/name as DEST.")
+    token(", or export to a folder")
+
+
+def token(instead: str = "") -> str:
+    """The person's token. Raises BadInput where there is none, EngineError where the Hub is not to be asked; `instead` says what else
+    could be done. No request is made."""
     from huggingface_hub import get_token
     from huggingface_hub.constants import is_offline_mode
 
-    if not hub.HUB_ID.fullmatch(repo):
-        raise BadInput(f"{repo!r} is no name of a repository on the Hub. Give owner/name as DEST.")
     if is_offline_mode():
-        raise EngineError("HF_HUB_OFFLINE forbids to send anything to the Hub. Unset it and try again, or export to a folder.")
-    if not get_token():
+        raise EngineError(f"HF_HUB_OFFLINE forbids to send anything to the Hub. Unset it and try again{instead}.")
+    found = get_token()
+    if not found:
         raise BadInput(f"The Hub wants to know who you are, and there is no token. {_HOW}")
+    return found
 
 
 def push(folder: Path, repo: str, public: bool, message: str, report: hub.Report) -> str:
@@ -64,32 +73,31 @@ def _begun(repo: str, public: bool) -> str:
 
 
 @contextlib.contextmanager
-def explained(repo: str) -> Iterator[None]:
-    """Turn the Hub client's errors into a sentence with what to do."""
+def explained(repo: str, failed: str = "was not pushed") -> Iterator[None]:
+    """Turn the Hub client's errors into a sentence with what to do: `repo`, what `failed` of it, and why."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        owner = repo.partition("/")[0]
+        owner = repo.partition("/")[0] if hub.HUB_ID.fullmatch(repo) else ""
         why = {
             401: f"the Hub does not accept the token. {_HOW}",
-            403: f"the token may not write to {owner}. {_HOW}",
-            404: f"the Hub knows no owner {owner}, or the token may not write there. {_HOW}",
+            402: "the account has no credit for it. Add some at https://huggingface.co/settings/billing and try again.",
+            403: f"the token may not {f'write to {owner}' if owner else 'do that'}. {_HOW}",
+            404: f"the Hub knows no {f'owner {owner}' if owner else 'such thing'}, or the token may not write there. {_HOW}",
             429: "too many requests. Try again later.",
         }
         told = why.get(status, f"the Hub answered {status}. Try again later.")
-        raise EngineError(f"{repo} was not pushed: {told}") from error
+        raise EngineError(f"{repo} {failed}: {told}") from error
     except errors.HFValidationError as error:
         raise BadInput(f"{repo!r} cannot be the name of a repository on the Hub: {str(error).splitlines()[0][:200]}") from error
     except (OSError, RuntimeError, ValueError) as error:
-        raise EngineError(
-            f"{repo} was not pushed: {str(error).strip().splitlines()[0][:200]}. Check the connection and try again."
-        ) from error
+        raise EngineError(f"{repo} {failed}: {str(error).strip().splitlines()[0][:200]}. Check the connection and try again.") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in hub.HTTP_LIBRARIES:
             raise
         raise EngineError(
-            f"{repo} was not pushed: the Hub cannot be reached ({type(error).__name__}). Check the connection and try again."
+            f"{repo} {failed}: the Hub cannot be reached ({type(error).__name__}). Check the connection and try again."
         ) from error

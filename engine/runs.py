@@ -28,6 +28,8 @@ from engine.recipe import Recipe
 RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
 _PROCESS, _STOP, _ELSEWHERE = "process.json", "stop", ".elsewhere"
 _PARTIAL, LOCK, OUTPUT = f".{RECIPE}", ".lock", "output.log"
+# Which job of the Hub trains it (`engine.hub_jobs`).
+HUB_JOB = "hub_job.json"
 # Where an adapter comes from: in a run's folder from its start, beside the adapter at its end.
 PLAYGROUND = "playground.json"
 # What a run that never came to train may leave in its folder.
@@ -65,6 +67,18 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.folder / CHECKPOINTS
+
+    @property
+    def trained_on_the_hub(self) -> bool:
+        """Whether a job of the Hub trains it, or did."""
+        return (self.folder / HUB_JOB).is_file()
+
+    @property
+    def hub_job_goes_on(self) -> bool:
+        """Whether a job of the Hub trains it whose end was not seen here yet."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return not json.loads((self.folder / HUB_JOB).read_text(encoding="utf-8")).get("ended")
+        return False
 
     def steps_saved(self) -> list[int]:
         """Steps that there are checkpoints of, oldest first; whether they are whole is for `engine.checkpoints` to say."""

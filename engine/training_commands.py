@@ -35,7 +35,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Finetune an adapter. Ctrl-C saves and ends; --resume goes on."""
-    plan, name = _recipe(what)
+    plan, name = recipe_of(what)
     if data:
         plan = plan.with_data(data)
     run = _run(plan.with_absolute_data(), name, run_dir, resume)
@@ -46,7 +46,7 @@ def train(
         if not machine.has_gpu:
             hardware.limit_memory(machine.memory_free)
         try:
-            with _Terminal(run) as terminal:
+            with Terminal(run) as terminal:
                 done = jobs.work(run, terminal.show)
         except EngineError as error:
             if not isinstance(error, BadInput) and not ranks.index():
@@ -56,6 +56,11 @@ def train(
         jobs.go_on(run, *(["--json"] if as_json else []))
     if ranks.index():
         raise typer.Exit(0 if done.status == "done" else 1)
+    told_at_the_end(run, done, as_json)
+
+
+def told_at_the_end(run: Run, done: Ended, as_json: bool) -> None:
+    """Say how a run ended, what its curves say and what to type now. Raises typer.Exit where it is not done."""
     found = findings(run.recipe, runs.all_events(run))
     print(json.dumps(_document(run, found), ensure_ascii=False) if as_json else done.text)
     _log_findings(found)
@@ -131,7 +136,7 @@ def estimate(
         raise BadInput(
             f"The shape of {model} is not known before it is fetched. Give a model of `python -m engine models`, or a folder with its config.json."
         )
-    chosen = _recipe(plan)[0] if plan else presets.of_model(spec.id)
+    chosen = recipe_of(plan)[0] if plan else presets.of_model(spec.id)
     machine = hardware.machine()
     found = memory.training_plan(spec.shape, chosen, machine)
     if as_json:
@@ -153,7 +158,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _recipe(what: str) -> tuple[Recipe, str]:
+def recipe_of(what: str) -> tuple[Recipe, str]:
     """The recipe that is meant, and what to call a run of it."""
     path = local_path(what)
     if what in presets.PRESETS and not path.is_file():
@@ -198,7 +203,7 @@ def _end_on_signals(run: Run) -> None:
         signal.signal(signal.SIGTERM, ask)
 
 
-class _Terminal:
+class Terminal:
     """Events as a progress bar on a terminal, as lines elsewhere; all on stderr."""
 
     def __init__(self, run: Run):
@@ -210,7 +215,7 @@ class _Terminal:
         if not ranks.index():
             self._say(f"Run {run.id} in {run.folder}")
 
-    def __enter__(self) -> "_Terminal":
+    def __enter__(self) -> "Terminal":
         self._bar.start()
         return self
 

@@ -22,9 +22,9 @@ class HubServer:
     `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token, "everybody" lets
     nobody in.
     `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
-    `owned`: a folder in which repositories of models and Spaces may be made by whoever has the token `hf_test`, owner `me`; `spaces` has
-    the folders of these Spaces, `private` the names of what is. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
-    of files that were sent to data sets, by name."""
+    `owned`: a folder in which repositories may be made by whoever has the token `hf_test`, owner `me`; `spaces` has the folders of these
+    Spaces, `private` the names of what is. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
+    of files that were sent to other data sets, by name."""
 
     def __init__(
         self,
@@ -95,7 +95,9 @@ class HubServer:
         served += [("datasets", repo, f"/datasets/{repo}", folder) for repo, folder in self.datasets.items()]
         for kind, repo, root, folder in served:
             if request.command == "POST" and path.startswith((f"/api/{kind}/{repo}/preupload/", f"/api/{kind}/{repo}/commit/")):
-                answer = self._committed(request, f"{self.url}{root}", path.split("/")[5], None if kind == "datasets" else folder)
+                answer = self._committed(
+                    request, f"{self.url}{root}", path.split("/")[5], folder if kind != "datasets" or self._owns(folder) else None
+                )
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             if path.startswith(f"/api/{kind}/{repo}"):
                 if self.gated == "everybody" or (self.gated and not request.headers.get("authorization")):
@@ -115,7 +117,7 @@ class HubServer:
             return 401, {"error": "Invalid username or password."}
         if wanted["organization"] != "me":
             return 403, {"error": "You don't have the rights to create a model under this namespace"}
-        repos = self.spaces if wanted.get("type") == "space" else self.repos
+        repos = {"space": self.spaces, "dataset": self.datasets}.get(wanted.get("type"), self.repos)
         if repo in repos:
             return 409, {"error": "You already created this model repo", "url": f"{self.url}/{repo}"}
         repos[repo] = self.owned / wanted["name"]
@@ -123,6 +125,9 @@ class HubServer:
         if wanted.get("visibility") == "private":
             self.private.add(repo)
         return 200, {"url": f"{self.url}/{repo}", "name": repo}
+
+    def _owns(self, folder: Path) -> bool:
+        return self.owned is not None and folder.parent == self.owned
 
     def _read_card(self, request: BaseHTTPRequestHandler) -> tuple[int, dict]:
         """The front matter of a card, refused where it is no YAML object."""

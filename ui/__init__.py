@@ -6,7 +6,7 @@ import warnings
 import gradio as gr
 from starlette.middleware import Middleware
 
-from engine import uploads
+from engine import jobs, uploads
 from engine.errors import EngineError
 from engine.game import sharing
 from engine.services import Services
@@ -47,6 +47,9 @@ def serve(services: Services, host: str, port: int, share: bool = False) -> None
     """Serve the page until the program is told to end. Raises BadInput where the owner's environment makes no sense."""
     with contextlib.suppress(EngineError):  # on a disk that fails old uploads stay
         uploads.sweep()
+    if not services.read_only:
+        with contextlib.suppress(EngineError):
+            jobs.follow_hub_jobs()
     with sharing.as_wanted(services.store):
         launch(build(services), services, host, port, share)
 

@@ -16,6 +16,10 @@ from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
 _LOOK_SECONDS = 0.5
+LARGER = (
+    "Or leave this machine: step 6 trains it on a GPU of Hugging Face, and “When one machine is too small” in the README has the commands for "
+    "that, for several GPUs, and for chatting with a big model that another machine serves."
+)
 PROBING = {"concurrency_limit": 1, "concurrency_id": "probe", "show_progress": "hidden"}
 
 
@@ -49,8 +53,9 @@ class FitStep:
             verdict = (
                 "It fits this machine." if here.fits else "It does not fit this machine. “Make it fit” changes the recipe until it does."
             )
+            larger = "" if here.fits or self.shop.services.read_only else views.told(LARGER)
             took = views.told(self.shop.duration(draft, probe.seconds_per_step)) if probe and probe.seconds_per_step else ""
-            return [views.told(verdict, "good" if here.fits else "wrong") + took, views.memory_bars(plans, probe)]
+            return [views.told(verdict, "good" if here.fits else "wrong") + larger + took, views.memory_bars(plans, probe)]
         except EngineError as error:
             return [views.told(str(error), "wrong"), ""]
 

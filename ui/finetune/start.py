@@ -15,6 +15,7 @@ from engine.rows import LEAST_ROWS
 from engine.services import NO_TRAINING
 from ui import form
 from ui.finetune import counting, training, views
+from ui.finetune.hub_gpu import HubGpu
 from ui.finetune.workshop import Workshop, kept
 
 STARTING = {"concurrency_limit": 1, "concurrency_id": "start", "show_progress": "hidden"}
@@ -43,6 +44,7 @@ class TrainStep:
             max_lines=2,
             elem_id="ft-command",
         )
+        self.hub = None if self.shop.services.read_only else HubGpu(self.shop, self._name).draw()
         self.view = training.draw(self.shop.services)
         self.outputs = [self.means, self.start, self.command, self.view]
         return self
@@ -57,7 +59,7 @@ class TrainStep:
         said = views.told(why, "wrong") if why else views.told(self.shop.sentence(draft), "means")
         return [said, gr.Button(interactive=not why)]
 
-    def _missing(self, draft: Draft, measured: Measured | None) -> str:
+    def _missing(self, draft: Draft, measured: Measured | None, here: bool = True) -> str:
         """Why training cannot start, empty where it can. `measured` are the draft's rows, where they are counted."""
         if not self.shop.services.may_train:
             return NO_TRAINING
@@ -76,7 +78,7 @@ class TrainStep:
             self.shop.check_start(draft)
             if self.shop.services.read_only and measured:
                 trainable.check_for_visitors(draft.recipe, measured.rows)
-            return self.shop.too_large(draft)
+            return self.shop.too_large(draft) if here else ""
         except EngineError as error:
             return str(error)
 
@@ -86,14 +88,18 @@ class TrainStep:
         data = f" --data {shlex.quote(draft.recipe.data.source)}" if draft.recipe.data.source else ""
         return f"python -m engine train recipe.yaml{data}"
 
-    def begin(self, draft: Draft) -> str:
-        """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
+    def _name(self, draft: Draft, here: bool = True) -> str:
+        """What a run of the draft is called. Raises BadInput that says what is missing, or what is too large where it is to run `here`."""
         # How much a visitor's run takes follows from its rows.
         count = self.shop.counted if self.shop.services.read_only and draft.recipe.data.source else self.shop.measured
-        if why := self._missing(draft, count(draft)):
+        if why := self._missing(draft, count(draft), here):
             raise BadInput(why)
         title = draft.title.partition(":")[0]
-        name = title.rpartition(".")[0] or title or draft.recipe.model.rpartition("/")[2]
+        return title.rpartition(".")[0] or title or draft.recipe.model.rpartition("/")[2]
+
+    def begin(self, draft: Draft) -> str:
+        """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
+        name = self._name(draft)
         if self.shop.services.read_only:
             waiting = sum(bool(run.process) for run in runs.every())
             if waiting >= _MOST_UNDER_WAY:
@@ -110,6 +116,8 @@ class TrainStep:
         def remember(run: str, kept_draft: object) -> dict:
             return kept(read(kept_draft).model_copy(update={"run": run}))
 
-        begun = self.start.click(start, draft, [self.started, self.view], api_visibility="private", **STARTING)
-        # The draft may be another by now.
-        begun.success(remember, [self.started, draft], draft, api_visibility="private", **form.QUICK)
+        begun = [self.start.click(start, draft, [self.started, self.view], api_visibility="private", **STARTING)]
+        if self.hub:
+            begun.append(self.hub.wire(draft, self.started, self.view, **STARTING))
+        for each in begun:  # the draft may be another by now
+            each.success(remember, [self.started, draft], draft, api_visibility="private", **form.QUICK)

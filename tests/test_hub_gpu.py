@@ -1,0 +1,85 @@
+"""The wizard's panel that starts a training as a Hugging Face Job."""
+
+import browser
+import jobs_server
+import pytest
+import training
+from jobs_server import STARTED, STEPS, done_by, say
+from pages import Page
+
+from engine import runs
+from engine.backends.scripted import ScriptedBackend
+from engine.drafts import Draft
+from engine.errors import BadInput
+from engine.runtime import Runtime
+from engine.services import Services
+from ui.finetune.hub_gpu import HubGpu
+from ui.finetune.workshop import Workshop
+
+
+@pytest.fixture
+def hub(tiny, tmp_path, monkeypatch):
+    with jobs_server.asked(tiny, tmp_path, monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def page(hub):
+    served = Page(ScriptedBackend())
+    yield served
+    served.close()
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole):
+    hub.act = lambda job: (say(job, STARTED, *STEPS), done_by(hub, whole[0], job))
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_function("document.querySelector('#ft-bases')?.innerText.includes('1,000 rows')")
+        tab.fill("#ft-base input", "me/tiny")
+        tab.keyboard.press("Enter")
+        # How fast the starter is was told; of this base nothing is known yet.
+        tab.wait_for_function("!document.querySelector('#ft-bases').innerText.includes('1,000 rows')")
+        tab.click("#ft-next-0")
+        tab.wait_for_selector("#ft-data-told p")
+        tab.set_input_files("#ft-upload input[type=file]", rows)
+        tab.wait_for_selector("#ft-lengths svg")
+        tab.click("#ft-to-5")
+        tab.wait_for_selector("#ft-start:not([disabled])")
+        tab.click("#ft-job button")
+        tab.wait_for_function("document.querySelector('#ft-job-told').innerText.includes('at most')")
+        told = tab.inner_text("#ft-job-told")
+        assert "t4-small: T4, 16 GB, $0.40 an hour" in told and "$0.80 at most" in told and "updates" in told and "rows.jsonl" in told
+        tab.click("#ft-job-start")
+        tab.wait_for_function("document.body.innerText.includes('Nothing was sent')")
+        assert not hub.jobs
+        tab.check("#ft-job-agreed input")
+        tab.click("#ft-job-start")
+        tab.wait_for_function("document.querySelector('#run').innerText.includes('Done: 6 steps')", timeout=120_000)
+        assert not tab.errors and not tab.outside
+    (run,) = runs.every()
+    assert runs.finished(run) and run.id.startswith("rows-")
+
+
+def test_visitors_of_a_public_host_start_none(hub, home):
+    served = Page(ScriptedBackend(), read_only=True, training=True)
+    try:
+        assert not [block for block in served.blocks.blocks.values() if getattr(block, "elem_id", None) == "ft-job"]
+    finally:
+        served.close()
+
+
+def test_the_panel_says_what_is_missing(hub, rows):
+    def name(draft: Draft) -> str:
+        return "mine"
+
+    panel = HubGpu(Workshop(Services(Runtime(isolated=False))), name)
+    draft = Draft(recipe=training.plan("me/tiny", rows))
+    assert "once the rows are counted" in panel.cost(draft, "t4-small", "2h") and panel.cost(draft, None, "2h") == ""
+    assert "no time limit" in panel.cost(draft, "t4-small", "soon")
+    for flavor, agreed, match in (("t4-small", False, "Nothing was sent"), (None, True, "Choose a machine")):
+        with pytest.raises(BadInput, match=match):
+            panel.start(draft, flavor, "2h", agreed)
+    hub.away.set()
+    assert "could not be fetched: the Hub answered 503" in panel.opened(draft, None, "2h")[1]

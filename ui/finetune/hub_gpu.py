@@ -1,0 +1,100 @@
+"""In step 6 of the wizard: the same training as a Hugging Face Job, what it costs and what is sent said first."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.events import Dependency
+
+from engine import hub_jobs, job_bundle, job_offer, jobs, pushing
+from engine.drafts import Draft, read
+from engine.errors import BadInput, EngineError
+from ui import form
+from ui.finetune import views
+from ui.finetune.workshop import Workshop
+
+_LIMIT = "2h"
+
+
+@dataclass
+class HubGpu:
+    """The panel's components. `name` is what a run of a draft is called; it raises BadInput where the draft cannot be trained."""
+
+    shop: Workshop
+    name: Callable[[Draft], str]
+
+    def draw(self) -> "HubGpu":
+        with gr.Accordion("Train on a Hugging Face GPU instead", open=False, elem_id="ft-job") as self.panel:
+            gr.Markdown(
+                "For bases that are too large or too slow here. It is paid by the minute, needs a token with write permission "
+                "(HF_TOKEN, or `hf auth login`), and goes on when this app is closed."
+            )
+            with gr.Row():
+                self.flavor = gr.Dropdown(label="Machine", choices=[], elem_id="ft-job-flavor")
+                self.limit = gr.Textbox(
+                    _LIMIT, label="Time limit", info="As in 90m or 2h. It saves before it ends.", elem_id="ft-job-limit"
+                )
+            self.told = gr.HTML(elem_id="ft-job-told", apply_default_css=False)
+            self.agreed = gr.Checkbox(
+                False, label="Send what is named above to Hugging Face, and start what it costs", elem_id="ft-job-agreed"
+            )
+            self.go = gr.Button("Start on Hugging Face", elem_id="ft-job-start")
+        return self
+
+    def opened(self, draft: Draft, flavor: str | None, limit: str) -> list:
+        """The machines with their prices, and what the chosen one would cost."""
+        try:
+            every = job_offer.flavors()
+        except EngineError as error:
+            return [gr.skip(), views.told(str(error), "wrong")]
+        names = [each.name for each in every]
+        chosen = flavor if flavor in names else names[0]
+        return [gr.Dropdown(choices=[(each.text, each.name) for each in every], value=chosen), self.cost(draft, chosen, limit)]
+
+    def cost(self, draft: Draft, flavor: str | None, limit: str) -> str:
+        """What the job would cost and what is sent for it, or why there can be none."""
+        if not flavor:
+            return ""
+        try:
+            self.name(draft)
+            plan, seconds = draft.recipe.with_absolute_data(), job_offer.limit_of(limit)
+            job_bundle.check(plan)
+            pushing.token()
+            rows = self.shop.cutoff(draft)
+            notes = job_offer.offer(plan, job_offer.flavor(flavor), seconds, rows).notes
+        except EngineError as error:
+            return views.told(str(error), "wrong")
+        uncounted = () if rows else ("How long it takes is told once the rows are counted, in step 2.",)
+        return "".join(map(views.told, (*uncounted, *notes)))
+
+    def start(self, draft: Draft, flavor: str | None, limit: str, agreed: bool) -> str:
+        """Start the job and follow it; the run's id. Raises BadInput or EngineError with what to do."""
+        if not agreed:
+            raise BadInput("Nothing was sent. Tick the box that says what is sent and paid for, then start it.")
+        if not flavor:
+            raise BadInput("Choose a machine first.")
+        name = self.name(draft)
+        run = hub_jobs.start(draft.recipe, name, job_offer.flavor(flavor).name, job_offer.limit_of(limit), lambda progress: None)
+        jobs.resume(run)
+        return run.id
+
+    def wire(self, draft: gr.BrowserState, started: gr.Textbox, view: gr.HTML, **how: object) -> Dependency:
+        """The event that starts a job: its run goes into `started`, and `view` turns to it."""
+
+        def start(kept_draft: object, flavor: str | None, limit: str, agreed: bool) -> Iterator[list]:
+            with form.explained():
+                yield [gr.skip(), gr.skip(), views.told("Sending the recipe and its data, and starting the job."), gr.skip()]
+                run = self.start(read(kept_draft), flavor, limit, agreed)
+                said = views.told("The job is started. Below it is followed as any other run.", "good")
+                yield [run, {"open": run}, said, False]
+
+        def told(kept_draft: object, flavor: str | None, limit: str) -> str:
+            return self.cost(read(kept_draft), flavor, limit)
+
+        chosen, quick = [draft, self.flavor, self.limit], {"api_visibility": "private", **form.QUICK}
+        self.panel.expand(lambda kept_draft, *asked: self.opened(read(kept_draft), *asked), chosen, [self.flavor, self.told], **quick)
+        self.flavor.input(told, chosen, self.told, **quick)
+        self.limit.change(told, chosen, self.told, **quick)
+        going = self.go.click(start, [*chosen, self.agreed], [started, view, self.told, self.agreed], api_visibility="private", **how)
+        going.failure(told, chosen, self.told, **quick)
+        return going
