@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ import builders  # noqa: E402
 import training  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from engine import jobs  # noqa: E402
+
+# `python -m engine ARGS` that keeps its priority.
+_UNHURRIED = "from engine import __main__, jobs; jobs.NICENESS = 0; raise SystemExit(__main__.main())"
+
 # No time limit for an example: machines are noisy, and a slow one is no failure.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
@@ -36,15 +42,33 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def same_priority(monkeypatch) -> None:
-    """A run that a test trains in this process leaves its priority alone: what runs after it would be starved."""
-    monkeypatch.setattr("engine.jobs.NICENESS", 0)
+def same_priority(monkeypatch) -> Callable:
+    """A run that a test trains leaves its priority alone: in this process, what runs after it would be starved; in one that this
+    process starts, it would be itself where other tests keep the cores busy. Gives the command that is a person's."""
+    honest = jobs._command
+    monkeypatch.setattr(jobs, "NICENESS", 0)
+    monkeypatch.setattr(jobs, "_command", lambda run: [sys.executable, "-c", _UNHURRIED, *honest(run)[3:]])
+    return honest
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A random Llama of a few thousand parameters with a byte-level tokenizer and a chat template."""
     return builders.model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A random GPT-2: its linear layers are Conv1D, and none is called as in a Llama."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder, tokenizer = tmp_path_factory.mktemp("gpt2") / "tiny-gpt2", builders.byte_tokenizer()
+    torch.manual_seed(0)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

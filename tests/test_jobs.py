@@ -95,8 +95,9 @@ def test_ctrl_c_saves_and_a_done_run_stays_done(tiny, rows, reference, tmp_path)
 
 
 @pytest.mark.long
-def test_a_job_outlives_who_started_it_and_is_followed_stopped_and_resumed(tiny, rows, tmp_path):
+def test_a_job_outlives_who_started_it_and_is_followed_stopped_and_resumed(tiny, rows, tmp_path, monkeypatch, same_priority):
     """Long enough that it is still under way when it is looked at."""
+    monkeypatch.setattr(jobs, "_command", same_priority)
     long = plan(tiny, rows, optimization={"steps": 200}, cadence={"save_every": 20, "eval_every": 1000})
     undisturbed = fresh(long, tmp_path / "undisturbed")
     assert trained(undisturbed)[0].status == "done"
