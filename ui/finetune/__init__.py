@@ -79,13 +79,22 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
     # Where this browser was when it was last here. Set on the page: an answer of a busy server would come after the person's next press.
     opening.select(
-        None, at, walk, js=f"at => ({{selected: {[*range(len(LABELS))]}.includes(at) ? at : 0, __type__: 'update'}})", api_visibility="private"
+        None,
+        at,
+        walk,
+        js=f"at => ({{selected: {[*range(len(LABELS))]}.includes(at) ? at : 0, __type__: 'update'}})",
+        api_visibility="private",
     )
     opening.select(entered(0), draft, steps[0].outputs, **how)
     drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
 
     chosen = gr.Textbox(visible=False, label="run")
     runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)
+
+    def try_out(run: str, kept_draft: object) -> list:
+        return [kept(read(kept_draft).model_copy(update={"run": run})), gr.Walkthrough(selected=TRY)]
+
+    train.view.try_run(try_out, [chosen, draft], [draft, walk], js=assets.taking("run"), **how)
 
     def clone(run: str, kept_draft: object) -> list:
         with form.explained():
