@@ -37,7 +37,7 @@ class TrainStep:
             info="Save the recipe of step 4 as recipe.yaml.",
             interactive=False,
             buttons=["copy"],
-            max_lines=2,
+            max_lines=6,
             elem_id="ft-command",
         )
         self.view = training.draw(self.shop.services)
