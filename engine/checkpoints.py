@@ -4,10 +4,12 @@ Each is a folder of safetensors and JSON: the adapter, the optimizer's state, th
 recipe and the step, so that a resumed run is the uninterrupted one.
 """
 
+import functools
 import json
 import os
 import re
 import shutil
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from engine.events import Saved
 from engine.runs import Run, full_disk_told
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+_reading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,27 @@ def write_tensors(path: Path, tensors: dict) -> None:
 def damaged(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None when it is sound. One without a manifest is not one of ours."""
     return paths.damaged(folder) if (folder / paths.MANIFEST).is_file() else f"it has no {paths.MANIFEST}"
+
+
+def sound_step(run: Run) -> int:
+    """The step that a resumed run goes on after, 0 where it begins anew. Checkpoints whose files look as before are not read again."""
+    with _reading:
+        return next((step for step in reversed(run.steps_saved()) if _sound(run.checkpoints / f"step-{step}")), 0)
+
+
+def _sound(folder: Path) -> bool:
+    try:
+        files = sorted(folder.iterdir())
+        states = tuple((path.name, found.st_size, found.st_mtime_ns) for path in files for found in [path.stat()])
+    except FileNotFoundError:  # it goes at this moment
+        return False
+    return _found_sound(folder, states)
+
+
+@functools.lru_cache(maxsize=256)
+def _found_sound(folder: Path, states: tuple) -> bool:
+    """`states` say how the folder's files look."""
+    return damaged(folder) is None
 
 
 def newest(run: Run) -> tuple[Checkpoint | None, list[str]]:

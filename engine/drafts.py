@@ -20,10 +20,23 @@ _HELD_OUT, _EPOCHS, _MOST_STEPS = 0.1, 3.0, 1_875
 COMPARED_ROWS, COMPARED_TOKENS = 1_000, 200
 
 
+def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
+    """A base's own recipe on this data, or on what is yet to come. What a published recipe says of its own data set does not hold for
+    another, nor a number of rows to hold out for as many rows as somebody has."""
+    kept = {"source": data.source, "format": data.format, "columns": data.columns}
+    plan = recipe.optimization
+    if not recipe.data.source or recipe.data.source != data.source:
+        kept |= {"held_out": _HELD_OUT, "held_out_from": "random"}
+        if recipe.data.source:
+            kept |= {"learn": "answers", "system": data.system, "source_length": None, "target_length": None}
+            plan = plan.model_copy(update={"epochs": _EPOCHS, "steps": min(plan.steps or _MOST_STEPS, _MOST_STEPS)})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=kept), "optimization": plan})
+
+
 class Draft(Settings):
     """`title` is what the data is called for people, `run` the run that was started from it last."""
 
-    recipe: Recipe = presets.preset(models.STARTER)
+    recipe: Recipe = _on(presets.preset(models.STARTER), DataRecipe())
     title: str = ""
     run: str = ""
 
@@ -70,18 +83,6 @@ def rows(draft: Draft) -> tuple[str, str, str, Mapping[str, str]]:
     """What `with_data` takes of a draft."""
     data = draft.recipe.data
     return data.source, draft.title, data.format, data.columns
-
-
-def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
-    """A base's own recipe on this data, or on what is yet to come. What a published recipe says of its own data set does not hold for
-    another."""
-    kept = {"source": data.source, "format": data.format, "columns": data.columns}
-    plan = recipe.optimization
-    if recipe.data.source and recipe.data.source != data.source:
-        kept |= {"learn": "answers", "held_out": _HELD_OUT, "held_out_from": "random", "system": data.system}
-        kept |= {"source_length": None, "target_length": None}
-        plan = plan.model_copy(update={"epochs": _EPOCHS, "steps": min(plan.steps or _MOST_STEPS, _MOST_STEPS)})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=kept), "optimization": plan})
 
 
 def missing(draft: Draft) -> str:

@@ -1,21 +1,25 @@
-"""How long a training takes, before it begins: tokens a second as earlier runs had them, else estimated; durations in words.
+"""How long a training takes, before it begins: tokens a second as earlier runs and probes had them, else estimated; durations in words.
 
 Imports no torch. Figures are for what learning takes; samples on the way come on top.
 """
 
+import contextlib
 import functools
+import heapq
+import itertools
 import json
 import math
+import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from engine import datasets, hardware, runs, trouble
+from engine import datasets, hardware, paths, runs, trouble
 from engine.architecture import Architecture
 from engine.errors import BadInput
 from engine.events import Started, Step
@@ -56,6 +60,8 @@ _ANSWER_SHARE = 0.7
 _MATRIX, _MEASURE_SECONDS, _LOOK_AGAIN = 512, 0.15, 120
 # How many earlier runs, newest first, and how many of each one's last steps tell the pace.
 _RUNS, _LAST_STEPS = 3, 5
+# Probes leave no folder: what the latest of them measured is kept apart.
+_PROBES, _MOST_PROBES = "probes.jsonl", 40
 # A test only goes forward: half of what learning from a token takes.
 _TEST_SHARE = 0.5
 
@@ -85,15 +91,14 @@ class Pace:
 def pace(shape: Architecture, recipe: Recipe, machine: Machine, source_model: str) -> Pace:
     """How fast a recipe trains a base of this shape on a machine. `source_model` is the base by its id or source.
 
-    Measured where earlier runs of this GUANACO_HOME trained that base here, held and computed alike; else estimated.
+    Measured where earlier runs or probes of this GUANACO_HOME trained that base here, held and computed alike; else estimated.
     """
     here = _is_here(machine)
     place = "here" if here else f"on {machine.summary}"
     found = _earlier(recipe, machine, {source_model, recipe.model}, shape) if here else []
     if found:
-        speed = median(found)
-        runs_told = "an earlier run" if len(found) == 1 else f"{len(found)} earlier runs"
-        return Pace(speed, "measured", f"{speed:,.0f} tokens a second, measured in {runs_told} of this base here.", place)
+        speed = median(record.tokens_per_second for record in found)
+        return Pace(speed, "measured", f"{speed:,.0f} tokens a second, measured in {_called(found)} of this base here.", place)
     flops, text = _speed(machine, here)
     speed = flops / (flops_per_token(shape, recipe) + _unpacking(shape, recipe, machine))
     return Pace(speed, "estimated", f"About {_rounded(speed):,} tokens a second, estimated from {text}.", place)
@@ -150,21 +155,24 @@ def tests(recipe: Recipe, steps: int) -> int:
 
 
 def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
-    """What a run does and how long it takes, e.g. `3 passes over 412 rows, 78 updates, about 6 minutes here.`
+    """What a run does and how long it takes, e.g. `3 passes over 412 rows, 78 updates, about 6 minutes here (measured), 12 more are held
+    out to test on.`
 
     `rows` counts all that can be used; those that the recipe holds out are tested on, not learnt from. Tests are part of the time,
     samples are not. Raises BadInput where nothing would be left to learn from.
     """
     learnt, steps = learning(recipe, rows)
     took = duration_words(whole_seconds(recipe, rows, mean_tokens, pace))
-    return f"{_passes(recipe, learnt, steps)} over {_counted(learnt, 'row')}, {_counted(steps, 'update')}, {took} {pace.place}."
+    tested = rows - learnt
+    measured = " (measured)" if pace.source == "measured" else ""
+    kept = f", {tested:,} more {'is' if tested == 1 else 'are'} held out to test on" if tested else ""
+    return f"{_passes(recipe, learnt, steps)} over {_counted(learnt, 'row')}, {_counted(steps, 'update')}, {took} {pace.place}{measured}{kept}."
 
 
 def whole_seconds(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> float:
     """How long a run takes over so many rows, its tests included. Raises BadInput as `learning`."""
     learnt, steps = learning(recipe, rows)
-    tests = 2 + (steps - 1) // recipe.cadence.eval_every
-    tokens = steps * recipe.optimization.batch * mean_tokens + _TEST_SHARE * tests * (rows - learnt) * mean_tokens
+    tokens = steps * recipe.optimization.batch * mean_tokens + _TEST_SHARE * tests(recipe, steps) * (rows - learnt) * mean_tokens
     return seconds(1, tokens, pace)
 
 
@@ -244,20 +252,67 @@ def _measured_speed() -> float:
     return 2 * _MATRIX**3 * count / (time.perf_counter() - began)
 
 
-def _earlier(recipe: Recipe, machine: Machine, names: set[str], shape: Architecture) -> list[float]:
-    """Tokens a second of the newest runs that are like this one."""
+def note_probe(recipe: Recipe, device: str, tokens_per_second: float) -> None:
+    """Keep what a probe measured, which counts as an earlier run does: by the `recipe` that was in force at its end, on a `device` as
+    `Started` calls it. Where the disk does not take it, it is not kept."""
+    path = paths.home() / _PROBES
+    said = {"when": time.time(), "recipe": recipe.model_dump(mode="json"), "device": device, "tokens_per_second": tokens_per_second}
+    partial = path.with_name(f".partial-{os.getpid()}-{_PROBES}")
+    with contextlib.suppress(OSError):
+        kept = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        partial.write_text("".join(f"{line}\n" for line in [*kept, json.dumps(said)][-_MOST_PROBES:]), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _called(records: Sequence["_Record"]) -> str:
+    kinds = [kind for kind, probed in (("run", False), ("probe", True)) if any(record.probed == probed for record in records)]
+    if len(records) == 1:
+        return f"{'a' if records[0].probed else 'an earlier'} {kinds[0]}"
+    return f"{len(records)} earlier {' and '.join(f'{kind}s' for kind in kinds)}"
+
+
+def _earlier(recipe: Recipe, machine: Machine, names: set[str], shape: Architecture) -> list["_Record"]:
+    """The newest runs and probes that are like this one."""
     device = machine.gpus[0].name if machine.gpus else "CPU"
     wanted = _kind(recipe, machine, shape)
-    found: list[float] = []
+    newest = heapq.merge(_probes(), _records(), key=lambda record: record.when, reverse=True)
+    alike = (
+        record for record in newest if record.names & names and record.device == device and _kind(record.recipe, machine, shape) == wanted
+    )
+    return list(itertools.islice(alike, _RUNS))
+
+
+def _records() -> Iterator["_Record"]:
+    """What runs tell, the newest first, as they are asked for."""
     for run in runs.every():
         if run.trained_on_the_hub:
             continue
-        record = _record(run.folder, _size(run.events))
-        if record and record.names & names and record.device == device and _kind(record.recipe, machine, shape) == wanted:
-            found.append(record.tokens_per_second)
-        if len(found) == _RUNS:
-            break
-    return found
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            if record := _record(run.folder, _size(run.events), (run.folder / runs.RECIPE).stat().st_mtime):
+                yield record
+
+
+def _probes() -> tuple["_Record", ...]:
+    """What probes told, the newest first."""
+    path = paths.home() / _PROBES
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return ()
+    return _read_probes(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_probes(path: Path, size: int, changed: int) -> tuple["_Record", ...]:
+    """`size` and `changed` say which state of the file is meant. Lines that another version wrote are passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            said = json.loads(line)
+            recipe = Recipe.model_validate(said["recipe"])
+            speed, when = float(said["tokens_per_second"]), float(said["when"])
+            found.append(_Record(frozenset((recipe.model,)), recipe, str(said["device"]), speed, when, probed=True))
+    return tuple(sorted(found, key=lambda record: record.when, reverse=True))
 
 
 def _kind(recipe: Recipe, machine: Machine, shape: Architecture) -> tuple[object, ...]:
@@ -268,16 +323,19 @@ def _kind(recipe: Recipe, machine: Machine, shape: Architecture) -> tuple[object
 
 @dataclass(frozen=True)
 class _Record:
-    """What a run tells of its pace: its base's names, the recipe that was in force at its end, the device."""
+    """What a run, or a probe, tells of its pace: its base's names, the recipe that was in force at its end, the device, and when (seconds
+    since 1970) it was begun."""
 
     names: frozenset[str]
     recipe: Recipe
     device: str
     tokens_per_second: float
+    when: float
+    probed: bool = False
 
 
 @functools.lru_cache(maxsize=2_000)
-def _record(folder: Path, size: int) -> _Record | None:
+def _record(folder: Path, size: int, when: float) -> _Record | None:
     """The record of a run whose log has `size` bytes; None where it made no step, or cannot be read."""
     run = Run(folder)
     try:
@@ -291,7 +349,7 @@ def _record(folder: Path, size: int) -> _Record | None:
     if not (started and steps):
         return None
     names = frozenset((recipe.model, *_sources(run)))
-    return _Record(names, trouble.in_force(recipe, events), started.device, median(steps[-_LAST_STEPS:]))
+    return _Record(names, trouble.in_force(recipe, events), started.device, median(steps[-_LAST_STEPS:]), when)
 
 
 def _sources(run: Run) -> Iterator[str]:

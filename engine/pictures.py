@@ -29,7 +29,8 @@ _GROUPS = {
 
 
 def score(result: Result) -> bytes:
-    """The card to share, 1200 x 630 pixels: how many of how many, square by square, and what that is worth."""
+    """The card to share, 1200 x 630 pixels: how many of how many, square by square, what that is worth, and whose answers were liked
+    better where that was said."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
@@ -39,10 +40,14 @@ def score(result: Result) -> bytes:
     axes.set(xlim=(0, 8), ylim=(0, 4.2))
     axes.axis("off")
     axes.text(0.45, 3.72, f"Guanaco Playground · {result.deck.title}", size=12, color=_GREY, va="center", parse_math=False)
-    axes.text(0.45, 2.98, f"{card.right.k} of {card.right.n}", size=44, weight="bold", color=_LAKE, va="center")
+    axes.text(0.45, 3.1, f"{card.right.k} of {card.right.n}", size=44, weight="bold", color=_LAKE, va="center")
     who = f"{result.game.player}: " if result.game.player else ""
     line = f"{who}telling {result.deck.systems[0]} from {result.deck.systems[1]}, blind"
-    axes.text(0.45, 2.32, line[:78], size=13, color=_INK, va="center", parse_math=False)
+    axes.text(0.45, 2.56, line[:78], size=13, color=_INK, va="center", parse_math=False)
+    name = result.deck.systems[1]
+    if (liked := card.preferred[name]).n:
+        better = f"liked {name[:48]} better {liked.k} of {liked.n}, {100 * liked.low:.0f}–{liked.high:.0%}"
+        axes.text(0.45, 2.24, better, size=11, color=_INK, va="center", parse_math=False)
     in_a_row = 20
     for index, right in enumerate(result.rights):
         x, y = 0.45 + 0.34 * (index % in_a_row), 1.72 - 0.34 * (index // in_a_row)

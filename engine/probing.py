@@ -1,6 +1,7 @@
 """A probe: ten real steps on the longest rows of a recipe's data, in a process of its own, to see what a run takes before it begins.
 
-It stands in line with other trainings and is not listed among runs; its folder goes when it was looked at, stopped or left alone.
+It stands in line with other trainings and is not listed among runs; its folder goes when it was looked at, stopped or left alone. Its
+pace is kept for `engine.pace`.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from engine import hardware, hub, jobs, memory, models, paths, rows, runs, tokenizer_files, trouble
+from engine import hardware, hub, jobs, memory, models, pace, paths, rows, runs, tokenizer_files, trouble
 from engine.errors import BadInput
-from engine.events import Adjusted, Ended, Progress, Step
+from engine.events import Adjusted, Ended, Progress, Started, Step
 from engine.examples import example
 from engine.hardware import GIB
 from engine.messages import Conversation
@@ -162,7 +163,11 @@ def _looked_at(run: Run) -> Probe:
     adjusted = [event for event in events if isinstance(event, Adjusted)]
     steps = [event for event in runs.in_force(events) if isinstance(event, Step)]
     if len(steps) == PROBE_STEPS:
-        return _measured(trouble.in_force(asked, events), steps, adjusted)
+        made = trouble.in_force(asked, events)
+        found = _measured(made, steps, adjusted)
+        device = next(event.device for event in reversed(events) if isinstance(event, Started))
+        pace.note_probe(made, device, found.tokens_per_second)
+        return found
     if isinstance(last, Ended) and last.status == "failed":
         if trouble.EXHAUSTED in last.text:
             return _nothing("does not fit", f"It does not fit: {last.text}", len(steps), adjusted)

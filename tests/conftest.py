@@ -44,6 +44,20 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A random GPT-2: its linear layers are Conv1D, and none is called as in a Llama."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder, tokenizer = tmp_path_factory.mktemp("gpt2") / "tiny-gpt2", builders.byte_tokenizer()
+    torch.manual_seed(0)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_adapters(tiny, tmp_path_factory) -> list[str]:
     """Random LoRA adapters of the tiny model, by path."""
     folder = tmp_path_factory.mktemp("adapters")

@@ -78,6 +78,9 @@ def test_stop_ends_both_and_what_was_kept_before_stays(served):
     served.backend._ends = False
     with browser.opened(served.url) as page:
         page.get_by_role("tab", name="Compare").click()
+        page.wait_for_selector("#comparison .hint")
+        for empty in (".sides", ".second", ".keep >> nth=0"):
+            assert page.locator(f"#comparison {empty}").is_hidden(), empty
         page.fill("#compare-message textarea", "Talk without end")
         page.click("#compare-send")
         page.wait_for_function("document.querySelectorAll('#comparison .live .block').length >= 2")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import drafts, presets
+from engine import drafts, pace, presets
 from engine.drafts import Draft
 from engine.errors import BadInput
 from engine.recipe import Recipe, SamplesRecipe, parse
@@ -34,6 +34,12 @@ def test_another_base_brings_its_own_recipe_and_keeps_the_data():
     assert (recipe.data.source, recipe.data.format, recipe.data.columns) == ("mine.csv", "alpaca", {"instruction": "q"})
     assert recipe.data.learn == "answers" and recipe.data.held_out == 0.1, "what holds for the published data does not for other data"
     assert recipe.optimization.steps_over(400) == 75, "three passes, not the 1,875 steps of the published run"
+
+
+@pytest.mark.parametrize("begin", [Draft(), drafts.with_model(Draft(), "starter"), drafts.with_preset(Draft(), "starter")])
+def test_of_a_few_rows_a_tenth_is_held_out(begin):
+    recipe = drafts.with_data(begin, "mine.csv", "mine.csv").recipe
+    assert pace.learning(recipe, 24) == (22, 11), "two passes over all but two rows"
 
 
 @pytest.mark.parametrize("model", ["scripted", "", "no such model"])

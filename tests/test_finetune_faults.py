@@ -2,6 +2,8 @@
 
 Rows of the list of faults, and where each is proved as it looks on the page:
 
+4  an architecture that is not trained     test_trainable.py (the first step refuses before weights are fetched)
+5  no layer as the LoRA targets say        test_layers_that_are_not_there
 10 an adapter that learnt nothing          test_a_run_that_fails_says_why
 11 bad rows                                test_rows_that_cannot_be_used, test_finetune_tab (line numbers)
 12 no data, one row                        test_too_few_rows_to_start, test_finetune_tab (no data, an empty file)
@@ -16,6 +18,7 @@ Rows of the list of faults, and where each is proved as it looks on the page:
 23 two Starts at once                      test_two_starts_at_once, test_run_view (leaving the line)
 24 the lock of a dead process              test_a_killed_run_is_resumed_to_the_same_end
 25 a reload, a second tab                  test_run_view
+35 a base larger than memory               test_trainable.py (what does not fit is told with numbers and what to do)
 """
 
 import contextlib
@@ -200,6 +203,31 @@ def test_a_run_that_fails_says_why(page, tiny, rows, fault, said, step):
         assert not run.adapter.exists() and not tab.errors
 
 
+def test_layers_that_are_not_there(page, tiny, gpt2, rows):
+    """Row 5: of Llama's kin Start knows the layers, of GPT-2's the run says which there are."""
+    with browser.opened(page.url) as tab:
+        with_base(tab, tiny)
+        upload(tab, rows)
+        lengths(tab, "rows are cut")
+        tab.click("#ft-next-1")
+        tab.click("#ft-next-2")
+        tab.click("#ft-advanced >> text=Advanced")
+        mine = tab.input_value("#ft-yaml textarea").replace("targets: all-linear", "targets: [c_attn]")
+        tab.fill("#ft-yaml textarea", mine)
+        tab.click("#ft-take-yaml")
+        tab.wait_for_function("/targets:\\s+- c_attn/.test(document.querySelector('#ft-yaml textarea').value)")
+        tab.click("#ft-to-5")
+        tab.wait_for_selector("#ft-start[disabled]")
+        told = tab.inner_text("#ft-start-means")
+        assert "no layers called c_attn" in told and "q_proj" in told
+        run = in_list("mine", plan(gpt2, rows, lora={"targets": ["q_proj", "v_proj"]}))
+        worked(run)
+        wait_phase(tab, "failed")
+        told = tab.inner_text("#run .doing")
+        assert "no layers called q_proj, v_proj (lora.targets). It has: c_attn, c_fc, c_proj" in told
+        assert not run.adapter.exists() and not tab.errors
+
+
 def out_of_memory(patch) -> None:
     """Passes of more than two rows do not fit memory, nor does any test."""
     honest = passes.summed_loss
@@ -333,6 +361,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(page, tiny, rows, whol
     with browser.opened(page.url) as tab:
         open_tab(tab)
         wait_phase(tab, "interrupted")
+        assert tab.inner_text("#run [data-act=finetune_resume]") == "Resume from step 2"
         tab.click("#run [data-act=finetune_resume]")
         wait_done(tab)
         assert "The checkpoint of step 4 is damaged" in tab.inner_text("#run .findings")

@@ -1,15 +1,20 @@
 """The wizard as a person walks it, from a file to the run's end; as a program calls it; and what a public host refuses of it."""
 
+import itertools
+
 import browser
+import numpy
 import pytest
 import training
 from gradio_client.exceptions import AppError
 from pages import Page
 
-from engine import drafts, jobs, models, pace, runs, uploads
+from engine import drafts, fitting, jobs, memory, models, pace, presets, runs, uploads
 from engine.backends.scripted import ScriptedBackend
 from engine.drafts import Draft
 from engine.errors import BadInput
+from engine.hardware import GIB
+from engine.probing import Probe
 from engine.runtime import Runtime
 from engine.services import Services
 from ui.finetune import views
@@ -128,7 +133,7 @@ def test_from_a_file_to_a_finished_run(page, tiny, rows, tmp_path):
         tab.wait_for_function("document.querySelector('#run').innerText.includes('Done: 2 steps')", timeout=240_000)
         (run,) = runs.every()
         assert run.recipe.optimization.steps == 2 and run.recipe.model == str(tiny)
-        tab.click("#ft-to-6")
+        tab.click("#run [data-act=try]")
         tab.wait_for_selector("#ft-changes p")
         assert run.id in tab.input_value("#ft-run input")
         tab.click("#ft-export-go")
@@ -145,6 +150,9 @@ def test_start_waits_for_data_and_bad_files_change_nothing(page, tiny, tmp_path)
     with browser.opened(page.url) as tab:
         tab.get_by_role("tab", name="Finetune").click()
         tab.wait_for_selector("#ft-bases table")
+        tab.fill("#ft-base input", str(tiny))  # the starter would be fetched and converted before rows are counted
+        tab.keyboard.press("Enter")
+        tab.wait_for_function("name => document.querySelector('#ft-bases').innerText.includes(name)", arg=tiny.name)
         tab.click("#ft-to-5")
         tab.wait_for_selector("#ft-start[disabled]")
         assert "Choose the data first" in tab.inner_text("#ft-start-means")
@@ -172,6 +180,44 @@ def test_start_waits_for_data_and_bad_files_change_nothing(page, tiny, tmp_path)
         tab.wait_for_timeout(300)
         tab.wait_for_selector("#ft-preview .good")
         assert not tab.errors
+
+
+def test_all_eyes_can_tell_the_parts_of_a_memory_bar(home):
+    """Every part has a colour of its own, apart from the others also as eyes without one kind of cones see it (Machado, Oliveira and
+    Fernandes, 2009: no red, no green, no blue cones)."""
+    plans = [
+        memory.training_plan(spec.shape, recipe.changed(changes), machine)
+        for spec in models.MODELS.values()
+        if spec.shape
+        for recipe in [presets.of_model(spec.id)]
+        for changes in ({}, {"quantization.kind": "none"}, {"memory.base_weights": "packed"})
+        for machine in fitting.MACHINES.values()
+    ]
+    colours = [views._COLOURS[name] for name in dict.fromkeys(part.name for plan in plans for part in plan.parts)]
+    values = numpy.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours])
+    linear = numpy.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    for eyes in (
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+        [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+    ):
+        seen = numpy.clip(linear @ numpy.array(eyes).T, 0, 1)
+        white = numpy.array([0.9505, 1, 1.089])
+        xyz = seen @ numpy.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T / white
+        root = numpy.where(xyz > 0.008856, numpy.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        lab = numpy.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], 1)
+        assert min(numpy.linalg.norm(one - other) for one, other in itertools.combinations(lab, 2)) > 8
+
+
+def test_what_a_memory_bar_marks_is_in_its_legend(home):
+    shape, recipe = models.MODELS["starter"].shape, Draft().recipe
+    shown = views.memory_bars(fitting.plans(shape, recipe), None)
+    assert 'class="peak"' not in shown and 'class="limit"' not in shown
+    probe = Probe("done", 10, 3 * GIB, 1.0, 100.0, 3 * GIB, {}, "10 steps")
+    shown = views.memory_bars(fitting.plans(models.MODELS["guanaco-65b"].shape, recipe), probe)
+    legend = shown.partition('class="legend"')[2]
+    assert "Measured by the probe: " in legend and 'class="peak"' in legend and 'class="limit"' in legend
 
 
 def test_every_base_says_how_long_it_takes_here(home, tiny):

@@ -8,8 +8,10 @@ import playing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from playing import ANOTHER, FOUND, OTHER, SECRET
 
+from engine import pictures
 from engine.errors import BadInput
 from engine.game import records, replays, rounds, values
 from engine.game.answer_files import Question
@@ -299,3 +301,19 @@ def test_guesses_go_out_and_come_in_as_json_lines(tmp_path, run_engine, home):
     (tmp_path / "bad.jsonl").write_text(json.dumps(lines[0] | {"guess": "both"}) + "\n")
     refused = run_engine("votes", "--import", str(tmp_path / "bad.jsonl"), GUANACO_HOME=elsewhere)
     assert refused.returncode == 2 and "bad.jsonl, line 1: this is no guess" in refused.stderr
+
+
+def test_the_picture_says_whose_answers_were_liked_better(monkeypatch):
+    table = playing.game(DECK)
+    said = []
+    honest = Axes.text
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **how: said.append(text) or honest(self, x, y, text, **how))
+    for seed, preference in ((1, "left"), (2, "tie")):
+        game = playing.begun(table, DECK, seed=seed)
+        playing.play(table, game, 5, preference=preference)
+        result = table.result(SECRET, game)
+        liked = result.card.preferred[OTHER]
+        said.clear()
+        assert pictures.score(result).startswith(b"\x89PNG")
+        told = [text for text in said if "liked" in text]
+        assert told == ([f"liked {OTHER} better {liked.k} of 10, {100 * liked.low:.0f}–{liked.high:.0%}"] if preference == "left" else [])

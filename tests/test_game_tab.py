@@ -270,7 +270,8 @@ def test_a_duel_is_answered_unseen_and_can_be_played(served):
     job = client.submit("", "", "none", "", "scripted-one", "One?\nTwo?\nThree?", api_name="/game_duel")
     shown = job.result(timeout=60)
     outputs = job.outputs()
-    assert [each["phase"] for each in outputs[:-1]] == ["working"] * 4 and not any("[scripted-one]" in json.dumps(each) for each in outputs)
+    assert [each["phase"] for each in outputs[:-1]] == ["working"] * 7 and not any("[scripted-one]" in json.dumps(each) for each in outputs)
+    assert outputs[4]["text"] == "Question 2 of 3 is being answered by the second of the two"
     deck = next(deck for deck in shown["decks"] if deck["title"] == "scripted or scripted with scripted-one?")
     begun = client.predict("", deck["id"], 3, "raw", [], False, "", api_name="/game_begin")
     assert begun["question"]["text"] in ("One?", "Two?", "Three?") and begun["of"] == 3

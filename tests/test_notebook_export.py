@@ -21,7 +21,10 @@ def test_it_is_a_notebook_with_recipe_and_data(run, rows, tiny, tmp_path):
     assert (tmp_path / "out" / "rows.jsonl").read_bytes() == rows.read_bytes()
     nbformat.validate(nbformat.read(tmp_path / "out" / "finetune.ipynb", 4))
     text = (tmp_path / "out" / "finetune.ipynb").read_text() + (tmp_path / "out" / "recipe.yaml").read_text()
-    assert not any(str(place) in text for place in (tiny.parent, rows.parent, run.folder.parent)) and "from engine.cells.installing import install" in text
+    assert (
+        not any(str(place) in text for place in (tiny.parent, rows.parent, run.folder.parent))
+        and "from engine.cells.installing import install" in text
+    )
 
 
 @pytest.mark.long

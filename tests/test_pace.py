@@ -85,6 +85,24 @@ def test_earlier_runs_of_the_same_kind_count(home):
     assert pace.pace(SHAPE, STARTER.model_copy(update={"model": "someone/base"}), CPU, "someone/base").tokens_per_second == 90.0
 
 
+def test_a_probe_counts_as_an_earlier_run(home):
+    pace.note_probe(STARTER.changed({"optimization.steps": 10}), "CPU", 50.0)
+    found = pace.pace(SHAPE, STARTER, CPU, "starter")
+    assert (found.tokens_per_second, found.source) == (50.0, "measured") and "measured in a probe of this base here" in found.text
+    pace.note_probe(STARTER.changed({"memory.base_weights": "packed"}), "CPU", 20.0)  # of another kind
+    pace.note_probe(STARTER, "Tesla T4", 900.0)
+    assert pace.pace(SHAPE, STARTER, CPU, "starter") == found
+    recorded(STARTER, [60.0])
+    told = pace.pace(SHAPE, STARTER, CPU, "starter")
+    assert told.tokens_per_second == 55.0 and "2 earlier runs and probes" in told.text
+    kept = home / "probes.jsonl"
+    kept.write_text('[]\n{"recipe": {}}\n' + kept.read_text() + "no json\n")
+    assert pace.pace(SHAPE, STARTER, CPU, "starter") == told
+    for _ in range(200):
+        pace.note_probe(STARTER, "CPU", 70.0)
+    assert len(kept.read_text().splitlines()) == 40 and pace.pace(SHAPE, STARTER, CPU, "starter").tokens_per_second == 70.0
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -155,7 +173,8 @@ def plan(**optimization):
     ("recipe", "rows", "words"),
     [
         (plan(epochs=3), 412, "3 passes over 412 rows, 78 updates, about 7 minutes here."),
-        (plan(epochs=3, held_out=12), 424, "3 passes over 412 rows, 78 updates, about 7 minutes here."),
+        (plan(epochs=3, held_out=12), 424, "3 passes over 412 rows, 78 updates, about 7 minutes here, 12 more are held out to test on."),
+        (plan(epochs=3, held_out=1), 413, "3 passes over 412 rows, 78 updates, about 7 minutes here, 1 more is held out to test on."),
         (plan(epochs=1), 16, "1 pass over 16 rows, 1 update, under a minute here."),
         (plan(steps=10), 400, "0.4 passes over 400 rows, 10 updates, under a minute here."),
         (plan(steps=1), 1_000, "Less than one pass over 1,000 rows, 1 update, under a minute here."),
@@ -168,6 +187,10 @@ def plan(**optimization):
 )
 def test_what_a_run_does_in_a_sentence(recipe, rows, words):
     assert pace.sentence(recipe, rows, 60, Pace(180, "estimated", "")) == words
+
+
+def test_a_measured_pace_is_called_so():
+    assert pace.sentence(plan(epochs=3), 412, 60, Pace(180, "measured", "")).endswith("about 7 minutes here (measured).")
 
 
 def test_a_sentence_that_cannot_be():

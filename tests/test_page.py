@@ -5,9 +5,11 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from builders import until
+from gradio.route_utils import delete_files_created_by_app
 from pages import BARE, DEFAULTS, Page, ask, texts, thread
 
 from engine.backends.scripted import ScriptedBackend
@@ -174,6 +176,22 @@ def test_a_huge_body_that_hides_its_size_is_cut_off(page):
             connection.send(b"%x\r\n" % 2**20 + b" " * 2**20 + b"\r\n")
         connection.send(b"0\r\n\r\n")
     assert connection.getresponse().status in (400, 413)  # FastAPI words a body that breaks off as 400
+
+
+def test_copies_of_uploads_go_when_they_are_old_and_with_the_app():
+    """Gradio's own copies, also of what is refused; what is kept of an upload is another file."""
+    page = Page(ScriptedBackend())
+    try:
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="odd.exe"\r\n\r\na copy that goes\r\n--x--\r\n'
+        request = urllib.request.Request(page.url + "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
+        (copy,) = map(Path, json.load(urllib.request.urlopen(request, timeout=60)))
+        until(lambda: str(copy) in page.blocks.upload_file_set)
+        every, age = page.blocks.delete_cache
+        delete_files_created_by_app(page.blocks, age)
+        assert copy.is_file() and every <= age, "what has just come is still to be read"
+    finally:
+        page.close()
+    until(lambda: not copy.exists())
 
 
 def test_an_upload_over_the_limit_is_refused(page):

@@ -10,7 +10,7 @@ import pytest
 from builders import until
 from training import data, plan
 
-from engine import fitting, hardware, jobs, memory, models, paths, probing, prompts, rows, runs, trouble
+from engine import fitting, hardware, jobs, memory, models, pace, paths, probing, prompts, rows, runs, trouble
 from engine.errors import BadInput
 from engine.events import Adjusted, Ended, Queued, Started, Step, to_json
 from engine.hardware import GIB
@@ -96,6 +96,8 @@ def test_what_it_measured_is_told_and_kept(tiny, tmp_path, not_begun):
     assert found.predicted_bytes == memory.training_plan(shape, probed, hardware.machine()).total
     assert "10 steps on the longest rows" in found.text and "2.0 s a step, 0.7 GB of memory at most; 1.0 GB were foretold." in found.text
     assert not list(paths.probes().iterdir()) and probing.outcome(run) == found
+    kept = pace.pace(shape, recipe, hardware.machine(), str(tiny))
+    assert (kept.source, kept.tokens_per_second) == ("measured", found.tokens_per_second), "the next sentence heeds it"
 
 
 def test_a_recipe_that_was_changed_on_the_way_is_told_so(tiny, tmp_path, not_begun):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from pages import Page
 from playwright.sync_api import expect
 from test_history import _started, _step, recorded, write
 
-from engine import jobs, paths, runs
+from engine import checkpoints, jobs, paths, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.events import Adjusted, Ended, Evaluated, Notice, Progress, Queued, Sample, Saved
 from engine.runs import Run
@@ -32,6 +33,20 @@ def served():
     page = Page(ScriptedBackend())
     yield page
     page.close()
+
+
+def test_the_step_to_go_on_from_is_of_a_sound_checkpoint(whole, tmp_path, monkeypatch):
+    run = Run(tmp_path / "mine")
+    shutil.copytree(whole[0].folder, run.folder)
+    read, honest = [], checkpoints.damaged
+    monkeypatch.setattr(checkpoints, "damaged", lambda folder: read.append(folder.name) or honest(folder))
+    *_, before, last = run.steps_saved()
+    assert checkpoints.sound_step(run) == checkpoints.sound_step(run) == last and read == [f"step-{last}"], "read once"
+    weights = run.checkpoints / f"step-{last}" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert checkpoints.sound_step(run) == before == checkpoints.newest(run)[0].step
+    shutil.rmtree(run.checkpoints)
+    assert checkpoints.sound_step(run) == 0
 
 
 @pytest.fixture(scope="module")

@@ -15,19 +15,6 @@ from engine.errors import BadInput
 from engine.events import Ended, Evaluated, Started
 
 
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    """A random GPT-2: its linear layers are Conv1D, and none is called as in a Llama."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    folder, tokenizer = tmp_path_factory.mktemp("gpt2") / "tiny-gpt2", builders.byte_tokenizer()
-    torch.manual_seed(0)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256, **ends)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("capability, dtype", [((7, 5), "float16"), ((8, 0), "bfloat16")])
 def test_bfloat16_is_taken_where_the_gpu_has_it_and_float16_where_not(capability, dtype, tiny, rows, monkeypatch):
     """No GPU here: the capability is mocked, and loading is stopped where the choice has been made."""

@@ -16,11 +16,14 @@ TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
 MAX_QUEUE = 64
 QUEUE_SECONDS = 0.02
+# Gradio copies each upload into a folder of its own; what is kept of one is kept in ours at once. How often such copies are looked for,
+# and how old they may get, seconds.
+UPLOADS_LOOKED_AT, UPLOADS_KEPT = 600, 3_600
 
 
 def build(services: Services) -> gr.Blocks:
     """The whole page."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(UPLOADS_LOOKED_AT, UPLOADS_KEPT)) as page:
         gr.Markdown(f"# {TITLE}", elem_id="brand", container=False)
         with gr.Tabs() as tabs:
             with gr.Tab("Chat", id=chat.TAB):

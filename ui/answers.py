@@ -174,9 +174,10 @@ class Comparisons:
             raise form.shown(lives[0].answer.failed)
 
     def shown(self, comparison: Comparison, titles: Sequence[str] = ()) -> dict:
-        """A comparison for its view, with what is to be said of a second model in memory on a host of one's own."""
+        """A comparison for its view, with what is to be said of a second model in memory on a host of one's own, else None."""
         second = self.services.pair.second
-        state = second.state
-        held = f"{public_name(state.model)} is loaded too ({size(second.memory())}); unused it makes room by itself."
-        there = state.phase == "ready" and not self.services.read_only
-        return {**side_by_side(comparison, titles), "second": held if there else ""}
+        state, held = second.state, None
+        if state.phase == "ready" and not self.services.read_only:
+            model = public_name(state.model)
+            held = {"model": model, "text": f"{model} is loaded too ({size(second.memory())}); unused it makes room by itself."}
+        return {**side_by_side(comparison, titles), "second": held}

@@ -56,15 +56,20 @@ def write(path: Path, name: str, made: Iterable[tuple[Question, str]]) -> int:
 def duel(
     chats: Sequence[Chat], names: tuple[str, str], questions: Sequence[Question], settings: ChatSettings, stop: Stop
 ) -> Iterator[Progress | Deck]:
-    """Both models answer every question in turn; progress, and at the end the deck of what both answered, which may be fewer where
+    """Both models answer every question in turn; which one is being answered, and at the end the deck of what both answered, which may be fewer where
     `stop()` came true. Nothing of the answers is given out before. Raises BadInput where there is none."""
     found: tuple[dict, dict] = {}, {}
     made = [answers(chat, questions, settings, stop=stop) for chat in chats]
-    for number, pair in enumerate(zip(*made, strict=False), 1):
-        for at, (question, text) in enumerate(pair):
+    of = len(questions)
+    for number in range(1, of + 1):
+        for at, side in enumerate(made):
+            who = ("first", "second")[at]
+            yield Progress(f"Question {number} of {of} is being answered by the {who} of the two", (number - 1 + at / 2) / of)
+            question, text = next(side, (None, ""))
             if text.strip():
                 found[at][question.id] = text
-        yield Progress(f"Both have answered {number} of {len(questions)} questions", number / len(questions))
+        if stop():
+            break
     known = {question.id: question for question in questions}
     files = [AnswerFile(name, each, {}) for name, each in zip(names, found, strict=True)]
     if not (found[0] and found[1]):

@@ -94,6 +94,11 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     chosen = gr.Textbox(visible=False, label="run")
     runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)
 
+    def try_out(run: str, kept_draft: object) -> list:
+        return [kept(read(kept_draft).model_copy(update={"run": run})), gr.Walkthrough(selected=TRY)]
+
+    train.view.try_run(try_out, [chosen, draft], [draft, walk], js=assets.taking("run"), **how)
+
     def clone(run: str, kept_draft: object) -> list:
         with form.explained():
             made = shop.clone(run, read(kept_draft))

@@ -41,10 +41,10 @@ class TrainStep:
             info="Save the recipe of step 4 as recipe.yaml.",
             interactive=False,
             buttons=["copy"],
-            max_lines=2,
+            max_lines=6,
             elem_id="ft-command",
         )
-        self.hub = None if self.shop.services.read_only else HubGpu(self.shop, self._name).draw()
+        self.hub = None if self.shop.services.read_only else HubGpu(self.shop, lambda draft: self._name(draft, here=False)).draw()
         self.view = training.draw(self.shop.services)
         self.outputs = [self.means, self.start, self.command, self.view]
         return self

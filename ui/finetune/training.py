@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import gradio as gr
 
-from engine import history, jobs, runs
+from engine import checkpoints, history, jobs, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import findings
@@ -126,7 +126,7 @@ def _told(name: str, run: Run, offset: int) -> dict:
         "phase": now,
         "age": round(age, 1),
         "waiting": _waiting(run) if now == "waiting" else None,
-        "resume_from": None if goes or now == "done" else max(run.steps_saved(), default=0),
+        "resume_from": None if goes or now == "done" else checkpoints.sound_step(run),
         "other": other[0] if other else "",
         **_compact(events),
         **_about(name, run, events, not begin, now),

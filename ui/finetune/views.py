@@ -14,19 +14,24 @@ from engine.probing import Probe
 from engine.trying import Change
 
 _SHOWN_ROWS, _SHOWN_CHARS, _SHOWN_BAD = 8, 220, 5
-# The colours of a memory bar, by the parts' names; what is not named shares the last.
+# The colours of a memory bar, by the parts' names: greens what the base takes, ochres what the adapter does, reds what a pass does,
+# blues what else there is. Within a family and between neighbours they differ in lightness, which all eyes see.
 _COLOURS = {
     "weights": "#1f6f6b",
-    "constants": "#3d8f8a",
-    "embeddings": "#63bdb4",
-    "unpacked": "#8fcfc8",
-    "lora": "#c28a2c",
+    "constants": "#6fc4bb",
+    "embeddings": "#35918b",
+    "unpacked": "#a9e0d9",
+    "workspace": "#164f4c",
+    "lora": "#8a5d12",
     "gradients": "#d9a94e",
-    "optimizer": "#e6c98a",
-    "activations": "#b3402d",
-    "logits": "#d0705f",
+    "optimizer": "#f0dcae",
+    "activations": "#8f2f20",
+    "logits": "#e39c8e",
+    "holes": "#c25643",
+    "kv_cache": "#b9c6e8",
+    "runtime": "#4a5f9a",
+    "copies": "#8598cc",
 }
-_REST = "#8b857b"
 
 
 def bases(found: Sequence[Base]) -> str:
@@ -138,20 +143,21 @@ def _token(seen: Seen) -> str:
 def memory_bars(plans: dict[str, Plan], probe: Probe | None) -> str:
     """A stacked bar for each machine, on one scale of its own: how full it is."""
     names = {part.name: part.title for plan in plans.values() for part in plan.parts if part.bytes}
-    colours = {name: _COLOURS.get(name, _REST) for name in names}
-    legend = "".join(f'<li><i style="background:{colours[name]}"></i>{html.escape(title)}</li>' for name, title in names.items())
-    bars = "".join(
-        _bar(machine, plan, colours, probe.whole_peak if probe and machine == fitting.THIS_MACHINE else None)
-        for machine, plan in plans.items()
-    )
+    peak = probe.whole_peak if probe else None
+    legend = "".join(f'<li><i style="background:{_COLOURS[name]}"></i>{html.escape(title)}</li>' for name, title in names.items())
+    if peak:
+        legend += f'<li><i class="peak"></i>Measured by the probe: {gigabytes(peak)} at most</li>'
+    if any(plan.total > plan.have for plan in plans.values()):
+        legend += '<li><i class="limit"></i>What that machine has</li>'
+    bars = "".join(_bar(machine, plan, peak if machine == fitting.THIS_MACHINE else None) for machine, plan in plans.items())
     measured = told(probe.text, "good" if probe.status == "done" else "wrong") if probe else ""
     return f'{measured}<div class="bars">{bars}</div><ul class="legend">{legend}</ul>'
 
 
-def _bar(machine: str, plan: Plan, colours: dict[str, str], measured: int | None) -> str:
+def _bar(machine: str, plan: Plan, measured: int | None) -> str:
     whole = max(plan.have, plan.total)
     pieces = "".join(
-        f'<i style="width:{100 * part.bytes / whole:.2f}%;background:{colours[part.name]}" title="{html.escape(part.title)}: {gigabytes(part.bytes)}"></i>'
+        f'<i style="width:{100 * part.bytes / whole:.2f}%;background:{_COLOURS[part.name]}" title="{html.escape(part.title)}: {gigabytes(part.bytes)}"></i>'
         for part in plan.parts
         if part.bytes
     )

@@ -20,10 +20,11 @@ const columns = Object.fromEntries(NAMES.map((name, at) => {
 }));
 const second = make("div", "second");
 const told = make("span");
-const giveBack = make("button", "", "Unload it");
+const giveBack = make("button");
 giveBack.type = "button";
 giveBack.addEventListener("click", () => trigger("unload_second"));
 second.append(told, giveBack);
+row.hidden = second.hidden = true;  // until there is something
 const view = makeScroller("Comparison", hint, earlier, shared, row);
 element.replaceChildren(...view.nodes, second);
 
@@ -60,7 +61,8 @@ const update = () => {
     earlier.hidden = !value.earlier;
     patchTurns(shared, value.shared, 0, draw);
     second.hidden = !value.second;
-    told.textContent = value.second;
+    told.textContent = value.second?.text;
+    giveBack.textContent = `Unload ${value.second?.model}`;
   }
   if (value.taken) {
     view.follow = true;

@@ -1,5 +1,5 @@
 // The live view of one run. It asks for the events that it has not seen, about once a second while the run is under way and on the
-// screen, and keeps what it was told; every text of models, data and names is set as text.
+// screen, and keeps what it was told; every text of models, data and names is set as text. From a run that is done a way leads on.
 
 const KEPT = "guanaco-run";
 const VIEWS = { loss: "Loss", learning_rate: "Learning rate", grad_norm: "Gradient norm" };
@@ -228,7 +228,7 @@ const press = () => {
     ]
     : run.resume_from !== null && run.phase
       ? [["finetune_resume", run.resume_from ? `Resume from step ${run.resume_from.toLocaleString("en")}` : "Resume from the beginning", "primary", acting === "resume"]]
-      : [];
+      : run.phase === "done" ? [["try", "Try it", "primary", false]] : [];
   const marked = JSON.stringify(wanted);
   if (acts.dataset.of === marked) return;
   acts.dataset.of = marked;
@@ -242,6 +242,10 @@ const press = () => {
   acts.querySelector(`[data-act=${had || "none"}]`)?.focus();
 };
 const pressed = async (act) => {
+  if (act === "try") {
+    window.guanacoAction = { run: run.name };
+    return trigger("try_run");
+  }
   if (act === "finetune_kill" && !sure) {
     sure = true;
     setTimeout(() => {
