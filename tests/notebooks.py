@@ -3,7 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import training
 from conftest import ROOT
 
 
@@ -44,5 +43,4 @@ def pictures(notebook) -> int:
 def run_all(notebook, folder: Path, home: Path, **environment: str):
     """Execute it with a state folder, and nothing in reach but this machine."""
     offline = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "", "GUANACO_HOME": str(home)}
-    path = training.at_tests_priority(folder / "priority")
-    return build.executed(notebook, folder, **offline | {"PYTHONPATH": path} | environment)
+    return build.executed(notebook, folder, **offline | environment)

@@ -83,8 +83,7 @@ def test_a_base_that_fits_nowhere_says_what_would_do(monkeypatch):
 
 
 @pytest.fixture
-def plan(tiny, rows, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", training.at_tests_priority(tmp_path / "priority"))
+def plan(tiny, rows):
     return training.plan(tiny, rows, samples={"prompts": ["Count 1"], "max_new_tokens": 4})
 
 

@@ -35,20 +35,6 @@ def served():
     page.close()
 
 
-def test_the_step_to_go_on_from_is_of_a_sound_checkpoint(whole, tmp_path, monkeypatch):
-    run = Run(tmp_path / "mine")
-    shutil.copytree(whole[0].folder, run.folder)
-    read, honest = [], checkpoints.damaged
-    monkeypatch.setattr(checkpoints, "damaged", lambda folder: read.append(folder.name) or honest(folder))
-    *_, before, last = run.steps_saved()
-    assert checkpoints.sound_step(run) == checkpoints.sound_step(run) == last and read == [f"step-{last}"], "read once"
-    weights = run.checkpoints / f"step-{last}" / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert checkpoints.sound_step(run) == before == checkpoints.newest(run)[0].step
-    shutil.rmtree(run.checkpoints)
-    assert checkpoints.sound_step(run) == 0
-
-
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory) -> Path:
     return builders.model(tmp_path_factory.mktemp("tiny") / "tiny-letters", letters=True)

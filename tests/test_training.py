@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from training import STEPS, adapter_bytes, fresh, plan, stop_after, trained
 from engine import adapters, checkpoints, passes, paths, runs, train
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Notice, Sample, Saved, Started, Step
+from engine.runs import Run
 
 
 def test_a_run_tells_everything(whole):
@@ -203,3 +205,18 @@ def test_evaluations_to_come_are_counted_without_walking_the_steps(steps, every,
     step = at.draw(st.integers(1, steps))
     due = [each for each in range(step, steps + 1) if train._Training.tests(job, each)]
     assert train._Training.tests_from(job, step) == len(due)
+
+
+def test_the_step_to_go_on_from_is_of_a_sound_checkpoint(whole, tmp_path, monkeypatch):
+    run = Run(tmp_path / "mine")
+    shutil.copytree(whole[0].folder, run.folder)
+    read, honest = [], checkpoints.damaged
+    monkeypatch.setattr(checkpoints, "damaged", lambda folder: read.append(folder.name) or honest(folder))
+    *_, before, last = run.steps_saved()
+    assert checkpoints.sound_step(run) == checkpoints.sound_step(run) == last and read == [f"step-{last}"], "read once"
+    weights = run.checkpoints / f"step-{last}" / "adapter_model.safetensors"
+    held = weights.read_bytes()
+    weights.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+    assert checkpoints.sound_step(run) == before == checkpoints.newest(run)[0].step
+    shutil.rmtree(run.checkpoints)
+    assert checkpoints.sound_step(run) == 0

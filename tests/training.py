@@ -17,13 +17,6 @@ from engine.runs import Run
 
 # Without locks and at the tests' own priority.
 trained = jobs.trained_here
-# Runs give way to whatever else goes on; where that is other tests, they would hardly get on. For processes that a test starts, as
-# `same_priority` of conftest.py for its own.
-_CUSTOMIZED = """
-import os, psutil
-psutil.Process.nice = lambda self, value=None: 0
-os.getsid = lambda pid: -1
-"""
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
 # A dozen questions and answers, or as many as asked for.
@@ -95,10 +88,3 @@ def wait_for(happened, process: subprocess.Popen, seconds: float = 120) -> None:
 
 def adapter_bytes(run: Run) -> bytes:
     return (run.adapter / "adapter_model.safetensors").read_bytes()
-
-
-def at_tests_priority(folder: Path) -> str:
-    """A PYTHONPATH with which runs leave their priority alone."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(_CUSTOMIZED)
-    return str(folder)
