@@ -16,6 +16,8 @@ from engine.blend import BASE
 from engine.errors import BadInput, EngineError
 from engine.settings import LoadSettings
 
+pytestmark = pytest.mark.long
+
 SHORT = {"optimization": {"steps": 3, "learning_rate": 0.02}, "cadence": {"save_every": 9, "eval_every": 9}}
 
 

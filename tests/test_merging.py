@@ -16,6 +16,8 @@ from engine.errors import BadInput, EngineError
 from engine.messages import Conversation
 from engine.settings import ChatSettings, LoadSettings
 
+pytestmark = pytest.mark.long
+
 UNQUANTIZED = LoadSettings(backend="transformers", quantization="none")
 
 

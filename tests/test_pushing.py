@@ -17,6 +17,8 @@ from test_export import of_the_starter
 from engine import adapters, models
 from engine.errors import BadInput, EngineError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(whole):

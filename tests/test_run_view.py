@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from pages import Page
 from playwright.sync_api import expect
 from test_history import _started, _step, recorded, write
 
-from engine import checkpoints, jobs, paths, runs
+from engine import jobs, paths, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.events import Adjusted, Ended, Evaluated, Notice, Progress, Queued, Sample, Saved
 from engine.runs import Run
