@@ -18,10 +18,11 @@ from exporting import copied
 from hub_server import HubServer
 from pages import Page
 
-from engine import export, recipe, runs
+from engine import export, memory, models, presets, recipe, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.events import Step
 from engine.game import answer_files, starter_pack
+from engine.hardware import GIB, Gpu, Machine
 from engine.presets import PRESETS
 from engine.runs import Run
 
@@ -95,6 +96,29 @@ def test_the_client_example_runs():
         assert done.stdout.splitlines()[-2:] == ["Lima.", "Lima."]
     finally:
         page.close()
+
+
+def test_what_is_quoted_under_troubleshooting_is_what_the_app_says():
+    section = README.partition("## Troubleshooting")[2].partition("\n## ")[0]
+    sources = [path.read_text() for folder in ("engine", "ui") for path in (ROOT / folder).rglob("*.*") if path.suffix in (".py", ".js")]
+    quoted = re.findall("“(.*?)”", section)
+    assert len(quoted) >= 8
+    assert not [words for words in quoted if not any(words in source for source in sources)]
+
+
+def test_the_table_of_bases_is_what_the_planner_says():
+    """Each card as a machine with that much memory, less what its driver keeps."""
+    cards = [("T4", 15, (7, 5)), ("L4", 22, (8, 9)), ("A6000", 44, (8, 6)), ("A100", 79, (8, 0))]
+    machines = [Machine("computer", "Linux x86_64", 8, 64 * GIB, 60 * GIB, (Gpu(name, size * GIB, kind),)) for name, size, kind in cards]
+    table = re.findall(r"^\| `([\w.-]+)` \| ([\d.]+) GB \| ([\d.]+) GB \|(.*)\|$", README, re.MULTILINE)
+    assert len(table) == 7
+    for base, chat, finetune, fits in table:
+        spec = models.MODELS[base]
+        plans = [memory.training_plan(spec.shape, presets.of_model(base), machine) for machine in machines]
+        assert {f"{spec.fit(machine).need / 1e9:.1f}" for machine in machines} == {chat}
+        assert {f"{plan.resident / 1e9:.1f}" for plan in plans} == {finetune}
+        said = ["both" if plan.fits else "chat" if spec.fit(machine).fits else "" for machine, plan in zip(machines, plans, strict=True)]
+        assert [cell.strip() for cell in fits.split("|")] == said, base
 
 
 def test_the_space_command_sends_nothing():
