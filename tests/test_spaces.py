@@ -57,6 +57,8 @@ def test_the_folder_is_the_app_with_a_card(built):
 def test_its_requirements_resolve_on_the_host(built, tmp_path):
     """With what the card brings: gradio with the extras that the host installs, which pin an older pydantic."""
     folder, hardware = built
+    if hardware == "cpu":
+        pytest.skip("the same lines as for a GPU, from an index that is not asked here")
     lines = [line for line in (folder / "requirements.txt").read_text().splitlines() if not line.startswith("--")]
     (tmp_path / "requirements.txt").write_text("\n".join([f"gradio[oauth,mcp]=={importlib.metadata.version('gradio')}", *lines]))
     report = tmp_path / "report.json"
