@@ -1,7 +1,7 @@
 """The shape of a decoder: what is known of a model's size from its `config.json` alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 # Families whose layers are called as Llama's, by transformers' `model_type`.
@@ -30,7 +30,7 @@ class Architecture:
     head_size: int = 0
     tied: bool = False
     context: int = 4096
-    named: bool = True
+    named: bool = field(default=True, compare=False)
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Architecture | None":

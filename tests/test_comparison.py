@@ -243,7 +243,7 @@ def test_two_real_models_through_llama_cpp(home, tmp_path):
         updates = list(flow.stream(begun, [Side("", BASE), Side(str(other), BASE)], greedy, "me"))
         texts = [column["turns"][-1]["text"] for column in updates[-1]["columns"].values()]
         assert all(texts) and texts[0] != texts[1]
-        assert "is loaded too" in updates[-1]["second"]
+        assert "is loaded too" in updates[-1]["second"]["text"]
         process = flow.services.pair.second._backend.process_id
         flow.services.unload_second()
         assert not hardware.process_memory(process)

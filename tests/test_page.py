@@ -218,10 +218,12 @@ def test_every_action_is_a_named_endpoint(page):
     }
     finetuning = {
         f"/finetune_{name}"
-        for name in ("preview", "estimate", "start", "follow", "stop", "kill", "resume", "runs", "compare", "delete", "recipe")
+        for name in ("preview", "estimate", "start", "follow", "stop", "kill", "resume", "runs", "compare", "delete", "recipe", "status")
     }
     ratings = {"/rate_systems", "/one_order", "/many_orders", "/audit"}
     assert named == conversation | library | comparison | game | ratings | finetuning | {
+        "/ask",
+        "/list_models",
         "/restore_comparison",
         "/unload_second",
         "/load_model",

@@ -120,7 +120,7 @@ def test_a_full_disk_ends_a_run_in_a_sentence_before_it_begins_and_ctrl_c_needs_
 
     monkeypatch.setattr(paths.Path, "write_text", full)
     for write in (lambda: run.claim(os.getpid()), lambda: run.ask_to_stop(os.getpid() + 1), lambda: jobs.work(run, print)):
-        with pytest.raises(EngineError, match="is full.*then resume"):
+        with pytest.raises(EngineError, match="is full.*then start or resume"):
             write()
     run.ask_to_stop(os.getpid())
     assert run.asked_to_stop
