@@ -68,7 +68,7 @@ def read(value: object) -> Draft:
 def with_model(draft: Draft, model: str) -> Draft:
     """The draft on another base, by that base's own recipe; data stays. Raises BadInput where there is no such model."""
     spec = models.resolve(model.strip())
-    if spec.kind in ("scripted", "remote") or (spec.kind != "starter" and spec.format != "safetensors"):
+    if not spec.can_be_finetuned:
         raise BadInput(f"{spec.title} cannot be finetuned: it has no weights that training could use.")
     recipe = presets.of_model(spec.id).model_copy(update={"model": model.strip()})
     return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})

@@ -149,8 +149,8 @@ def _fetch(repo: Repository, file: RemoteFile, folder: Path) -> Path:
         raise EngineError(f"{repo.id} names a file {file.name[:80]!r}, which would lie outside of its folder. Nothing was fetched.")
     with explained(repo.id, file.name):
         if cached := _cached(repo, file, folder):
-            path = cached
-        elif file.sha256 and file.size <= MAX_PLAIN_BYTES:
+            return cached  # it was held against its checksum already
+        if file.sha256 and file.size <= MAX_PLAIN_BYTES:
             path = _go_on(repo, file, folder)
         else:
             path = Path(hf_hub_download(repo.id, file.name, revision=repo.commit, local_dir=folder))

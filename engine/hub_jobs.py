@@ -37,8 +37,8 @@ _OVER = (*_CANCELLED, "COMPLETED", "ERROR")
 
 @dataclass(frozen=True)
 class HubJob:
-    """A job of the Hub as a run's folder notes it, and the `folder` of its data set for what is sent. `ended` is the stage it ended in, empty before that was seen and what it gave was
-    fetched."""
+    """A job of the Hub as a run's folder notes it, and the `folder` of its data set for what is sent. `ended` is the stage it ended in,
+    empty before that was seen and what it gave was fetched."""
 
     id: str
     owner: str
@@ -350,7 +350,7 @@ class _Follower:
 
     def _keep_checkpoints(self, sent: Path) -> int:
         """The step of the checkpoint that came and is sound, 0 where none is."""
-        newest = 0
+        came = False
         for folder in sorted((sent / runs.CHECKPOINTS).glob("step-*")):
             if checkpoints.damaged(folder):
                 continue
@@ -358,10 +358,10 @@ class _Follower:
             self._run.checkpoints.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(folder, target)
-            newest = max(newest, *self._run.steps_saved())
-        if newest and (sent / runs.PLAYGROUND).is_file():
+            came = True
+        if came and (sent / runs.PLAYGROUND).is_file():
             os.replace(sent / runs.PLAYGROUND, self._run.folder / runs.PLAYGROUND)
-        return newest
+        return checkpoints.sound_step(self._run) if came else 0
 
 
 def _passes(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ def check(plan: Recipe) -> None:
     if not data_file(plan) and not HUB_ID.match(plan.data.source):
         raise BadInput(f"There is no data {plan.data.source!r} here, and it is no data set of the Hub.")
     spec = models.resolve(plan.model)
-    if spec.kind in ("local", "remote", "scripted") or (spec.kind != "starter" and spec.format != "safetensors"):
+    if spec.kind == "local" or not spec.can_be_finetuned:
         raise BadInput(
             f"A job fetches its base from the Hub, and {plan.model} is none that it could fetch. Give an id of `models` or owner/name."
         )

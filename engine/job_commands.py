@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, runs, training_commands
+from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, runs, trainable, training_commands
 from engine.errors import BadInput
 from engine.job_offer import Offer
 from engine.recipe import Recipe
@@ -57,7 +57,8 @@ def _offer(plan: Recipe, flavor: str, timeout: str) -> Offer:
     job_bundle.check(plan)
     pushing.token()
     chosen = job_offer.flavor(flavor)
-    return job_offer.offer(plan, chosen, limit, job_offer.counted(plan, report))
+    spec = trainable.looked_at(trainable.base(plan.model))
+    return job_offer.offer(plan, spec, chosen, limit, job_offer.counted(plan, report))
 
 
 def _agreed() -> bool:

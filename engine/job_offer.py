@@ -8,7 +8,6 @@ from engine.destinations import size_text
 from engine.errors import BadInput, EngineError
 from engine.hardware import GIB, Gpu, Machine
 from engine.job_bundle import REPOSITORY, data_file
-from engine.model_files import read_config
 from engine.model_spec import ModelSpec
 from engine.pace import duration_words
 from engine.preview import Cutoff
@@ -110,15 +109,6 @@ def _number(text: object) -> float:
     return float(found[0]) if found else 0.0
 
 
-def described(spec: ModelSpec) -> ModelSpec:
-    """The base with its shape, for which its config is looked up on the Hub where it is not here."""
-    if spec.shape:
-        return spec
-    if spec.in_safetensors:
-        return models.described(spec, read_config(spec.folder))
-    return models.described(spec, hub.read_json(hub.repository(spec.source), "config.json"))
-
-
 def counted(plan: Recipe, report: hub.Report) -> Cutoff:
     """The rows that a recipe trains on, in tokens. Raises BadInput or EngineError where they cannot be read."""
     spec, data = models.resolve(plan.model), plan.data
@@ -127,11 +117,10 @@ def counted(plan: Recipe, report: hub.Report) -> Cutoff:
     return made.at(data.lengths, data.learn == "everything")
 
 
-def offer(plan: Recipe, chosen: Flavor, limit: float, rows: Cutoff | None) -> Offer:
-    """What a training would be as a job on that machine; `rows` None: not counted."""
+def offer(plan: Recipe, spec: ModelSpec, chosen: Flavor, limit: float, rows: Cutoff | None) -> Offer:
+    """What a training of a base of known shape would be as a job on that machine; `rows` None: not counted."""
     seconds, notes = None, [f"{chosen.text}."]
     try:
-        spec = described(models.resolve(plan.model))
         needs = memory.training_plan(spec.shape, plan, chosen.machine)
         if not needs.fits:
             notes.append(

@@ -101,6 +101,11 @@ class ModelSpec:
         return there and paths.read_manifest(self.folder).get("origin") == self.origin
 
     @property
+    def can_be_finetuned(self) -> bool:
+        """Whether it has weights that the wizard and jobs train: the starter's, or any in safetensors."""
+        return self.kind == "starter" or (self.kind not in ("scripted", "remote") and self.format == "safetensors")
+
+    @property
     def on_disk(self) -> bool:
         """Whether nothing has to be fetched."""
         return self.kind in ("scripted", "remote") or self.gguf_path is not None or self.in_safetensors

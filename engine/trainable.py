@@ -7,6 +7,7 @@ from engine.adapters import Adapter
 from engine.backends import weights
 from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
+from engine.model_files import read_config
 from engine.model_spec import ModelSpec
 from engine.recipe import ALL_LINEAR, Recipe
 
@@ -23,11 +24,16 @@ def base(name: str) -> ModelSpec:
     return spec
 
 
+def as_known_here(spec: ModelSpec) -> ModelSpec:
+    """A base with its shape, where that is in the registry or its config on disk."""
+    return models.described(spec, read_config(spec.folder)) if spec.shape is None and spec.in_safetensors else spec
+
+
 def looked_at(spec: ModelSpec) -> ModelSpec:
-    """A base with its shape, where its config tells one; of one that is yet to be fetched from the Hub the config alone is. Raises
-    BadInput for an architecture that cannot be trained (faults, row 4), EngineError where the Hub does not answer."""
+    """The same; of one that is yet to be fetched from the Hub the config alone is. Raises BadInput for an architecture that cannot be
+    trained (faults, row 4), EngineError where the Hub does not answer."""
     unknown = spec.kind == "hub" and spec.format == "safetensors" and not spec.in_safetensors
-    return weights.looked_up(spec)[1] if unknown else spec
+    return weights.looked_up(spec)[1] if unknown else as_known_here(spec)
 
 
 def start(recipe: Recipe, spec: ModelSpec) -> Adapter | None:

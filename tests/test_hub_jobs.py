@@ -12,7 +12,7 @@ import pytest
 import training
 from jobs_server import REPO, STARTED, STEPS, Job, done_by, say, sent
 
-from engine import adapters, history, hub_jobs, job_bundle, job_offer, job_script, jobs, runs
+from engine import adapters, history, hub_jobs, job_bundle, job_offer, job_script, jobs, runs, trainable
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Notice, Progress, Saved, Started, Step
 from engine.runs import Run
@@ -105,7 +105,7 @@ def test_what_it_costs_is_said_before_anything_is_sent(hub, rows, run_engine, tm
 
 def shape_and(recipe):
     plan = runs.recipe.read(recipe)
-    return job_offer.described(job_offer.models.resolve("me/tiny")).shape, plan
+    return trainable.looked_at(job_offer.models.resolve("me/tiny")).shape, plan
 
 
 def test_machines_without_a_price_say_where_prices_are(hub, monkeypatch):

@@ -4,7 +4,22 @@ import contextlib
 import time
 from pathlib import Path
 
-from engine import drafts, fitting, hardware, inspecting, jobs, models, pictures, prompts, runs, telling, tokenizer_files, trying, uploads
+from engine import (
+    checkpoints,
+    drafts,
+    fitting,
+    hardware,
+    inspecting,
+    jobs,
+    models,
+    pictures,
+    prompts,
+    runs,
+    telling,
+    tokenizer_files,
+    trying,
+    uploads,
+)
 from engine.cells import colab
 from engine.cells.showing import Line, picture, side_by_side
 from engine.errors import BadInput, EngineError
@@ -73,7 +88,7 @@ def resume() -> Run:
         print(f"{run.id} is done: there is nothing to go on with.")
         return run
     if not run.process:
-        saved = max(run.steps_saved(), default=0)
+        saved = checkpoints.sound_step(run)
         print(f"{run.id} goes on after step {saved}." if saved else f"{run.id} had saved nothing yet and begins anew.")
         jobs.resume(run)
     follow(run)

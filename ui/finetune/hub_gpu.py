@@ -1,7 +1,7 @@
 """In step 6 of the wizard: the same training as a Hugging Face Job, what it costs and what is sent said first."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.events import Dependency
@@ -9,6 +9,7 @@ from gradio.events import Dependency
 from engine import hub_jobs, job_bundle, job_offer, jobs, pushing
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
+from engine.job_offer import Flavor
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop
@@ -22,6 +23,8 @@ class HubGpu:
 
     shop: Workshop
     name: Callable[[Draft], str]
+    # The machines as the Hub listed them last: what is typed asks it for nothing.
+    _listed: dict[str, Flavor] = field(default_factory=dict)
 
     def draw(self) -> "HubGpu":
         with gr.Accordion("Train on a Hugging Face GPU instead", open=False, elem_id="ft-job") as self.panel:
@@ -44,12 +47,14 @@ class HubGpu:
     def opened(self, draft: Draft, flavor: str | None, limit: str) -> list:
         """The machines with their prices, and what the chosen one would cost."""
         try:
-            every = job_offer.flavors()
+            self._listed = {each.name: each for each in job_offer.flavors()}
         except EngineError as error:
             return [gr.skip(), views.told(str(error), "wrong")]
-        names = [each.name for each in every]
-        chosen = flavor if flavor in names else names[0]
-        return [gr.Dropdown(choices=[(each.text, each.name) for each in every], value=chosen), self.cost(draft, chosen, limit)]
+        chosen = flavor if flavor in self._listed else next(iter(self._listed))
+        return [
+            gr.Dropdown(choices=[(each.text, name) for name, each in self._listed.items()], value=chosen),
+            self.cost(draft, chosen, limit),
+        ]
 
     def cost(self, draft: Draft, flavor: str | None, limit: str) -> str:
         """What the job would cost and what is sent for it, or why there can be none."""
@@ -61,7 +66,8 @@ class HubGpu:
             job_bundle.check(plan)
             pushing.token()
             rows = self.shop.cutoff(draft)
-            notes = job_offer.offer(plan, job_offer.flavor(flavor), seconds, rows).notes
+            machine = self._listed.get(flavor) or job_offer.flavor(flavor)
+            notes = job_offer.offer(plan, self.shop.base(draft), machine, seconds, rows).notes
         except EngineError as error:
             return views.told(str(error), "wrong")
         uncounted = () if rows else ("How long it takes is told once the rows are counted, in step 2.",)

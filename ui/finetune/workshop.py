@@ -16,7 +16,7 @@ from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
 from engine.errors import BadInput
 from engine.events import Progress
 from engine.hub import HUB_ID
-from engine.model_files import local_path, read_config
+from engine.model_files import local_path
 from engine.model_spec import ModelSpec
 from engine.pace import Pace
 from engine.paths import public_name
@@ -77,10 +77,8 @@ class Workshop:
         """The base, with its shape where it is known or on disk. Raises BadInput where there is none such, or none for visitors."""
         if self.services.read_only and draft.recipe.model not in models.MODELS:
             raise BadInput("On this public host the bases in the list can be finetuned, no others.")
-        spec = models.resolve(draft.recipe.model)
-        if spec.shape is None and spec.in_safetensors:
-            return models.described(spec, read_config(spec.folder))
-        return self._peek(("base", spec.id)) or spec
+        spec = trainable.as_known_here(models.resolve(draft.recipe.model))
+        return spec if spec.shape else self._peek(("base", spec.id)) or spec
 
     def base(self, draft: Draft) -> ModelSpec:
         """The same, seen to be one that can be trained: the config of one on the Hub is looked at. Raises BadInput, or EngineError where
