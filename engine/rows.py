@@ -78,7 +78,7 @@ def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None) -> Data
         raise BadInput(f"{_told(data, data.bad)} {_MEND}")
     if len(data.conversations) < LEAST_ROWS:
         raise BadInput(
-            f"{len(data.conversations)} row of {plan.source} can be used; at least {LEAST_ROWS} are needed. {_told(data, data.bad)}".strip()
+            f"{len(data.conversations) or 'No'} row of {plan.source} can be used; at least {LEAST_ROWS} are needed. {_told(data, data.bad)}".strip()
         )
     return data
 

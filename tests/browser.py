@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import Error, TimeoutError
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -37,6 +37,15 @@ def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterato
             yield page
         finally:
             browser.close()
+
+
+def go_back_to(page, url: str) -> None:
+    """Open the address of an app that was started again. Gradio reloads such a page by itself, at a moment of its own, which would end
+    a visit that begins just then; the page it has made does so no more."""
+    try:
+        page.goto(url)
+    except Error:
+        page.goto(url)
 
 
 def answers(page, count: int) -> list[str]:

@@ -95,15 +95,24 @@ def test_ctrl_c_saves_and_a_done_run_stays_done(tiny, rows, reference, tmp_path)
     assert "--resume" in refused.communicate(timeout=60)[1] and refused.returncode == 2
 
 
-@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel weighs priorities among all")
+def _autogroup() -> str:
+    """The line of this process's session, empty where the kernel does not group by sessions (such as within control groups)."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/self/autogroup").read_text()
+    return ""
+
+
 @pytest.mark.parametrize(("chosen", "niceness"), [("", 19), ("5", 5), ("0", 0), ("much", 19)])
 def test_a_training_stands_back_as_a_session(chosen, niceness):
-    code = "import os; from engine import jobs; jobs._give_way(); print(os.nice(0)); print(open('/proc/self/autogroup').read())"
+    code = "import os; from engine import jobs; jobs._give_way(); print(os.nice(0))"
+    grouped = bool(_autogroup())
+    if grouped:
+        code += "; print(open('/proc/self/autogroup').read())"
     child = {**os.environ, "GUANACO_NICENESS": chosen}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=child, start_new_session=True, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[-1] for line in done.stdout.splitlines() if line] == [str(niceness)] * 2
-    assert Path("/proc/self/autogroup").read_text().split()[-1] == "0", "whoever starts it keeps its own"
+    assert [line.split()[-1] for line in done.stdout.splitlines() if line] == [str(niceness)] * (2 if grouped else 1)
+    assert not grouped or _autogroup().split()[-1] == "0", "whoever starts it keeps its own"
 
 
 @pytest.mark.long

@@ -39,7 +39,7 @@ def letters(tmp_path_factory) -> Path:
     return builders.model(tmp_path_factory.mktemp("tiny") / "tiny-letters", letters=True)
 
 
-def long_plan(model: Path, rows: Path, steps: int = 4_000):
+def long_plan(model: Path, rows: Path, steps: int = 40_000):
     cadence = {"save_every": 10, "eval_every": 10}
     return training.plan(model, rows, optimization={"steps": steps}, cadence=cadence, samples={"prompts": ["Count 1", HOSTILE]})
 
@@ -78,7 +78,10 @@ def wait_step(page, step: int) -> int:
 
 
 def wait_phase(page, phase: str) -> None:
-    page.wait_for_selector(f"#run .of-run[data-phase={phase}]")
+    try:
+        page.wait_for_selector(f"#run .of-run[data-phase={phase}]")
+    except browser.TimeoutError as error:
+        raise AssertionError(f"not {phase}: {page.inner_text('#run')}") from error
 
 
 def points(page) -> list[int]:
@@ -220,7 +223,7 @@ def test_a_run_is_the_same_after_a_reload_in_a_second_tab_and_after_a_restart(le
             page_of.close()
             page.wait_for_function("document.querySelector('#run .trouble').innerText.includes('does not answer')")
             page_of = Page(ScriptedBackend(), port=port)
-            page.goto(page_of.url)  # Gradio would reload it by itself, at a moment of its own
+            browser.go_back_to(page, page_of.url)
             open_tab(page)
             wait_step(page, wait_step(page, step) + 1)
             steps = points(page)  # of many only every so many-th is listed

@@ -24,6 +24,8 @@ from ui.finetune.workshop import Workshop, kept
 
 TAB = "finetune"
 LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
+# Rows or a tokenizer of the Hub may not have been fetched to this host yet.
+READING = {"concurrency_id": "reading"}
 TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Train", "Try it", "Runs"))
 
 
@@ -73,7 +75,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     for number, step in enumerate(drawn):
         step.select(None, None, at, js=f"() => {number}", api_visibility="private")
         if number != RUNS:
-            shown = step.select(entered(number), draft, steps[number].outputs, **how)
+            reads = isinstance(steps[number], DataStep | LensStep)
+            shown = step.select(entered(number), draft, steps[number].outputs, **how | (READING if reads else {}))
             if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
                 counting.after(shown, steps[number], draft)
     train, rows = steps[TRAIN], steps[1]
@@ -88,7 +91,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         js=f"at => ({{selected: {[*range(len(LABELS))]}.includes(at) ? at : 0, __type__: 'update'}})",
         api_visibility="private",
     )
-    opening.select(entered(0), draft, steps[0].outputs, **how)
+    first = steps[0]
+    opening.select(lambda kept_draft, table: first.listed_again(read(kept_draft), table), [draft, first.table], first.outputs, **how)
     drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
 
     chosen = gr.Textbox(visible=False, label="run")

@@ -16,7 +16,7 @@ from ui.finetune.workshop import Workshop
 
 # Rows are counted apart from quick events, which must not wait for them.
 COUNTING = {"concurrency_limit": 2, "concurrency_id": "counting", "show_progress": "hidden"}
-_READING, _COUNTED = views.told("The rows are being read."), views.told("The rows are counted.")
+_COUNTED = views.told("The rows are counted.")
 # So long the end of what somebody types is waited for.
 _CALM_SECONDS = 0.4
 
@@ -46,7 +46,7 @@ def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = F
         if not now.recipe.data.source or not shop.services.may_train or shop.measured(now):
             yield ""
             return
-        yield _READING
+        yield views.READING
         try:
             for each in shop.measuring(now, request.session_hash or "", _CALM_SECONDS if typed else 0):
                 if isinstance(each, Measured):

@@ -60,7 +60,7 @@ class DataStep:
                 gr.Markdown("Answers of the chat tab that got a thumb up become rows.")
                 self.thumbs = gr.Button("Use my thumbs-up chats", size="sm", elem_id="ft-thumbs")
         self.found = gr.JSON(visible=False, label="found")
-        self.told = gr.HTML(elem_id="ft-data-told", apply_default_css=False)
+        self.told = gr.HTML(views.READING, elem_id="ft-data-told", apply_default_css=False)
         self.preview = gr.HTML(elem_id="ft-preview", apply_default_css=False)
         self.mapping = gr.Accordion("Format and columns", open=False, elem_id="ft-format")
         with self.mapping:

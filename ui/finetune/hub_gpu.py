@@ -70,7 +70,7 @@ class HubGpu:
             notes = job_offer.offer(plan, self.shop.base(draft), machine, seconds, rows).notes
         except EngineError as error:
             return views.told(str(error), "wrong")
-        uncounted = () if rows else ("How long it takes is told once the rows are counted, in step 2.",)
+        uncounted = () if rows else ("How long it takes is told once the rows are counted.",)
         return "".join(map(views.told, (*uncounted, *notes)))
 
     def start(self, draft: Draft, flavor: str | None, limit: str, agreed: bool) -> str:

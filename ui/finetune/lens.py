@@ -29,7 +29,7 @@ class LensStep:
     def draw(self) -> "LensStep":
         gr.HTML(LEGEND, elem_id="ft-legend", apply_default_css=False)
         self.row = gr.Slider(1, 2, value=1, step=1, label="Row", elem_id="ft-row")
-        self.tokens = gr.HTML(elem_id="ft-lens", apply_default_css=False)
+        self.tokens = gr.HTML(views.READING, elem_id="ft-lens", apply_default_css=False)
         self.outputs = [self.row, self.tokens]
         return self
 

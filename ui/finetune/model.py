@@ -63,6 +63,14 @@ class ModelStep:
             wrong + views.bases(found),
         ]
 
+    def listed_again(self, draft: Draft, table: str) -> list:
+        """What there is to choose by now, as the tab is entered once more; what stands in the fields stays. Before `table` was filled
+        for the first time that is on its way."""
+        if not table:
+            return [gr.skip()] * 3
+        base, start_from, table = self.shown(draft)
+        return [gr.Dropdown(choices=base.choices), gr.Dropdown(choices=start_from.choices), table]
+
     def wire(self, draft: gr.BrowserState) -> None:
         def choose(model: str, kept_draft: object) -> list:
             before = read(kept_draft)

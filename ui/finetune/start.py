@@ -66,14 +66,11 @@ class TrainStep:
         try:
             if why := drafts.missing(draft):
                 return why
-            cut = measured and self.shop.cut(draft, measured)
-            if cut and cut.rows < LEAST_ROWS:
-                return (
-                    f"{cut.rows} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows, or raise the cutoff in step 2."
-                )
             first = self.shop.readable(draft)
-            if len(first.conversations) < LEAST_ROWS and first.rows < SHOWN_ROWS:
-                return f"{len(first.conversations)} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows in step 2."
+            cut = measured and self.shop.cut(draft, measured)
+            count, help = (cut.rows, ", or raise the cutoff") if cut else (len(first.conversations), "")
+            if count < LEAST_ROWS and (cut or first.rows < SHOWN_ROWS):
+                return f"{count or 'No'} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows{help} in step 2."
             trainable.check_layers(draft.recipe, self.shop.base(draft))
             self.shop.check_start(draft)
             if self.shop.services.read_only and measured:

@@ -217,5 +217,8 @@ def told(text: str, kind: str = "") -> str:
     return f'<p class="{kind}" role="{"alert" if kind == "wrong" else "status"}">{html.escape(text)}</p>' if text else ""
 
 
+READING = told("The rows are being read.")
+
+
 def gigabytes(number: int) -> str:
     return f"{number / hardware.GIB:.1f} GB" if number >= hardware.GIB / 10 else f"{number / 2**20:.0f} MB"
