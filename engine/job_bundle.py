@@ -9,6 +9,7 @@ from engine.errors import BadInput, EngineError
 from engine.hub import HUB_ID
 from engine.model_files import local_path
 from engine.recipe import Recipe
+from engine.requirements import needed
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "guanaco-jobs"
@@ -61,5 +62,4 @@ def write(plan: Recipe, target: Path) -> None:
 
 def dependencies() -> list[str]:
     """What the job installs: the requirements of this program."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [str(each) for each in needed()]

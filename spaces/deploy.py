@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from engine import pushing  # noqa: E402
 from engine.errors import BadInput, EngineError  # noqa: E402
 from engine.models import ADAPTERS, MODELS, ON_A_GPU  # noqa: E402
+from engine.requirements import needed  # noqa: E402
 
 PYTHON = "3.12"
 APP = ("engine", "ui", "LICENSE")
@@ -59,8 +60,7 @@ def build(target: Path, hardware: Hardware) -> list[Path]:
 
 def requirements(hardware: Hardware) -> list[str]:
     """The app's own without gradio, which the card's sdk_version brings, and with the torch of that hardware."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if line and not line.startswith(("#", "torch>", "gradio>"))]
+    kept = [str(each) for each in needed() if each.name not in ("torch", "gradio")]
     return [*TORCH[hardware], "spaces>=0.51", *kept]
 
 

@@ -287,6 +287,7 @@ def test_every_step_can_be_read_heard_and_walked_by_keyboard(page, tiny, rows, s
             if number == 2:
                 yaml(tab)
             faint[number + 1] = tab.evaluate(FAINT, f"#ft-step-{number + 1}")
+            assert "[object" not in tab.inner_text(f"#ft-step-{number + 1}")
         tab.click("#ft-step-0-button")
         tab.wait_for_selector("#ft-bases table")
         faint[0] = tab.evaluate(FAINT, "#ft-step-0")

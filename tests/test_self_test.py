@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from engine import checkpoints, hardware, optimizers, paths, self_test
+from engine import checkpoints, hardware, optimizers, paths, requirements, self_test
 from engine.backends import pretrained
 from engine.backends.llama_process import LlamaProcess, NotInstalled
 from engine.backends.server_client import ServerClient
@@ -53,7 +53,7 @@ def test_every_check_is_well_here(name, tmp_path, home):
 def test_a_version_out_of_range_or_missing_is_named_with_the_command(tmp_path, monkeypatch):
     listed = tmp_path / "requirements.txt"
     listed.write_text("# ranges\ntorch>=2.8,<99\npeft>=99,<100\nno-such-package>=1\n")
-    monkeypatch.setattr(machine, "REQUIREMENTS", listed)
+    monkeypatch.setattr(requirements, "REQUIREMENTS", listed)
     result = fails("versions", tmp_path, "no-such-package is not installed")
     assert f"peft {importlib.metadata.version('peft')} is not in <100,>=99" in result.text and "torch 2" in result.text
     shown = self_test.report([self_test.Result("versions", result, 0.1)], 0.1)

@@ -12,18 +12,16 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from engine.errors import EngineError
+from engine.requirements import LEAST_TORCHAO, REQUIREMENTS, met, needed
 
-REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
-# peft raises where it meets an older one; Colab has 0.10, and nothing here uses any.
-LEAST_TORCHAO = Version("0.16")
 _QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def install(requirements: Path = REQUIREMENTS) -> None:
     """Install what is asked for and not here. Where all is here nothing runs and nothing is fetched. Raises EngineError with what to
     do where torch does not fit, would be changed, or pip fails."""
-    wanted = [Requirement(line) for line in requirements.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    lacking = [each for each in wanted if not _satisfied(each)]
+    wanted = needed(requirements)
+    lacking = [each for each in wanted if not met(each, _version(each.name))]
     torch = _version("torch")
     if torch and any(each.name == "torch" for each in lacking):
         fits = next(each.specifier for each in wanted if each.name == "torch")
@@ -43,11 +41,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _satisfied(wanted: Requirement) -> bool:
-    version = _version(wanted.name)
-    return version is not None and wanted.specifier.contains(version, prereleases=True)
 
 
 def _install(lacking: list[Requirement], torch: str | None) -> None:

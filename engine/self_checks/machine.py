@@ -8,10 +8,11 @@ import shutil
 import time
 from pathlib import Path
 
-from engine import hardware, models, paths
+from packaging.version import Version
+
+from engine import hardware, models, paths, requirements
 from engine.self_checks import Fault, Outcome, passed, skipped
 
-REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 LEAST_PYTHON = (3, 11)
 # What an issue is asked about; the others of the requirements are named where they are wrong.
 SHOWN = (
@@ -26,33 +27,26 @@ SHOWN = (
     "gguf",
     "xllamacpp",
 )
-# peft/import_utils.py: an older one makes every LoRA layer on a plain Linear raise.
-LEAST_TORCHAO = "0.16"
 DISK_BYTES, BLOCK_BYTES = 64 * 2**20, 2**20
 _OTHER_DISK = "Free some space there and see who may write to it, or set GUANACO_HOME to a folder on another disk."
 
 
 def versions(place: Path) -> Outcome:
     """Python and what `requirements.txt` names, each within its range; and a torchao that PEFT refuses."""
-    from packaging.requirements import Requirement
-    from packaging.version import Version
-
-    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
-    wanted = [Requirement(line) for line in lines if line]
     found = {"python": platform.python_version()}
     wrong, mend = [], []
     if tuple(map(int, platform.python_version_tuple()[:2])) < LEAST_PYTHON:
         wrong.append(f"Python {found['python']} is older than {'.'.join(map(str, LEAST_PYTHON))}")
         mend.append("Install a newer Python")
     amiss = []
-    for each in wanted:
+    for each in requirements.needed():
         version = _version(each.name)
         if each.name in SHOWN:
             found[each.name] = version or "missing"
         if version is None:
             amiss.append(each)
             wrong.append(f"{each.name} is not installed")
-        elif not each.specifier.contains(version, prereleases=True):
+        elif not requirements.met(each, version):
             amiss.append(each)
             wrong.append(f"{each.name} {version} is not in {each.specifier}")
     if amiss:
@@ -60,8 +54,8 @@ def versions(place: Path) -> Outcome:
     torchao = _version("torchao")
     if torchao:
         found["torchao"] = torchao
-    if torchao and Version(torchao) < Version(LEAST_TORCHAO):
-        wrong.append(f"torchao {torchao} is older than {LEAST_TORCHAO}, which makes PEFT raise")
+    if torchao and Version(torchao) < requirements.LEAST_TORCHAO:
+        wrong.append(f"torchao {torchao} is older than {requirements.LEAST_TORCHAO}, which makes PEFT raise")
         mend.append("Run: pip uninstall torchao")
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     if wrong:

@@ -54,9 +54,10 @@ def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = F
         except EngineError as error:
             yield views.told(str(error), "wrong")
 
-    def fill(text: str, kept_draft: object) -> list:
+    def fill(text: str, kept_draft: object) -> object:
         # Where nothing was counted, what stands there stays.
-        return ["", *step.sentences(read(kept_draft))] if text == _COUNTED else [gr.skip()] * (1 + len(step.filled))
+        told = ["", *step.sentences(read(kept_draft))] if text == _COUNTED else [gr.skip()] * (1 + len(step.filled))
+        return told if step.filled else told[0]  # Gradio takes a list for one component as its value
 
     how = {"api_visibility": "private", "trigger_mode": "always_last"}
     counted = event.success(count, draft, step.counting, **how, **COUNTING)

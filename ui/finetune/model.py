@@ -30,6 +30,7 @@ class ModelStep:
                 label="Base model",
                 info="What is finetuned. A Hub id (owner/name) or a folder can be typed as well.",
                 allow_custom_value=True,
+                min_width=300,
                 elem_id="ft-base",
             )
             self.start_from = gr.Dropdown(
@@ -37,6 +38,7 @@ class ModelStep:
                 label="Start from",
                 info="A fresh adapter, or one to go on with.",
                 allow_custom_value=True,
+                min_width=300,
                 elem_id="ft-start-from",
             )
         self.table = gr.HTML(elem_id="ft-bases", apply_default_css=False)
