@@ -28,6 +28,17 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
+# Fixtures that serve the page, which takes seconds to begin.
+SERVED = {"served", "page", "endless", "public"}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The quick run has one file of tests that are served the page; the others are long."""
+    for item in items:
+        if SERVED & set(item.fixturenames) and item.path.name != "test_page.py":
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """An empty GUANACO_HOME, and no Hub in reach unless a test sets up its own."""

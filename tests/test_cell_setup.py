@@ -64,6 +64,7 @@ def test_this_environment_needs_nothing(monkeypatch):
     assert packages.calls == []
 
 
+@pytest.mark.long
 def test_what_is_missing_is_installed_and_torch_held_where_it_is(monkeypatch, wanted, capsys):
     packages = Packages(monkeypatch, {"torch": "2.11.0+cu128"}, {"peft": "0.21.2"})
     installing.install(wanted)
@@ -96,6 +97,7 @@ def test_pips_failure_is_its_own_words_and_what_to_do(monkeypatch, wanted):
         installing.install(wanted)
 
 
+@pytest.mark.long
 def test_what_was_loaded_before_it_was_renewed_is_told(monkeypatch, wanted, capsys):
     import peft  # noqa: F401
 
@@ -116,6 +118,7 @@ def test_an_error_is_shown_in_a_notebook_as_its_sentence():
     InteractiveShell.clear_instance()
 
 
+@pytest.mark.long
 def test_a_command_shows_its_lines_and_its_failure(capsys):
     commands.engine("runs")
     assert "Nothing has been trained yet" in capsys.readouterr().out

@@ -21,6 +21,7 @@ def test_models_for_people(run_engine):
     assert done.returncode == 0 and "guanaco-65b" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -211,6 +211,7 @@ def test_a_place_that_cannot_be_written_is_told(run, tmp_path):
         exported(run, "adapter", tmp_path / "file" / "out")
 
 
+@pytest.mark.long
 def test_the_command_prints_json_and_refuses_in_one_line(run, tmp_path, run_engine):
     done = run_engine("export", str(run.folder), "--to", "adapter", str(tmp_path / "out"), "--json")
     told = json.loads(done.stdout)

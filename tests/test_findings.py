@@ -223,6 +223,7 @@ def test_an_adapter_that_learnt_nothing_is_found(tiny, rows, tmp_path, monkeypat
     assert kinds(run.recipe, runs.all_events(run)) == {"nothing_learnt"}
 
 
+@pytest.mark.long
 def test_the_commands_say_it(home, tiny, rows, tmp_path, run_engine):
     run = fresh(plan(tiny, rows, data={"held_out": 0}), tmp_path / "mine")
     trained(run)

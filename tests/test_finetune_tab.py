@@ -48,18 +48,16 @@ def test_a_program_previews_estimates_and_starts(page, tiny, rows):
     assert run.startswith("mine-") and runs.find(run).recipe == training.plan(tiny, rows).with_absolute_data()
 
 
-@pytest.mark.parametrize(
-    ("recipe", "said"),
-    [
+def test_what_a_program_may_not_start_is_told(page):
+    client = page.client()
+    for recipe, said in (
         ("optimization: {steps: 3}", "Choose the data first"),
         ("nothing: here\noptimization: {steps: 3}", "no key 'nothing'"),
         ("[", "no YAML"),
-    ],
-)
-def test_what_a_program_may_not_start_is_told(page, recipe, said):
-    with pytest.raises(AppError, match=said):
-        page.client().predict(recipe, "", api_name="/finetune_start")
-    assert not runs.every()
+    ):
+        with pytest.raises(AppError, match=said):
+            client.predict(recipe, "", api_name="/finetune_start")
+        assert not runs.every()
 
 
 def test_one_row_is_too_few(page, tiny, tmp_path):

@@ -90,6 +90,7 @@ def test_one_that_is_stopped_saves_and_goes_on_here(hub, rows):
     assert next(event for event in told if isinstance(event, Started)).resumed_from == ended.step and again.step == ended.step + 1
 
 
+@pytest.mark.long
 def test_what_it_costs_is_said_before_anything_is_sent(hub, rows, run_engine, tmp_path):
     recipe = training.written(training.plan("me/tiny", rows), tmp_path / "counting.yaml")
     asked = run_engine("job", str(recipe), "--flavor", "a100-large", "--timeout", "2h", "--json")
@@ -209,6 +210,7 @@ def test_stopping_one_that_waits_for_a_machine_cancels_it(hub, rows):
     assert hub.job.stage == "CANCELED" and runs.all_events(run)[-1].status == "stopped"
 
 
+@pytest.mark.long
 def test_ending_one_at_once_cancels_it(hub, rows):
     hub.act = lambda job: (job.turn("RUNNING"), say(job, STARTED))
     run = begun(rows)
@@ -257,6 +259,7 @@ def test_a_hub_that_goes_away_is_waited_for(hub, rows, whole):
     assert (run.adapter / adapters.WEIGHTS).read_bytes() == (whole[0].adapter / adapters.WEIGHTS).read_bytes()
 
 
+@pytest.mark.long
 def test_a_follower_that_was_killed_is_followed_by_another(hub, rows, whole):
     """As where the machine was shut down: the app, opened again, follows on."""
     on = threading.Event()

@@ -47,6 +47,7 @@ def test_relative_scores_are_the_published_ones():
     assert "HH-RLHF-33B" in ours and "ChatGPT" not in ours
 
 
+@pytest.mark.long
 @shared
 def test_bradley_terry_intervals_overlap_and_standing_first_is_worth_a_hundred_points():
     rated = bradley_terry.rate(matches.read([VICUNA / "pairwise"]), rounds=200, position=True)

@@ -248,6 +248,7 @@ def test_an_adapter_that_changes_on_its_way_is_noticed(tmp_path, monkeypatch):
             fails("adapter", tmp_path, words)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device, words", [("CPU", "on a CPU it should be none"), ("Tesla T4", "3% may be")])
 def test_a_resumed_run_that_lost_its_optimizer_is_noticed(device, words, tmp_path, monkeypatch):
     monkeypatch.setattr(optimizers, "restore", lambda *_: None)

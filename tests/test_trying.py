@@ -103,6 +103,7 @@ def test_a_child_that_is_killed_or_cannot_start_says_what_to_do():
         list(children.told(["/nowhere/python"]))
 
 
+@pytest.mark.long
 def test_an_export_goes_to_a_folder_and_a_public_host_gives_none(spelling, home, tmp_path):
     run, _ = spelling
     shutil.copytree(run.folder, home / "runs" / run.id)

@@ -115,6 +115,7 @@ def adapted(tiny, two_adapters, tmp_path_factory):
 PAIRS = [((0, 0), (1, 0)), ((1, 0), (0, 1)), ((0.5, 0), (1.5, 0)), ((0.5, 1), (0, 0))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_two_answers_in_turns_are_what_each_is_alone(adapted, two_adapters, pair, settings):
