@@ -82,7 +82,7 @@ def wizard(page) -> None:
     page.wait_for_selector("#ft-changes table")
     shoot("try")
     page.click("#ft-to-7")
-    page.wait_for_selector("#runs .spark path")
+    page.wait_for_selector("#runs .spark path:not([d=''])")
     shoot("runs")
 
 
@@ -103,7 +103,6 @@ def main() -> None:
             browser.send(page, "Now explain it, line by line.")
             page.wait_for_function("document.querySelector('#conversation .live .body')?.innerText.length > 150", timeout=120_000)
             page.screenshot(path=FOLDER / "dark.png")
-            page.click("#stop")
         with browser.opened(url, 1280, 860) as page:
             game(page)
             page.screenshot(path=FOLDER / "game.png")
