@@ -50,6 +50,11 @@ def probes() -> Path:
     return _made(home() / "probes")
 
 
+def measurements() -> Path:
+    """Folder of measurements of models; one subfolder each."""
+    return _made(home() / "measurements")
+
+
 def decks() -> Path:
     """Folder of the decks of the blind game that were made here; one file a deck."""
     return _made(home() / "decks")

@@ -1,6 +1,6 @@
 """Run folders: `recipe.yaml`, `events.jsonl`, `checkpoints/step-N/`, `adapter/`; written by the training process, read by all.
 
-Events are whole lines. What a run is doing follows from them and from whether its process lives.
+Events are whole lines. What a run is doing follows from them and from whether its process lives; so it is with other jobs.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,13 +38,13 @@ _STEP = re.compile(r"step-(\d+)")
 # A read of a growing file: so much at once, so that following a long run stays in little memory.
 READ_BYTES = 4_000_000
 Phase = Literal["waiting", "starting", "training", "done", "stopped", "paused", "failed", "interrupted"]
-# Folders of runs that this process asked itself to end.
+# Folders of jobs that this process asked itself to end.
 _stopping: set[Path] = set()
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run's folder, by what lies where in it."""
+class Job:
+    """Work that a process of its own does in a folder, where it says in events how far it is."""
 
     folder: Path
 
@@ -53,12 +53,50 @@ class Run:
         return self.folder.name
 
     @property
-    def recipe(self) -> Recipe:
-        return recipe.read(self.folder / RECIPE)
-
-    @property
     def events(self) -> Path:
         return self.folder / EVENTS
+
+    def ask_to_stop(self, process_id: int) -> None:
+        """Ask the process that works on it to save and end. A later process is not meant. One that asks itself, as Ctrl-C does,
+        needs no disk for it."""
+        if process_id == os.getpid():
+            _stopping.add(self.folder)
+            return
+        with full_disk_told(self.folder, 10):
+            (self.folder / _STOP).write_text(str(process_id))
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether this process was asked to."""
+        if self.folder in _stopping:
+            return True
+        with contextlib.suppress(OSError):
+            return (self.folder / _STOP).read_text() == str(os.getpid())
+        return False
+
+    def claim(self, process_id: int) -> None:
+        """Note a process as the one that works on it."""
+        note_process(self.folder / _PROCESS, process_id)
+
+    def disclaim(self) -> None:
+        """Note that no process works on it any more."""
+        _stopping.discard(self.folder)
+        (self.folder / _PROCESS).unlink(missing_ok=True)
+        (self.folder / _STOP).unlink(missing_ok=True)
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The living process that works on it or waits to."""
+        return noted_process(self.folder / _PROCESS)
+
+
+@dataclass(frozen=True)
+class Run(Job):
+    """A training run's folder, by what lies where in it."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe.read(self.folder / RECIPE)
 
     @property
     def adapter(self) -> Path:
@@ -84,39 +122,6 @@ class Run:
         """Steps that there are checkpoints of, oldest first; whether they are whole is for `engine.checkpoints` to say."""
         found = (_STEP.fullmatch(path.name) for path in self.checkpoints.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
-
-    def ask_to_stop(self, process_id: int) -> None:
-        """Ask the process that trains it to save and end. A later process is not meant. One that asks itself, as Ctrl-C does,
-        needs no disk for it."""
-        if process_id == os.getpid():
-            _stopping.add(self.folder)
-            return
-        with full_disk_told(self.folder, 10):
-            (self.folder / _STOP).write_text(str(process_id))
-
-    @property
-    def asked_to_stop(self) -> bool:
-        """Whether this process was asked to."""
-        if self.folder in _stopping:
-            return True
-        with contextlib.suppress(OSError):
-            return (self.folder / _STOP).read_text() == str(os.getpid())
-        return False
-
-    def claim(self, process_id: int) -> None:
-        """Note a process as the one that trains it."""
-        note_process(self.folder / _PROCESS, process_id)
-
-    def disclaim(self) -> None:
-        """Note that no process trains it any more."""
-        _stopping.discard(self.folder)
-        (self.folder / _PROCESS).unlink(missing_ok=True)
-        (self.folder / _STOP).unlink(missing_ok=True)
-
-    @property
-    def process(self) -> psutil.Process | None:
-        """The living process that trains it or waits to."""
-        return noted_process(self.folder / _PROCESS)
 
 
 def note_process(path: Path, process_id: int, **about: str) -> None:
@@ -147,22 +152,22 @@ def _started(process: psutil.Process) -> str:
     return str(process.create_time())
 
 
-class EventLog:
-    """Appends events to a run's file, each a whole line by one write, so that no reader sees half of one it would believe.
+class Lines:
+    """Appends to a file, each line whole by one write, so that no reader sees half of one it would believe.
 
     Opening cuts off a line that a killed writer left unfinished. Raises EngineError where the disk is full (faults, row 20).
     """
 
-    def __init__(self, run: Run):
-        self._run = run
-        with full_disk_told(run.folder, 0):
-            self._file = os.open(run.events, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(self._file, _whole_lines_end(run.events))
+    def __init__(self, path: Path):
+        self._folder = path.parent
+        with full_disk_told(self._folder, 0):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            os.ftruncate(self._file, _whole_lines_end(path))
 
-    def append(self, event: Event) -> None:
-        """Write one event."""
-        line = f"{to_json(event)}\n".encode()
-        with full_disk_told(self._run.folder, len(line)):
+    def write(self, text: str) -> None:
+        """Append one line, given without its end."""
+        line = f"{text}\n".encode()
+        with full_disk_told(self._folder, len(line)):
             end = os.fstat(self._file).st_size
             written = os.write(self._file, line)
             if written < len(line):  # the disk took a part
@@ -171,6 +176,17 @@ class EventLog:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+class EventLog(Lines):
+    """A job's events, a line each."""
+
+    def __init__(self, job: Job):
+        super().__init__(job.events)
+
+    def append(self, event: Event) -> None:
+        """Write one event."""
+        self.write(to_json(event))
 
 
 @contextlib.contextmanager
@@ -202,11 +218,11 @@ def _whole_lines_end(path: Path) -> int:
     return 0
 
 
-def read_events(run: Run, offset: int = 0) -> tuple[list[Event], int]:
+def read_events(job: Job, offset: int = 0) -> tuple[list[Event], int]:
     """The events that begin at byte `offset` or later, and the offset to go on from; a line under way waits for its end.
     A line that is no event, such as one that a failing disk mangled, is left out."""
     try:
-        with open(run.events, "rb") as file:
+        with open(job.events, "rb") as file:
             file.seek(offset)
             data = file.read(READ_BYTES)
     except FileNotFoundError:
@@ -219,11 +235,11 @@ def read_events(run: Run, offset: int = 0) -> tuple[list[Event], int]:
     return events, offset + len(whole)
 
 
-def all_events(run: Run) -> list[Event]:
+def all_events(job: Job) -> list[Event]:
     """Every event so far."""
-    events, offset = read_events(run)
+    events, offset = read_events(job)
     while True:
-        more, further = read_events(run, offset)
+        more, further = read_events(job, offset)
         if further == offset:
             return events
         events += more
@@ -284,11 +300,15 @@ def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
 def fresh_folder(name: str) -> Path:
     """A new, empty folder for a run called after its recipe and the time. Two calls never give the same one. Raises EngineError where
     the disk is full."""
+    return fresh_in(paths.runs(), name, {run.id for run in every()})
+
+
+def fresh_in(parent: Path, name: str, taken: Collection[str] = ()) -> Path:
+    """The same in another folder, for other jobs; never called as one of `taken`."""
     stem = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    taken = {run.id for run in every()}
     for number in itertools.count(1):
-        folder = paths.runs() / (stem if number == 1 else f"{stem}-{number}")
-        with contextlib.suppress(FileExistsError), full_disk_told(paths.runs(), 10_000):
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError), full_disk_told(parent, 10_000):
             if folder.name not in taken:
                 folder.mkdir()
                 return folder

@@ -51,6 +51,10 @@ class Pin:
     sha256: str
 
 
+# Files of the repository that are fetched one by one, when something needs them.
+APART = {"data/mmlu/zero_shot_mmlu_val.json": Pin(958_559, "2df2476a8ccde60cda1ddad5958f21f46b61fdb609607c3918f7a812246b1694")}
+
+
 @functools.cache
 def pins() -> dict[str, Pin]:
     """All files by their path in the repository."""
@@ -86,7 +90,7 @@ def fetch(report: hub.Report) -> None:
     with paths.building(_kept()) as folder:
         done = 0
         with _client() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
-            for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path), pins()), 1):
+            for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path, pins()[path]), pins()), 1):
                 done += length
                 report(Progress(f"Fetching the published answers: {count} of {len(pins())} files", done / size()))
 
@@ -99,11 +103,29 @@ def file(path: str) -> Path:
         raise BadInput(
             f"{path} is not on this machine. The Blind game tab has a button that fetches it from {source()}; the starter pack plays without it."
         )
-    stat = whole.stat()
-    if _sha256(whole, stat.st_size, stat.st_mtime_ns) != pins()[path].sha256:
+    if not _as_pinned(whole, pins()[path]):
         raise BadInput(
             f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. "
             "The starter pack can be played without it."
+        )
+    return whole
+
+
+def apart(path: str, report: hub.Report) -> Path:
+    """One of the files that are fetched by themselves, its hash checked; fetched where it is not on this machine yet. Raises BadInput
+    where a folder has it not or another one, EngineError where the address does not answer or gives something else."""
+    local = _local()
+    kept = local or paths.home() / "published" / f"{COMMIT[:12]}-apart"
+    whole, pin = kept / path, APART[path]
+    if not local and not (whole.is_file() and _as_pinned(whole, pin)):
+        report(Progress(f"Fetching {path} from {source()}"))
+        with paths.building(kept) as folder, _client() as client:
+            _fetched(client, path, folder / path, pin)
+    if not whole.is_file():
+        raise BadInput(f"{source()} has no {path}. Name a file of your own, or another folder in GUANACO_ANSWERS.")
+    if not _as_pinned(whole, pin):
+        raise BadInput(
+            f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. Name it as a file of your own to use it."
         )
     return whole
 
@@ -177,6 +199,11 @@ def _folder() -> Path | None:
     return _local() or (_kept() if _kept().is_dir() else None)
 
 
+def _as_pinned(path: Path, pin: Pin) -> bool:
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns) == pin.sha256
+
+
 @functools.lru_cache(maxsize=512)
 def _sha256(path: Path, size: int, changed: int) -> str:
     return paths.sha256(path)
@@ -190,11 +217,11 @@ def _client():
         yield client
 
 
-def _fetched(client, path: str, target: Path) -> int:
+def _fetched(client, path: str, target: Path, pin: Pin) -> int:
     """Fetch one file, of which not a byte more than pinned is read. Gives its size."""
     import httpx
 
-    pin, digest, received = pins()[path], hashlib.sha256(), 0
+    digest, received = hashlib.sha256(), 0
     address = (os.environ.get("GUANACO_ANSWERS") or ADDRESS).rstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
