@@ -58,6 +58,20 @@ def has(tab, selector: str, text: str) -> None:
     tab.wait_for_function("([part, text]) => document.querySelector(part)?.innerText.includes(text)", arg=[selector, text])
 
 
+@browser.needs_chromium
+def test_a_bundled_set_is_taken_however_often_gradio_says_that_it_was_chosen(page):
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_selector("#ft-bases table")
+        tab.click("#ft-next-0")
+        has(tab, "#ft-data-told", "No rows yet")
+        tab.get_by_role("tab", name="Bundled").click()
+        tab.click("#ft-bundled input")
+        tab.get_by_role("option").first.click()
+        tab.wait_for_selector("#ft-preview table")
+        has(tab, "#ft-data-told", tab.input_value("#ft-bundled input"))
+
+
 @pytest.mark.long
 @browser.needs_chromium
 def test_half_typed_numbers_are_not_taken_and_no_message_pops_up(page, tiny, rows):

@@ -24,8 +24,14 @@ LEAST, MOST = 8, 2_048
 SAME, MOST_FIELDS = "the same name", 6
 # What is brought may come from the Hub.
 BRINGING = {"concurrency_limit": 4, "concurrency_id": "bringing", "show_progress": "minimal"}
-# Whoever asks for other rows while some are on their way gets those asked for last. The number of an ask is the page's.
-_ASKING = "(...values) => [{ask: window.guanacoAsks = (window.guanacoAsks || 0) + 1}, ...values.slice(1)]"
+# Whoever asks for other rows while some are on their way gets those asked for last. The number of an ask is the page's; who asks for the
+# same again, as Gradio may do by itself, asks once.
+_ASKING = """(...values) => {
+  const asked = JSON.stringify(["NAME", ...values.slice(2)]);
+  if (asked !== window.guanacoAsked) window.guanacoAsks = (window.guanacoAsks || 0) + 1;
+  window.guanacoAsked = asked;
+  return [{ask: window.guanacoAsks}, ...values.slice(1)];
+}"""
 _LATEST = "(found, ...values) => [found?.ask === window.guanacoAsks ? found : null, ...values]"
 
 
@@ -235,7 +241,8 @@ class DataStep:
             (self.thumbs.click, thumbs, []),
             (self.remap.click, remap, [self.format, *self.columns]),
         ):
-            found = event(function, [self.found, draft, *inputs], self.found, js=_ASKING, api_visibility="private", **BRINGING)
+            asking = _ASKING.replace("NAME", function.__name__)
+            found = event(function, [self.found, draft, *inputs], self.found, js=asking, api_visibility="private", **BRINGING)
             done = found.success(take, [self.found, draft], [draft, *self.outputs], js=_LATEST, api_visibility="private", **form.QUICK)
             counted = done.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
             # By the limit and the rows as they are when all is counted.
