@@ -115,7 +115,7 @@ def apart(path: str, report: hub.Report) -> Path:
     """One of the files that are fetched by themselves, its hash checked; fetched where it is not on this machine yet. Raises BadInput
     where a folder has it not or another one, EngineError where the address does not answer or gives something else."""
     local = _local()
-    kept = local or paths.home() / "published" / f"{COMMIT[:12]}-apart"
+    kept = local or _kept_apart()
     whole, pin = kept / path, APART[path]
     if not local and not (whole.is_file() and _as_pinned(whole, pin)):
         report(Progress(f"Fetching {path} from {source()}"))
@@ -128,6 +128,11 @@ def apart(path: str, report: hub.Report) -> Path:
             f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. Name it as a file of your own to use it."
         )
     return whole
+
+
+def has_apart(path: str) -> bool:
+    """Whether one of these files is on this machine, so that `apart` fetches nothing."""
+    return _local() is not None or (_kept_apart() / path).is_file()
 
 
 def deck(found: str = "ChatGPT", other: str = "Guanaco-65B") -> Deck:
@@ -193,6 +198,10 @@ def _local() -> Path | None:
 
 def _kept() -> Path:
     return paths.home() / "published" / COMMIT[:12]
+
+
+def _kept_apart() -> Path:
+    return paths.home() / "published" / f"{COMMIT[:12]}-apart"
 
 
 def _folder() -> Path | None:
