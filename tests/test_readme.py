@@ -203,6 +203,15 @@ def test_the_elo_command_rates_a_folder():
 
 
 @pytest.mark.long
+def test_the_evaluate_command_measures(starter, home):
+    """As written but for the number of rows."""
+    home.mkdir()
+    (home / "models").symlink_to(starter / "models")
+    done = shell(command("evaluate").replace("--limit 50", "--limit 4"), GUANACO_HOME=str(home))
+    assert done.returncode == 0 and "NF4" in done.stdout and re.search(r"Perplexity: [\d.]+ \([\d.]+ – [\d.]+\)", done.stdout), done.stderr
+
+
+@pytest.mark.long
 def test_the_layouts_command_measures_both(starter):
     done = shell(command("layouts"))
     lines = done.stdout.splitlines()

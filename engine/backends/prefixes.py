@@ -56,10 +56,15 @@ class _Node:
         self.saved += other.saved
 
     def closed(self) -> "_Node":
-        """With one group of all in place of the finer ones where that reads fewer tokens."""
+        """With one group of all where that reads fewest tokens, else with one of those that are in none yet."""
+        single = [group.members[0] for group in self.groups if not group.shared]
+        beside = max(len(single) - 1, 0) * self.depth
         together = (len(self.members) - 1) * self.depth
-        if together > self.saved:
+        if together > self.saved + beside:
             self.groups, self.saved = [Group(tuple(self.members), self.depth)], together
+        elif beside:
+            self.groups = [*(group for group in self.groups if group.shared), Group(tuple(single), self.depth)]
+            self.saved += beside
         return self
 
 

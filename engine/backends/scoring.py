@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
+from engine import adapters, paths
 from engine.backends.base import Stop
 from engine.blend import Blend
 from engine.errors import BadInput
@@ -19,8 +20,8 @@ Scored = tuple[int, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of a text; `learn[i]` says whether the log-probability of token i, given all before it, is wanted. Of the first token
-    it never is: nothing foretells it."""
+    """Token ids of a text; `learn[i]` says whether the log-probability of token i, given all before it, is wanted. That of the first
+    token is never told: nothing foretells it."""
 
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
@@ -36,14 +37,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Ask:
-    """Token ids, and what is asked of them: for each (place, token) the log-probability of that token behind the first `place` ids."""
+    """What is asked of a text: for each (place, token) the log-probability of that token behind the first `place` ids. `ids` are those
+    that have to be read for it: what stands behind the last place has not."""
 
     ids: tuple[int, ...]
     wanted: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, text: Text) -> "Ask":
-        return cls(text.ids, tuple((place, token) for place, token in enumerate(text.ids) if text.learn[place]))
+        wanted = tuple((place, token) for place, token in enumerate(text.ids) if place and text.learn[place])
+        return cls(text.ids[: wanted[-1][0]] if wanted else (), wanted)
 
 
 class Scorer(ABC):
@@ -66,6 +69,11 @@ class Scorer(ABC):
     def likelihoods(self, texts: Sequence[Text], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
         """For each text the log-probabilities of its wanted tokens, in their order. Raises BadInput for a text longer than the context,
         or where the backend tells none."""
+
+    def adapter_weights(self, blend: Blend) -> str:
+        """The same of the adapters of a blend, empty where there are none."""
+        found = [adapters.find(adapter, lambda progress: None) for adapter in blend.adapters]
+        return "+".join(paths.sha256(each.weights) for each in found)
 
     def tokens(self, choice: Choice) -> int:
         """How long a text is with its longest candidate, 0 where that is not known here."""

@@ -123,6 +123,9 @@ class ScriptedScorer(Scorer):
     def __init__(self, likelihood: Likelihood, context: int):
         self._likelihood, self.context, self.tokenizer = likelihood, context, _Characters()
 
+    def adapter_weights(self, blend: Blend) -> str:
+        return blend.label or ""
+
     def choices(self, asked: Sequence[Choice], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
         for number, choice in enumerate(asked):
             check_length(number, self.tokens(choice), self.context)
@@ -138,4 +141,7 @@ class ScriptedScorer(Scorer):
                 return
             if number not in known:
                 said = "".join(map(chr, text.ids))
-                yield number, tuple(self._likelihood(said[:at], said[at], blend.label) for at, learn in enumerate(text.learn) if learn)
+                yield (
+                    number,
+                    tuple(self._likelihood(said[:at], said[at], blend.label) for at, learn in enumerate(text.learn) if at and learn),
+                )

@@ -55,7 +55,8 @@ class TransformersScorer(Scorer):
             if all(len(rest) == 1 for rest in rests):
                 made = [Ask(before, tuple((len(before), token) for (token,) in rests))]
             else:
-                made = [Ask((*before, *rest), tuple(enumerate(rest, len(before)))) for rest in rests]
+                read = [False] * len(before)
+                made = [Ask.of(Text((*before, *rest), (*read, *[True] * len(rest)))) for rest in rests]
             owners += [(number, at) for at in range(len(made))]
             counts.append(len(made))
             asks += made
@@ -96,7 +97,7 @@ class TransformersScorer(Scorer):
                 for at, (place, token) in enumerate(asks[member].wanted)
                 if place <= group.shared
             ]
-            cache = self._read(rows, [0] * len(rows), None, wanted, figures, blend, keep=True)
+            cache = self._read(rows, [0] * len(rows), 0, None, wanted, figures, blend, keep=True)
         behind = {member for each in pack.passes for _, member in each}
         whole = [member for member in pack.members if member not in behind]
         if whole:
@@ -113,7 +114,7 @@ class TransformersScorer(Scorer):
             ]
             last = number + 1 == len(pack.passes)
             expanded = cache and self._expanded(cache if last else copy.deepcopy(cache), [at for at, _ in each])
-            self._read(rows, [shared[at] for at, _ in each], expanded, wanted, figures, blend, keep=False)
+            self._read(rows, [shared[at] for at, _ in each], max(shared), expanded, wanted, figures, blend, keep=False)
             yield [(member, tuple(figures[member])) for _, member in each]
 
     def _expanded(self, cache, rows: list[int]):
@@ -125,11 +126,12 @@ class TransformersScorer(Scorer):
     def _device(self):
         return self._backend.base.model.get_input_embeddings().weight.device
 
-    def _read(self, rows, before: list[int], cache, wanted, figures, blend: Blend, keep: bool):
-        """Read rows of ids behind `cache`, of whose columns each row has `before` filled, piece by piece; put the log-probability of
-        every wanted (row, place in the row, token, text, place in its figures) into `figures`. Gives the grown cache."""
+    def _read(self, rows, before: list[int], filled: int, cache, wanted, figures, blend: Blend, keep: bool):
+        """Read rows of ids behind `cache`, which has `filled` columns, of which each row's first `before` are its own, piece by piece; put
+        the log-probability of every wanted (row, place in the row, token, text, place in its figures) into `figures`. Gives the grown
+        cache."""
         torch = self._torch
-        longest, filled = max(map(len, rows)), max(before)
+        longest = max(map(len, rows))
         ids = torch.zeros((len(rows), longest), dtype=torch.long)
         mask = torch.zeros((len(rows), filled + longest), dtype=torch.long)
         for row, (each, count) in enumerate(zip(rows, before, strict=True)):

@@ -122,7 +122,7 @@ def _sentence(subject: Subject, text: str) -> Text:
     end = [] if tokenizer.end is None else [tokenizer.end]
     start = tokenizer.start() or end
     ids = tokenizer.ids(text, control=False)
-    return Text((*start, *ids), (*[False] * len(start), *[bool(start or at) for at in range(len(ids))]))
+    return Text((*start, *ids), (*[False] * len(start), *[True] * len(ids)))
 
 
 def read(data: str, skip_bad_rows: bool, report: hub.Report) -> Crows:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from engine import adapters, hub, jobs, models, paths
+from engine import hub, jobs, models, paths
 from engine.backends import open_backend
 from engine.backends.base import Backend
 from engine.backends.scoring import Scorer
@@ -111,13 +111,12 @@ def _facts(
     """What it is measured with; hashes are hex SHA-256."""
     loaded = asdict(backend.loaded)
     kept = {key: loaded[key] for key in ("model", "backend", "device", "quantization", "compute_dtype", "context")}
-    files = [adapters.find(adapter, lambda progress: None) for adapter in blend.adapters]
     return {
         **kept,
         "notes": list(backend.loaded.notes),
         "weights": scorer.weights,
         "adapter": settings.adapter,
-        "adapter_sha256": "+".join(paths.sha256(each.weights) for each in files),
+        "adapter_sha256": scorer.adapter_weights(blend),
         "data": settings.data if NAME.fullmatch(settings.data) else paths.public_name(settings.data),
         "data_sha256": measure.sha256,
         "prompt_format": form,

@@ -120,7 +120,7 @@ def apart(path: str, report: hub.Report) -> Path:
     if not local and not (whole.is_file() and _as_pinned(whole, pin)):
         report(Progress(f"Fetching {path} from {source()}"))
         with paths.building(kept) as folder, _client() as client:
-            _fetched(client, path, folder / path, pin)
+            _fetched(client, path, folder / path, pin, "a file of your own does as well")
     if not whole.is_file():
         raise BadInput(f"{source()} has no {path}. Name a file of your own, or another folder in GUANACO_ANSWERS.")
     if not _as_pinned(whole, pin):
@@ -226,8 +226,8 @@ def _client():
         yield client
 
 
-def _fetched(client, path: str, target: Path, pin: Pin) -> int:
-    """Fetch one file, of which not a byte more than pinned is read. Gives its size."""
+def _fetched(client, path: str, target: Path, pin: Pin, instead: str = "the starter pack can be played without it") -> int:
+    """Fetch one file, of which not a byte more than pinned is read. Gives its size. `instead` says what can be done where it fails."""
     import httpx
 
     digest, received = hashlib.sha256(), 0
@@ -243,11 +243,9 @@ def _fetched(client, path: str, target: Path, pin: Pin) -> int:
                 digest.update(block)
                 written.write(block)
     except httpx.HTTPStatusError as error:
-        raise EngineError(
-            f"{address} answered {error.response.status_code} for {path}. Try again later; the starter pack needs no network."
-        ) from error
+        raise EngineError(f"{address} answered {error.response.status_code} for {path}. Try again later; {instead}.") from error
     except httpx.HTTPError as error:
-        raise EngineError(f"{address} cannot be reached. Check the connection; the starter pack can be played without it.") from error
+        raise EngineError(f"{address} cannot be reached. Check the connection; {instead}.") from error
     if received != pin.size or digest.hexdigest() != pin.sha256:
         raise EngineError(
             f"{address} gave another {path} than the published one: its SHA-256 differs from the pinned one. Nothing was kept."
