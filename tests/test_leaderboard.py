@@ -73,7 +73,7 @@ def test_odd_names_of_systems_are_drawn_as_they_are(served):
 def test_the_published_ratings_are_drawn_explained_and_audited(served, monkeypatch):
     monkeypatch.setenv("GUANACO_ANSWERS", str(SHARED / "qlora"))
     with browser.opened(served.url) as page:
-        page.get_by_role("tab", name="Leaderboard").click()
+        browser.to_tab(page, "Leaderboard")
         page.wait_for_selector("#ratings table")  # at once, as it opens
         shown = page.inner_text("#ratings")
         assert "Guanaco-65B" in shown and "1176 (#1)" in shown and "4,480 judgements on 80 questions" in shown
