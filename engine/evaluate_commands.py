@@ -50,6 +50,7 @@ def perplexity(
     data: Data = "",
     read_as: Annotated[As, typer.Option("--as", help=_help("read_as"))] = "auto",
     prompt_format: Annotated[str, typer.Option(help=_help("prompt_format"))] = "auto",
+    system: Annotated[str | None, typer.Option(help=_help("system"))] = None,
     max_length: Annotated[int, typer.Option(help=_help("max_length"))] = 512,
     limit: Limit = None,
     seed: Seed = 0,
@@ -61,7 +62,7 @@ def perplexity(
 ) -> None:
     """Perplexity of a text, or of the answers of a data set as training would learn them."""
     load = _load(backend, "", "", quantization)
-    own = {"read_as": read_as, "prompt_format": prompt_format, "max_length": max_length}
+    own = {"read_as": read_as, "prompt_format": prompt_format, "system": system, "max_length": max_length}
     _measure("perplexity", resume, as_json, model, adapter, load, data=data, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows, **own)
 
 

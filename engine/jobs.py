@@ -61,12 +61,13 @@ def resume(run: Run) -> None:
 
 
 def machine() -> Machine:
-    """This machine as a run that is begun now will find it: runs under way and in line have ended by then and given their RAM
-    back. Of a GPU all memory counts anyway."""
+    """This machine as a run that is begun now will find it: runs under way and in line, and whatever else has the machine, have ended by
+    then and given their RAM back. Of a GPU all memory counts anyway."""
     now = hardware.machine()
     if now.has_gpu:
         return now
-    taken = sum(hardware.process_memory(process.pid) for run in runs.every() if (process := run.process))
+    under_way = [*(run.process for run in runs.every()), runs.noted_process(_holder_file())]  # the holder may be another kind of job
+    taken = sum(map(hardware.process_memory, {process.pid for process in under_way if process}))
     return replace(now, memory_free=min(now.memory, now.memory_free + taken))
 
 

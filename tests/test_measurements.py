@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,15 @@ def test_it_waits_for_the_machine_and_can_be_stopped_in_line(data):
     assert measuring.work(made, tell).status == "done"
 
 
+def test_a_training_that_is_planned_counts_on_the_memory_that_it_gives_back(data, monkeypatch):
+    now = replace(hardware.machine(), memory=2**40, memory_free=2**30, gpus=())
+    monkeypatch.setattr(hardware, "machine", lambda: now)
+    monkeypatch.setattr(hardware, "process_memory", lambda pid: 5_000_000 * (pid == os.getpid()))
+    made, seen = measurements.create(plan(data)), []
+    measuring.work(made, lambda event: seen.append(jobs.machine().memory_free - now.memory_free))
+    assert set(seen) == {5_000_000} and jobs.machine() == now
+
+
 def test_two_processes_never_make_the_same_one(data):
     made = measurements.create(plan(data))
     with FileLock(made.folder / runs.LOCK), pytest.raises(BadInput, match="under way already"):
@@ -275,9 +285,17 @@ def test_width_and_time_are_foretold(tiny, data):
     assert expectations.expected(perplexity, measuring.read(perplexity, lambda progress: None)).half_width is None
 
 
-def test_the_base_is_measured_in_the_adapters_prompt_format(data):
-    settings = plan(data, measure="perplexity", adapter="mine").of_base("guanaco", "Be brief.")
+def test_the_base_is_measured_in_the_adapters_prompt_format(data, two_adapters, tmp_path):
+    """So that the same tokens are compared, whatever the base's own format is."""
+    folder = shutil.copytree(two_adapters[0], tmp_path / "adapter")
+    told = {"prompt_format": "guanaco", "system": "Be brief."}
+    (folder / "playground.json").write_text(json.dumps(told))
+    settings = measuring.of_base(plan(data, measure="perplexity", adapter=str(folder)))
     assert (settings.adapter, settings.prompt_format, settings.system) == ("none", "guanaco", "Be brief.")
+    chosen = measuring.of_base(plan(data, measure="perplexity", adapter=str(folder), prompt_format="alpaca", system=""))
+    assert (chosen.prompt_format, chosen.system) == ("alpaca", "")
+    with pytest.raises(BadInput, match="There is no adapter"):
+        measuring.of_base(plan(data, adapter="no such adapter"))
 
 
 def test_perplexity_of_rows_is_what_training_would_call_their_loss(tiny, rows):

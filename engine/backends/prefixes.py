@@ -1,4 +1,4 @@
-"""Which texts are scored together: those that begin alike share that beginning, the others of a pass are about as long.
+"""Which texts are scored together: those that begin alike share that beginning, and all of a pass are about as long.
 
 Pure: sequences in, a plan out. The same sequences and limits give the same plan.
 """
@@ -6,9 +6,6 @@ Pure: sequences in, a plan out. The same sequences and limits give the same plan
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-
-# Beginnings that differ by no more than this are padded to the same length.
-_PADDING = 8
 
 
 @dataclass(frozen=True)
@@ -96,38 +93,25 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], limits: Limits) -> list[Pack]:
-    """Packs in which every sequence is read once. `wanted` has for each how many places of it are asked for."""
-    found = groups(sequences)
-
-    def rest(group: Group) -> int:
-        return max(len(sequences[member]) for member in group.members) - group.shared
-
-    found.sort(key=lambda group: (-(-group.shared // _PADDING), rest(group), group.members))
+    """Packs in which every sequence is read once. `wanted` has for each how many places of it are asked for. As many beginnings of like
+    lengths as fit share a pass, so that what is behind them can be sorted by its length."""
     packs: list[Pack] = []
     begun: list[Group] = []
-    for group in found:
-        fuller = [*begun, group]
-        if begun and (bool(begun[0].shared) != bool(group.shared) or not _fits(fuller, sequences, wanted, limits)):
+    asked = 0
+    for group in sorted(groups(sequences), key=lambda group: (group.shared, group.members)):
+        more = min(group.shared, max(wanted[member] for member in group.members))
+        read = (len(begun) + 1) * group.shared
+        full = read > min(limits.tokens, limits.cached) or asked + more > limits.wanted
+        if begun and (full or bool(begun[0].shared) != bool(group.shared)):
             packs.append(_packed(begun, sequences, wanted, limits))
-            fuller = [group]
-        begun = fuller
+            begun, asked = [], 0
+        begun.append(group)
+        asked += more
     return [*packs, _packed(begun, sequences, wanted, limits)] if begun else packs
 
 
-def _fits(found: Sequence[Group], sequences: Sequence[Sequence[int]], wanted: Sequence[int], limits: Limits) -> bool:
-    """Whether groups can share one pass for their beginnings and one for all behind them."""
-    shared = max(group.shared for group in found)
-    rows = [(member, len(sequences[member]) - group.shared) for group in found for member in group.members]
-    longest = max(length for _, length in rows)
-    return (
-        max(len(found) * shared, len(rows) * longest) <= limits.tokens
-        and len(rows) * (shared + longest) <= limits.cached
-        and sum(wanted[member] for member, _ in rows) <= limits.wanted
-    )
-
-
 def _packed(found: Sequence[Group], sequences: Sequence[Sequence[int]], wanted: Sequence[int], limits: Limits) -> Pack:
-    """The passes of a pack; a group that is too much for one is read on in several, its shortest texts first."""
+    """The passes behind the beginnings of a pack, the shortest texts first."""
     shared = max(group.shared for group in found)
     rows = sorted(
         (len(sequences[member]) - group.shared, at, member)

@@ -78,13 +78,13 @@ class TransformersScorer(Scorer):
         for pack in prefixes.plan([ask.ids for ask in asks], [len(ask.wanted) for ask in asks], self._limits):
             if all(member in known for member in pack.members):
                 continue
-            for scores in self._pack(pack, asks, blend, stop):
+            for scores in self._pack(pack, asks, blend, stop, known):
                 yield from ((member, figures) for member, figures in scores if member not in known)
             if stop():
                 return
 
-    def _pack(self, pack: Pack, asks: Sequence[Ask], blend: Blend, stop: Stop) -> Iterator[list[Scored]]:
-        """The scores of a pack's texts, pass by pass."""
+    def _pack(self, pack: Pack, asks: Sequence[Ask], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[list[Scored]]:
+        """The scores of a pack's texts, pass by pass; passes of known ones alone are left out."""
         figures = {member: [0.0] * len(asks[member].wanted) for member in pack.members}
         shared = [group.shared for group in pack.groups]
         cache = None
@@ -102,7 +102,8 @@ class TransformersScorer(Scorer):
         whole = [member for member in pack.members if member not in behind]
         if whole:
             yield [(member, tuple(figures[member])) for member in whole]
-        for number, each in enumerate(pack.passes):
+        passes = [each for each in pack.passes if not all(member in known for _, member in each)]
+        for number, each in enumerate(passes):
             if stop():
                 return
             rows = [asks[member].ids[shared[at] :] for at, member in each]
@@ -112,7 +113,7 @@ class TransformersScorer(Scorer):
                 for index, (place, token) in enumerate(asks[member].wanted)
                 if place > shared[at]
             ]
-            last = number + 1 == len(pack.passes)
+            last = number + 1 == len(passes)
             expanded = cache and self._expanded(cache if last else copy.deepcopy(cache), [at for at, _ in each])
             self._read(rows, [shared[at] for at, _ in each], max(shared), expanded, wanted, figures, blend, keep=False)
             yield [(member, tuple(figures[member])) for _, member in each]

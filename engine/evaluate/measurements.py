@@ -84,10 +84,6 @@ class MeasurementSettings(Settings):
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="The same seed draws the same sample.")
 
-    def of_base(self, prompt_format: str, system: str) -> "MeasurementSettings":
-        """The same measurement of the bare base, in the prompt format and with the system text that the adapter's was made with."""
-        return self.model_copy(update={"adapter": NO_ADAPTER, "prompt_format": prompt_format, "system": system})
-
     def with_absolute_data(self) -> "MeasurementSettings":
         """The same, its files named so that they are found from any folder."""
         found = {}

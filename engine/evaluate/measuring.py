@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from engine import hub, jobs, models, paths
+from engine import adapters, hub, jobs, models, paths
 from engine.backends import open_backend
 from engine.backends.base import Backend
 from engine.backends.scoring import Scorer
-from engine.blend import Blend
+from engine.blend import NO_ADAPTER, Blend
 from engine.data_hub import NAME
 from engine.evaluate import crows, mmlu, perplexity
 from engine.evaluate.measure import Item, Measure, Subject, sample
@@ -35,6 +35,15 @@ _READERS: dict[str, Callable[[MeasurementSettings, hub.Report], Measure]] = {
 def read(settings: MeasurementSettings, report: hub.Report) -> Measure:
     """What is measured, its data read and checked. Raises BadInput or EngineError."""
     return _READERS[settings.measure](settings, report)
+
+
+def of_base(settings: MeasurementSettings) -> MeasurementSettings:
+    """The same measurement of the bare base, in the prompt format and with the system text that the adapter's is made with. Raises
+    BadInput where there is no such adapter."""
+    found = adapters.looked_at(settings.adapter)
+    form = (found.prompt or settings.prompt_format) if settings.prompt_format == "auto" else settings.prompt_format
+    system = found.system if settings.system is None else settings.system
+    return settings.model_copy(update={"adapter": NO_ADAPTER, "prompt_format": form, "system": system})
 
 
 def work(measurement: Measurement, tell: Tell) -> Ended:
