@@ -22,6 +22,7 @@ from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Queued
 from engine.hardware import Machine
 from engine.recipe import Recipe
+from engine.line_files import full_disk_told
 from engine.runs import EventLog, Run
 
 # How often a waiting run looks whether it is its turn, seconds.
@@ -67,7 +68,7 @@ def machine() -> Machine:
 
 def _spawn(run: Run) -> None:
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with runs.full_disk_told(run.folder, 10), open(run.folder / runs.OUTPUT, "ab") as log:
+    with full_disk_told(run.folder, 10), open(run.folder / runs.OUTPUT, "ab") as log:
         process = subprocess.Popen(_command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
     run.claim(process.pid)
 

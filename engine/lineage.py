@@ -12,7 +12,8 @@ from engine.datasets import Data
 from engine.errors import BadInput
 from engine.model_spec import ModelSpec
 from engine.recipe import Recipe
-from engine.runs import Run, full_disk_told
+from engine.line_files import full_disk_told
+from engine.runs import Run
 
 if TYPE_CHECKING:  # it imports torch
     from engine.trainee import Trainee

@@ -4,11 +4,9 @@ Events are whole lines. What a run is doing follows from them and from whether i
 """
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -23,6 +21,7 @@ import psutil
 from engine import paths, recipe
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Event, Queued, Saved, Started, Step, from_json, to_json
+from engine.line_files import LineFile, full_disk_told
 from engine.recipe import Recipe
 
 RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
@@ -147,59 +146,16 @@ def _started(process: psutil.Process) -> str:
     return str(process.create_time())
 
 
-class EventLog:
+class EventLog(LineFile):
     """Appends events to a run's file, each a whole line by one write, so that no reader sees half of one it would believe.
-
-    Opening cuts off a line that a killed writer left unfinished. Raises EngineError where the disk is full (faults, row 20).
-    """
+    Raises EngineError where the disk is full (faults, row 20)."""
 
     def __init__(self, run: Run):
-        self._run = run
-        with full_disk_told(run.folder, 0):
-            self._file = os.open(run.events, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(self._file, _whole_lines_end(run.events))
+        super().__init__(run.events)
 
     def append(self, event: Event) -> None:
         """Write one event."""
-        line = f"{to_json(event)}\n".encode()
-        with full_disk_told(self._run.folder, len(line)):
-            end = os.fstat(self._file).st_size
-            written = os.write(self._file, line)
-            if written < len(line):  # the disk took a part
-                os.ftruncate(self._file, end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-@contextlib.contextmanager
-def full_disk_told(folder: Path, need: int):
-    """Turn "no space left" into a sentence with the space needed and free, in place of the system's error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise EngineError(
-            f"The disk of {folder} is full: {math.ceil(max(need, 1) / 1e5) / 10:,.1f} MB are needed, {free / 1e6:,.1f} MB are free. "
-            "What was saved before is kept. Free some space, then start or resume."
-        ) from error
-
-
-def _whole_lines_end(path: Path) -> int:
-    """Where the last whole line of a file ends."""
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65_536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
+        self.write(to_json(event))
 
 
 def read_events(run: Run, offset: int = 0) -> tuple[list[Event], int]:
