@@ -21,8 +21,8 @@ from typing import TypeVar
 from engine import adapters, checkpoints, hub, job_bundle, job_script, jobs, paths, pushing, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Event, Notice, Progress, Step, from_json
-from engine.recipe import Recipe
 from engine.line_files import full_disk_told
+from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
 T = TypeVar("T")

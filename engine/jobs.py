@@ -21,8 +21,8 @@ from engine import children, hardware, paths, ranks, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Queued
 from engine.hardware import Machine
-from engine.recipe import Recipe
 from engine.line_files import full_disk_told
+from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
 # How often a waiting run looks whether it is its turn, seconds.

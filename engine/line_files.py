@@ -2,12 +2,16 @@
 
 import contextlib
 import errno
+import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from engine.errors import EngineError
+from filelock import FileLock, Timeout
+
+from engine.errors import BadInput, EngineError
 
 
 class LineFile:
@@ -34,6 +38,34 @@ class LineFile:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def rows(path: Path, first: str) -> list[dict]:
+    """The rows of a file of JSON objects whose first field is `first`, as `LineFile` will go on from: without a line that a killed
+    writer left unfinished; none where there is no file. Raises BadInput where it holds anything else, so that no file of somebody
+    else's is ever appended to."""
+    start = f'{{"{first}": '.encode()
+    *whole, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    found = []
+    for number, line in enumerate(whole, 1):
+        with contextlib.suppress(ValueError):
+            if line.startswith(start):
+                found.append(json.loads(line))
+        if len(found) < number:
+            raise BadInput(f"{path}, line {number}, was not written here. Nothing was changed; choose another --out.")
+    if not (torn.startswith(start) or start.startswith(torn)):
+        raise BadInput(f"{path} was not written here. Nothing was changed; choose another --out.")
+    return found
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a file or folder that is written to. Raises BadInput where another process holds it."""
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise BadInput(f"Another process is writing {path}. Wait for it, or choose another --out.") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass

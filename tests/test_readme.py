@@ -184,11 +184,11 @@ def test_the_export_commands_take_a_run_along(spelling, home, tmp_path):
 
 
 @pytest.mark.long
-def test_the_answer_command_makes_a_file_that_the_game_reads(starter, tmp_path):
+def test_the_generate_command_makes_a_file_that_the_game_reads(starter, tmp_path):
     asked = tmp_path / "questions.jsonl"
     asked.write_text("".join(line + "\n" for line in starter_pack.QUESTIONS.read_text().splitlines()[:2]))
     out = tmp_path / "mini.jsonl"
-    text = command("answer").replace("engine/game/starter_pack/questions.jsonl", str(asked)).replace("mini.jsonl", str(out))
+    text = command("generate").replace("engine/game/starter_pack/questions.jsonl", str(asked)).replace("mini.jsonl", str(out))
     done = shell(text.replace("--max-new-tokens 200", "--max-new-tokens 8"))
     assert done.returncode == 0 and "2 answers" in done.stdout, done.stderr
     made = answer_files.read(out)
