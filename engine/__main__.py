@@ -22,6 +22,7 @@ from engine import (
     hardware,
     inspecting,
     job_commands,
+    judge_commands,
     layout_figures,
     models,
     rating_commands,
@@ -188,6 +189,7 @@ app.command("runs")(training_commands.list_runs)
 app.command("export")(export_commands.export_run)
 app.command("elo")(rating_commands.rate)
 app.add_typer(evaluate_commands.evaluate, name="evaluate")
+app.command("judge")(judge_commands.judge)
 app.command("fetch-answers")(game_commands.fetch_answers)
 app.command("votes")(game_commands.votes)
 app.command("doctor")(doctor_commands.doctor)

@@ -28,7 +28,7 @@ class LineFile:
 
     def write(self, text: str) -> None:
         """Append a line; `text` has no line ends."""
-        line = f"{text}\n".encode()
+        line = f"{text}\n".encode("utf-8", "replace")  # a server may send half a surrogate pair
         with full_disk_told(self._folder, len(line)):
             end = os.fstat(self._file).st_size
             written = os.write(self._file, line)

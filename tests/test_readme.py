@@ -16,7 +16,9 @@ import training
 from conftest import ROOT, SHARED, shared
 from exporting import copied
 from hub_server import HubServer
+from judge_server import JudgeServer
 from pages import Page
+from playing import written
 
 from engine import export, memory, models, presets, recipe, runs
 from engine.backends.scripted import ScriptedBackend
@@ -26,6 +28,7 @@ from engine.hardware import GIB, Gpu, Machine
 from engine.presets import PRESETS
 from engine.runs import Run
 
+ANSWER = {"answer_id": "x", "question_id": 1, "text": "strength 1"}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -193,6 +196,17 @@ def test_the_generate_command_makes_a_file_that_the_game_reads(starter, tmp_path
     assert done.returncode == 0 and "2 answers" in done.stdout, done.stderr
     made = answer_files.read(out)
     assert made.system == "Guanaco mini" and list(made.answers) == ["1", "2"]
+
+
+@shared
+@pytest.mark.long
+def test_the_judge_command_judges_two_files(tmp_path):
+    text = command("judge")
+    for name in ("mini", "other"):
+        text = text.replace(f"{name}.jsonl", str(written(tmp_path / f"{name}.jsonl", [{**ANSWER, "model_id": name}])))
+    with JudgeServer() as server:
+        done = shell(text.replace("http://gpu-box:8000/v1", server.url), GUANACO_ANSWERS=str(SHARED / "qlora"))
+    assert done.returncode == 0 and "2 judgements are in" in done.stdout, done.stderr
 
 
 @shared

@@ -66,7 +66,7 @@ def generate(
                     missing = missing[:count]
                     break
                 id = hashlib.sha256(f"{name}\n{question.id}\n{text}".encode()).hexdigest()[:22]
-                metadata = {**about, "asked": _hash(question)}
+                metadata = {**about, "asked": question.hash}
                 row = {"answer_id": id, "model_id": name, "question_id": question.id, "text": text, "metadata": metadata}
                 file.write(json.dumps(row, ensure_ascii=False))
         finally:
@@ -84,11 +84,7 @@ def _kept(out: Path, name: str, asked: dict[str, Question], about: dict) -> set[
         if apart:
             raise BadInput(f"{out} holds answers of another run: {apart}. Nothing was changed; choose another --out.")
         id = row["question_id"]
-        if id in asked and there.get("asked") != _hash(asked[id]):
+        if id in asked and there.get("asked") != asked[id].hash:
             raise BadInput(f"{out} answers another question {id}. Nothing was changed; choose another --out.")
         found.add(id)
     return found
-
-
-def _hash(question: Question) -> str:
-    return hashlib.sha256(question.text.encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ from engine.evaluate import matches
 from engine.evaluate.matches import Matches, Scores
 from engine.events import Progress
 from engine.game import answer_files, decks
+from engine.game.answer_files import AnswerFile
 from engine.game.decks import Deck, Verdict
 
 COMMIT = "7f4e95a68dc076bea9b3a413d2b512eca6d004e5"
@@ -136,6 +137,11 @@ def file(path: str) -> Path:
             f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. {_without(path)}"
         )
     return whole
+
+
+def answers(system: str, report: hub.Report) -> AnswerFile:
+    """What a system answered to the Vicuna questions, fetched where it is not here yet. Raises as `fetch`."""
+    return answer_files.read(at_hand(f"{_GENERATIONS}/{_STEMS[system]}.jsonl", report))
 
 
 def deck(found: str = "ChatGPT", other: str = "Guanaco-65B") -> Deck:
