@@ -18,6 +18,13 @@ from engine.settings import ChatSettings
 KEY = "sk-canary-0123456789"
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass  # askers that are killed leave broken connections
+
+
 class JudgeServer:
     """Serves while the `with` block runs. `faults` are done in place of an answer to the requests of these numbers, from 0; `asked`
     are the texts it was asked; from number `hold_after` on none is answered before `release`."""
@@ -25,13 +32,12 @@ class JudgeServer:
     def __init__(self, kind: str = "threeclass", favour: float = 0, faults: Mapping[int, Callable] | Callable | None = None, key: str = ""):
         self.kind, self.favour, self.faults, self.key = kind, favour, faults or {}, key
         self.asked: list[str] = []
-        self.most_at_once = self._at_once = 0
+        self.most_at_once = self.at_once = 0
         self.hold_after, self._released = math.inf, threading.Event()
         self._lock = threading.Lock()
 
     def __enter__(self) -> "JudgeServer":
-        self._served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._served.daemon_threads = True
+        self._served = _Server(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._served.serve_forever, args=[0.02], daemon=True).start()
         self.url = f"http://127.0.0.1:{self._served.server_port}/v1"
         return self
@@ -95,8 +101,8 @@ class JudgeServer:
                 with server._lock:
                     number = len(server.asked)
                     server.asked.append(text)
-                    server._at_once += 1
-                    server.most_at_once = max(server.most_at_once, server._at_once)
+                    server.at_once += 1
+                    server.most_at_once = max(server.most_at_once, server.at_once)
                 fault = server.faults if callable(server.faults) else server.faults.get(number)
                 try:
                     if number >= server.hold_after:
@@ -106,7 +112,7 @@ class JudgeServer:
                     pass  # the asker has gone
                 finally:
                     with server._lock:
-                        server._at_once -= 1
+                        server.at_once -= 1
 
         return Handler
 

@@ -2,8 +2,10 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from builders import until
 from conftest import SHARED, shared
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,9 +122,13 @@ def test_what_looks_like_points_and_is_none(text):
 
 
 def test_every_pair_is_judged_in_both_orders_and_rates_to_the_known_order(tmp_path):
-    with JudgeServer() as server:
-        rows, ended = judged(server, tmp_path / "out", planned("a", "b", "c"), parallel=4)
-    assert ended == Judged(36, ()) and len(set(server.asked)) == 36 and 1 < server.most_at_once <= 4
+    with JudgeServer() as server, ThreadPoolExecutor(1) as pool:
+        server.hold_after = 0
+        run = pool.submit(judged, server, tmp_path / "out", planned("a", "b", "c"), parallel=4)
+        until(lambda: server.at_once == 4)
+        server.release()
+        rows, ended = run.result()
+    assert ended == Judged(36, ()) and len(set(server.asked)) == 36 and server.most_at_once == 4
     assert {path.name for path in (tmp_path / "out").glob("*")} == {f"{x}-vs-{y}.jsonl" for x in "abc" for y in "abc" if x != y}
     assert {frozenset(row) for row in rows} == {
         frozenset(("review_id", "question_id", "answer1_id", "answer2_id", "reviewer_id", "metadata", "text", "score"))

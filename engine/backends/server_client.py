@@ -43,9 +43,17 @@ class Refused(BadInput):
     """The server takes requests, but not this one."""
 
 
-@functools.cache
+_beginning = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
     """The one loop of all clients. It runs as long as the process: a request whose loop had stopped would never end."""
+    with _beginning:  # a cache alone would give two threads that come first a loop each
+        return _begun_loop()
+
+
+@functools.cache
+def _begun_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
