@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|inspect-data|estimate|train|job|runs|export|elo|evaluate|answer|fetch-answers|votes|layouts|thumbs|doctor`.
+"""The command line: `python -m engine models|chat|inspect-data|estimate|train|job|runs|export|elo|evaluate|judge|fetch-answers|votes|layouts|thumbs|doctor`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -22,6 +22,7 @@ from engine import (
     hardware,
     inspecting,
     job_commands,
+    judge_commands,
     layout_figures,
     models,
     rating_commands,
@@ -188,7 +189,7 @@ app.command("runs")(training_commands.list_runs)
 app.command("export")(export_commands.export_run)
 app.command("elo")(rating_commands.rate)
 app.add_typer(evaluate_commands.app, name="evaluate")
-app.command("answer")(game_commands.answer)
+app.command("judge")(judge_commands.judge)
 app.command("fetch-answers")(game_commands.fetch_answers)
 app.command("votes")(game_commands.votes)
 app.command("doctor")(doctor_commands.doctor)

@@ -1,5 +1,5 @@
 """`python -m engine evaluate`: perplexity, MMLU and CrowS-Pairs of a model, resumed where they stopped; what was measured; two of them
-compared. Ctrl-C ends and keeps what was scored."""
+compared; answers for a judge or the game. Ctrl-C ends and keeps what was scored."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from engine import models
+from engine import judge_commands, models
 from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
 from engine.evaluate import comparing, expectations, measurements, measuring
@@ -21,7 +21,8 @@ from engine.events import Ended, Event, Notice, Progress, Queued
 from engine.settings import BackendName, LoadSettings, Quantization, load_settings
 from engine.terminal import AsJson, log, report
 
-app = typer.Typer(no_args_is_help=True, help="Measure a model: perplexity, MMLU, CrowS-Pairs.")
+app = typer.Typer(no_args_is_help=True, help="Measure a model: perplexity, MMLU, CrowS-Pairs; or have it answer.")
+app.command("generate")(judge_commands.generate)
 
 
 def _help(name: str, of: type = MeasurementSettings) -> str:

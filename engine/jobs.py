@@ -23,6 +23,7 @@ from engine import children, hardware, paths, ranks, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Queued
 from engine.hardware import Machine
+from engine.line_files import full_disk_told
 from engine.recipe import Recipe
 from engine.runs import EventLog, Job, Run
 
@@ -74,7 +75,7 @@ def machine() -> Machine:
 def spawn(job: Job, command: Sequence[str]) -> None:
     """Work on a job by a command, in a process that outlives this one; what it prints goes to the job's log."""
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with runs.full_disk_told(job.folder, 10), open(job.folder / runs.OUTPUT, "ab") as log:
+    with full_disk_told(job.folder, 10), open(job.folder / runs.OUTPUT, "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
     job.claim(process.pid)
 

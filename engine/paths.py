@@ -60,6 +60,11 @@ def decks() -> Path:
     return _made(home() / "decks")
 
 
+def judgements() -> Path:
+    """Folder of what judges said of answers; one subfolder a judge and set of questions."""
+    return _made(home() / "judgements")
+
+
 def uploads() -> Path:
     """Folder of data that visitors brought; one subfolder a file."""
     return _made(home() / "uploads")

@@ -4,14 +4,11 @@ Events are whole lines. What a run is doing follows from them and from whether i
 """
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ import psutil
 from engine import paths, recipe
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Event, Queued, Saved, Started, Step, from_json, to_json
+from engine.line_files import LineFile, full_disk_told
 from engine.recipe import Recipe
 
 RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
@@ -152,34 +150,9 @@ def _started(process: psutil.Process) -> str:
     return str(process.create_time())
 
 
-class Lines:
-    """Appends to a file, each line whole by one write, so that no reader sees half of one it would believe.
-
-    Opening cuts off a line that a killed writer left unfinished. Raises EngineError where the disk is full (faults, row 20).
-    """
-
-    def __init__(self, path: Path):
-        self._folder = path.parent
-        with full_disk_told(self._folder, 0):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(self._file, _whole_lines_end(path))
-
-    def write(self, text: str) -> None:
-        """Append one line, given without its end."""
-        line = f"{text}\n".encode()
-        with full_disk_told(self._folder, len(line)):
-            end = os.fstat(self._file).st_size
-            written = os.write(self._file, line)
-            if written < len(line):  # the disk took a part
-                os.ftruncate(self._file, end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-class EventLog(Lines):
-    """A job's events, a line each."""
+class EventLog(LineFile):
+    """Appends events to a job's file, each a whole line by one write, so that no reader sees half of one it would believe.
+    Raises EngineError where the disk is full (faults, row 20)."""
 
     def __init__(self, job: Job):
         super().__init__(job.events)
@@ -187,35 +160,6 @@ class EventLog(Lines):
     def append(self, event: Event) -> None:
         """Write one event."""
         self.write(to_json(event))
-
-
-@contextlib.contextmanager
-def full_disk_told(folder: Path, need: int):
-    """Turn "no space left" into a sentence with the space needed and free, in place of the system's error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise EngineError(
-            f"The disk of {folder} is full: {math.ceil(max(need, 1) / 1e5) / 10:,.1f} MB are needed, {free / 1e6:,.1f} MB are free. "
-            "What was saved before is kept. Free some space, then start or resume."
-        ) from error
-
-
-def _whole_lines_end(path: Path) -> int:
-    """Where the last whole line of a file ends."""
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65_536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
 
 
 def read_events(job: Job, offset: int = 0) -> tuple[list[Event], int]:

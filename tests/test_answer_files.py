@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import shutil
 import threading
 
@@ -201,6 +202,30 @@ def test_a_folder_is_read_where_it_is_and_checked(server, monkeypatch, home):
         published.deck()
     assert starter_pack.deck().id in {deck.id for deck in Shelf().decks()}
     assert not (home / "published").exists()
+
+
+@shared
+def test_other_files_are_fetched_one_by_one_and_outlive_the_fetching_of_the_game(server, home):
+    told, path = [], "eval/prompts/reviewer.jsonl"
+    assert published.at_hand(path, told.append).read_bytes() == (server / path).read_bytes() and "0.0 MB" in told[-1].text
+    (server / path).unlink()
+    assert published.at_hand(path, told.append) and len(told) == 1 and not published.available()
+    published.fetch(lambda progress: None)
+    assert published.available() and published.at_hand(path, told.append).is_file()
+    (server / "eval/prompts/oa_reviewer.jsonl").write_text("{}")
+    with pytest.raises(EngineError, match="SHA-256 differs"):
+        published.at_hand("eval/prompts/oa_reviewer.jsonl", told.append)
+    assert not list((home / "published").rglob("*oa_reviewer*"))
+
+
+@shared
+def test_answers_have_the_ids_that_published_ratings_know_them_by():
+    (path,) = (SHARED / "qlora/eval/ratings-gpt4/vicuna/pairwise").glob("7b-guanaco*answer-gpt35*")
+    rated = [json.loads(row) for row in path.read_text().splitlines()]
+    answers = SHARED / "qlora/eval/generations/vicuna"
+    for key, name in (("answer1_id", "7b-guanaco-vicuna-generations-topp0.9-temp0.7"), ("answer2_id", "answer_gpt35")):
+        ids = answer_files.read(answers / f"{name}.jsonl").ids
+        assert {str(row["question_id"]): row[key] for row in rated} == ids, name
 
 
 @shared

@@ -10,7 +10,7 @@ from test_measures import question, written
 
 from engine import adapters
 from engine.backends.scripted import ScriptedBackend
-from engine.evaluate import measurements, published_scores
+from engine.evaluate import measurements, measuring, published_scores
 from engine.game import published
 from ui.measure import expected, figures, settings
 
@@ -156,14 +156,12 @@ def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):
 
 def test_what_is_foretold_fetches_nothing(home, monkeypatch):
     monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
-    monkeypatch.setattr(published, "apart", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(published, "at_hand", lambda *_: pytest.fail("fetched"))
     assert "1 MB" in expected.text(settings(*chosen("scripted", "")), False)
     assert "read when it starts" in expected.text(settings(*chosen("scripted", "owner/name")), False)
 
 
 def test_the_base_is_asked_as_the_adapter_is(home, tiny, two_adapters):
-    from engine.evaluate import pairs
-
     plan = settings("perplexity", str(tiny), two_adapters[0], "none", "x.jsonl", 5, "answers", None, 0)
-    base, found = pairs.of_base(plan), adapters.looked_at(two_adapters[0])
+    base, found = measuring.of_base(plan), adapters.looked_at(two_adapters[0])
     assert base.adapter == "none" and base.prompt_format == (found.prompt or "auto") and base.system == found.system

@@ -117,10 +117,10 @@ def test_stopped_within_and_resumed_it_ends_with_the_same_figures(tiny, data, mo
 # The command, in a process that kills itself in the middle of writing its tenth row.
 _MORTAL = """
 import os, signal, sys
-from engine import runs
+from engine import line_files
 from engine.backends import transformers_scoring
 transformers_scoring._TOKENS = 400
-honest, written = runs.Lines.write, [0]
+honest, written = line_files.LineFile.write, [0]
 def write(self, text):
     if text.startswith('{"key"'):
         written[0] += 1
@@ -128,7 +128,7 @@ def write(self, text):
             os.write(self._file, text[:20].encode())
             os.kill(os.getpid(), signal.SIGKILL)
     honest(self, text)
-runs.Lines.write = write
+line_files.LineFile.write = write
 from engine.__main__ import main
 main()
 """

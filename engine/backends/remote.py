@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
-from engine.backends.server_client import ServerClient
+from engine.backends.server_client import ANSWER_SECONDS, ServerClient
 from engine.blend import Blend
 from engine.errors import BadInput
 from engine.messages import Conversation
@@ -37,13 +37,7 @@ class RemoteBackend(Backend):
 
     def __init__(self, spec: ModelSpec, load: LoadSettings):
         """Ask the server what it runs. Raises BadInput or EngineError where it does not answer as such a server does."""
-        key = os.environ.get(load.api_key_env) if load.api_key_env else None
-        if load.api_key_env and not key:
-            raise BadInput(
-                f"The environment variable {load.api_key_env} holds no key. Set it to the key of the server, or leave --api-key-env out."
-            )
-        host = httpx.URL(load.base_url).netloc.decode()  # without user and password
-        self.client = ServerClient(load.base_url, key, f"The server at {host}", load.api_key_env, proxies=True)
+        self.client, host = connected(load)
         try:
             model = self._model("" if spec.id == REMOTE else spec.id)
         except BaseException:
@@ -144,6 +138,18 @@ class RemoteBackend(Backend):
 
     def close(self) -> None:
         self.client.close()
+
+
+def connected(load: LoadSettings, seconds: float = ANSWER_SECONDS) -> tuple[ServerClient, str]:
+    """A client of the server that the settings name, which may be silent for so long, and its host for people. Raises BadInput where
+    the environment holds no key."""
+    key = os.environ.get(load.api_key_env) if load.api_key_env else None
+    if load.api_key_env and not key:
+        raise BadInput(
+            f"The environment variable {load.api_key_env} holds no key. Set it to the key of the server, or leave --api-key-env out."
+        )
+    host = httpx.URL(load.base_url).netloc.decode()  # without user and password
+    return ServerClient(load.base_url, key, f"The server at {host}", load.api_key_env, proxies=True, seconds=seconds), host
 
 
 def _context(model: dict) -> int:

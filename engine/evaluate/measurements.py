@@ -21,6 +21,7 @@ from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
 from engine.evaluate.perplexity import As
 from engine.events import Ended, Event, Progress, Queued
+from engine.line_files import full_disk_told
 from engine.model_files import local_path
 from engine.runs import Job
 from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, BackendName, LoadSettings, Settings
@@ -149,7 +150,7 @@ class Measurement(Job):
 
 def _written(path: Path, value: dict) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    with runs.full_disk_told(path.parent, len(text)):
+    with full_disk_told(path.parent, len(text)):
         partial = path.with_name(f".{path.name}")
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)

@@ -19,8 +19,8 @@ from engine.evaluate.measure import Item, Measure, Subject, sample
 from engine.evaluate.measurements import Measurement, MeasurementSettings
 from engine.events import Ended, Notice, Progress
 from engine.jobs import Tell
+from engine.line_files import LineFile
 from engine.prompts import prompt_format
-from engine.runs import Lines
 
 _TELL_SECONDS = 0.5
 TITLES = {"perplexity": "Perplexity", "mmlu": "MMLU", "crows": "CrowS-Pairs"}
@@ -79,7 +79,7 @@ def _scored(measurement: Measurement, settings: MeasurementSettings, measure: Me
     rows = {row["key"]: row for row in measurement.read_rows()}
     known = {number for number, item in enumerate(items) if item.key in rows}
     title, of, before, started = TITLES[settings.measure], len(items), len(known), time.monotonic()
-    log = Lines(measurement.rows)
+    log = LineFile(measurement.rows)
     try:
         tell(Progress(_so_far(title, before, of), before / of))
         told = time.monotonic()

@@ -153,7 +153,7 @@ def _fits(subject: Subject, choice: Choice) -> bool:
 def read(data: str, shots: int, shots_from: str, skip_bad_rows: bool, report: hub.Report) -> Mmlu:
     """MMLU from a file or Hub data set, or the published questions where `data` is empty. Of the first five rows of each subject its
     shots are made, and these are not scored; `shots_from` names other data to take them from. Raises BadInput or EngineError."""
-    source = data or str(published.apart(PUBLISHED, report))
+    source = data or str(published.at_hand(PUBLISHED, report))
     found = sources.read(source, report)
     questions, told = _questions(found, skip_bad_rows)
     sha256 = found.sha256

@@ -21,8 +21,8 @@ _MISSING = {
 def text(settings: MeasurementSettings, with_base: bool) -> str:
     """In a sentence or two. Raises BadInput that says what is missing or wrong."""
     check_here(settings)
-    if not settings.data and not published.has_apart(mmlu.PUBLISHED):
-        size = published.APART[mmlu.PUBLISHED].size / 1e6
+    if not settings.data and not published.here(mmlu.PUBLISHED):
+        size = published.pins()[mmlu.PUBLISHED].size / 1e6
         return _FETCHED.format(size=size, source=published.source())
     if settings.data and not local_path(settings.data).exists() and NAME.fullmatch(settings.data):
         return _ON_THE_HUB
