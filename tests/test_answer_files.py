@@ -166,24 +166,24 @@ def test_what_is_not_the_published_file_is_refused_and_nothing_kept(fault, words
 
 @shared
 def test_a_file_apart_is_fetched_once_and_checked(server, home, monkeypatch):
-    path = next(iter(published.APART))
-    with pytest.raises(EngineError, match="answered 404.*a file of your own"):
-        published.apart(path, lambda progress: None)
+    path = "data/mmlu/zero_shot_mmlu_val.json"
+    with pytest.raises(EngineError, match="answered 404.*A file of your own"):
+        published.at_hand(path, lambda progress: None)
     (server / path).parent.mkdir(parents=True)
     whole = (SHARED / "qlora" / path).read_bytes()
     (server / path).write_bytes(whole[:-1] + b" ")
     with pytest.raises(EngineError, match="SHA-256"):
-        published.apart(path, lambda progress: None)
+        published.at_hand(path, lambda progress: None)
     assert not any(home.rglob("*.json"))
     (server / path).write_bytes(whole)
     told = []
-    kept = published.apart(path, told.append)
+    kept = published.at_hand(path, told.append)
     assert kept.read_bytes() == whole and "data/mmlu" in told[0].text
     shutil.rmtree(server)
-    assert published.apart(path, told.append) == kept and len(told) == 1
+    assert published.at_hand(path, told.append) == kept and len(told) == 1
     kept.write_bytes(whole[:-1])
     with pytest.raises(EngineError, match="answered 404"):
-        published.apart(path, told.append)
+        published.at_hand(path, told.append)
 
 
 def test_an_address_that_does_not_answer_is_told(monkeypatch, home):
