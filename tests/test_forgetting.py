@@ -3,7 +3,9 @@
 import shutil
 
 import browser
+import builders
 import pytest
+import training
 from builders import until
 from conftest import SHARED, shared
 from pages import Page
@@ -13,6 +15,18 @@ from engine.backends.scripted import ScriptedBackend
 from engine.errors import BadInput
 from engine.evaluate import forgetting, measurements
 from engine.evaluate.intervals import Estimate, Paired
+
+
+@pytest.fixture(scope="module")
+def run(rows, tmp_path_factory):
+    """A short run on a base that takes long questions."""
+    base = builders.model(tmp_path_factory.mktemp("base") / "tiny-long", context=8_192)
+    plan = training.plan(base, rows, optimization={"steps": 3, "learning_rate": 0.02}, cadence={"save_every": 9, "eval_every": 9})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUANACO_HOME", str(tmp_path_factory.mktemp("home")))
+        made = training.fresh(plan, tmp_path_factory.mktemp("run") / "counting")
+        training.trained(made)
+    return made
 
 
 def paired(first: float, second: float, p: float | None) -> Paired:
@@ -34,8 +48,7 @@ def test_a_difference_is_only_called_one_where_chance_does_not_explain_it(found,
     assert said in forgetting._verdict(found, lower_is_better)
 
 
-def test_general_answers_that_it_learnt_from_are_called_so(spelling):
-    run, _ = spelling
+def test_general_answers_that_it_learnt_from_are_called_so(run):
     names = list(forgetting.plans("mine", run))
     assert names == ["40 answers that it did not learn from", "100 questions of MMLU"]
     rows = next(iter(uploads.bundled().values()))
@@ -51,11 +64,10 @@ def test_general_answers_that_it_learnt_from_are_called_so(spelling):
 
 @shared
 @pytest.mark.long
-def test_base_and_run_are_measured_on_the_same_items_and_told_apart(spelling, home, monkeypatch):
+def test_base_and_run_are_measured_on_the_same_items_and_told_apart(run, home, monkeypatch):
     monkeypatch.setenv("GUANACO_ANSWERS", str(SHARED / "qlora"))
     monkeypatch.setattr(forgetting, "QUESTIONS", 20)
     monkeypatch.setattr(forgetting, "ROWS", 4)
-    run, _ = spelling
     checks = forgetting.start(str(run.adapter), run)
     until(lambda: not any(map(forgetting.goes_on, checks)), 240)
     rows, questions = map(forgetting.words, checks)
@@ -68,8 +80,7 @@ def test_base_and_run_are_measured_on_the_same_items_and_told_apart(spelling, ho
         assert base.facts["prompt_format"] == tuned.facts["prompt_format"]
 
 
-def test_one_that_failed_says_why(spelling, home, monkeypatch, tmp_path):
-    run, _ = spelling
+def test_one_that_failed_says_why(run, home, monkeypatch, tmp_path):
     monkeypatch.setenv("GUANACO_ANSWERS", str(tmp_path))
     checks = forgetting.start(str(run.adapter), run)
     forgetting.stop(checks)
@@ -82,11 +93,10 @@ def test_one_that_failed_says_why(spelling, home, monkeypatch, tmp_path):
 @shared
 @pytest.mark.long
 @browser.needs_chromium
-def test_a_person_checks_it_in_step_7(spelling, home, monkeypatch):
+def test_a_person_checks_it_in_step_7(run, home, monkeypatch):
     monkeypatch.setenv("GUANACO_ANSWERS", str(SHARED / "qlora"))
     monkeypatch.setattr(forgetting, "QUESTIONS", 20)
     monkeypatch.setattr(forgetting, "ROWS", 4)
-    run, _ = spelling
     shutil.copytree(run.folder, home / "runs" / run.id)
     page = Page(ScriptedBackend())
     try:
