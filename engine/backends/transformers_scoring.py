@@ -36,7 +36,9 @@ class TransformersScorer(Scorer):
         import torch
 
         self._torch = torch
-        self._backend, self.context, self.tokenizer = backend, backend.loaded.context, backend.prompting
+        self._backend, self.tokenizer = backend, backend.prompting
+        # The model's own, not what memory allows a chat at the moment: the same at any time.
+        self.context = getattr(backend.base.model.config, "max_position_embeddings", None) or backend.loaded.context
         self.weights = lineage.revision(backend.base.spec)
         shape = backend.base.spec.shape
         on_gpu = torch.cuda.is_available()
@@ -47,7 +49,7 @@ class TransformersScorer(Scorer):
     def choices(self, asked: Sequence[Choice], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
         """Candidates of one token each are looked up behind their text; longer ones are read, the text before them once."""
         asks: list[Ask] = []
-        owners: list[tuple[int, int]] = []  # of each ask: whose it is, and the first of its candidates
+        owners: list[tuple[int, int]] = []  # of each ask: whose it is, and its place among those
         counts: list[int] = []  # asks that a choice is made of
         for number, choice in enumerate(asked):
             before, rests = divided(self.tokenizer, choice)

@@ -8,8 +8,8 @@ from engine.evaluate.intervals import Paired
 from engine.evaluate.measurements import Measurement
 from engine.game.scoring import SIGNIFICANT
 
-# What two measurements must have in common, and how people call it.
-_SAME = {"measure": "measure", "shots": "number of shots"}
+# Fewer items of a group tell nothing.
+LEAST = 10
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,12 @@ class Comparison:
         return asdict(self)
 
 
-LEAST = 10
-
-
 def compared(first: Measurement, second: Measurement) -> Comparison:
     """Both need not be done: what both have scored counts. Raises BadInput where they are not of the same items."""
     one, other = first.settings, second.settings
-    for name, called in _SAME.items():
-        if getattr(one, name) != getattr(other, name) and (name == "measure" or one.measure == "mmlu"):
-            raise BadInput(f"{first.id} and {second.id} differ in their {called}, so they cannot be compared.")
+    differ = "measure" if one.measure != other.measure else "number of shots" if one.measure == "mmlu" and one.shots != other.shots else ""
+    if differ:
+        raise BadInput(f"{first.id} and {second.id} differ in their {differ}, so they cannot be compared.")
     if not (first.facts and first.facts.get("data_sha256") == second.facts.get("data_sha256")):
         raise BadInput(f"{first.id} and {second.id} were not measured on the same data, so they cannot be compared.")
     left = {row["key"]: row for row in first.read_rows()}

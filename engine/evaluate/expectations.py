@@ -1,5 +1,6 @@
 """What a measurement will give before it is begun: how wide its interval will be, and how long it will take here."""
 
+import contextlib
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -46,9 +47,10 @@ def _speed(settings: MeasurementSettings) -> tuple[float | None, Literal["measur
     """Tokens a second, as earlier measurements of that model, held alike, had them here; else by the processor."""
     found: list[float] = []
     for each in every():
-        result = each.result
-        if result and len(found) < _EARLIER and _alike(each.settings, settings) and result["pace"]["tokens"]:
-            found.append(result["pace"]["tokens"] / max(result["pace"]["seconds"], 1e-3))
+        with contextlib.suppress(BadInput):  # one that another version wrote
+            result = each.result
+            if result and len(found) < _EARLIER and _alike(each.settings, settings) and result["pace"]["tokens"]:
+                found.append(result["pace"]["tokens"] / max(result["pace"]["seconds"], 1e-3))
     if found:
         return median(found), "measured"
     try:

@@ -5,7 +5,7 @@ A measure is read from its data before a model is loaded, asks a scorer about it
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ def checked(bad: Sequence[BadRow], good: int, unit: str, skip: bool, name: str) 
     return (f"{text} They are left out.",)
 
 
-def text_field(fields, name: str) -> str | None:
+def text_field(fields: Mapping[str, object], name: str) -> str | None:
     """A field that holds text, None where it does not."""
     value = fields.get(name)
     return value if isinstance(value, str) and value.strip() else None

@@ -82,13 +82,19 @@ class Mmlu(Measure):
         return [Item(str(each.line), each.subject, each) for each in self._questions]
 
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:
-        """Where the context is too short for all shots, the last ones are left out, as Hendrycks et al. did."""
+        """Where the context is too short for all shots, the last ones are left out, as Hendrycks et al. did. Raises BadInput where it is
+        too short for a question alone."""
         asked, shots = [], []
         for item in items:
             question: Question = item.content
             count = len(question.shots)
             while count and not _fits(subject, _choice(question, count)):
                 count -= 1
+            if not count and not _fits(subject, _choice(question, 0)):
+                raise BadInput(
+                    f"The question in line {question.line} ({question.subject}) is longer than the {subject.scorer.context:,} tokens that this "
+                    "model takes here. Leave it out, or choose a model with a longer context."
+                )
             asked.append(_choice(question, count))
             shots.append(count)
         for number, figures in subject.scorer.choices(asked, blend, stop, known):
