@@ -1,4 +1,4 @@
-"""The command line: `python -m engine models|chat|inspect-data|estimate|train|job|runs|export|elo|answer|fetch-answers|votes|layouts|thumbs|doctor`.
+"""The command line: `python -m engine models|chat|inspect-data|estimate|train|job|runs|export|elo|evaluate|judge|fetch-answers|votes|layouts|thumbs|doctor`.
 
 With `--json` a command prints one JSON document on stdout; all else goes to stderr. Exit code 0 done, 2 bad input
 (one clear line on stderr), 1 anything else.
@@ -16,11 +16,13 @@ from pydantic import ValidationError
 
 from engine import (
     doctor_commands,
+    evaluate_commands,
     export_commands,
     game_commands,
     hardware,
     inspecting,
     job_commands,
+    judge_commands,
     layout_figures,
     models,
     rating_commands,
@@ -186,7 +188,8 @@ app.command("job")(job_commands.job)
 app.command("runs")(training_commands.list_runs)
 app.command("export")(export_commands.export_run)
 app.command("elo")(rating_commands.rate)
-app.command("answer")(game_commands.answer)
+app.add_typer(evaluate_commands.app, name="evaluate")
+app.command("judge")(judge_commands.judge)
 app.command("fetch-answers")(game_commands.fetch_answers)
 app.command("votes")(game_commands.votes)
 app.command("doctor")(doctor_commands.doctor)

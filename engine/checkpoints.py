@@ -17,7 +17,8 @@ from pathlib import Path
 from engine import adapters, paths, trouble
 from engine.errors import EngineError
 from engine.events import Saved
-from engine.runs import Run, full_disk_told
+from engine.line_files import full_disk_told
+from engine.runs import Run
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 _reading = threading.Lock()

@@ -210,11 +210,15 @@ class _Marked:
     shown: str
 
     def __call__(self, fields: Fields) -> tuple[Conversation, ...]:
-        before, *parts = self.marker.split(_text(fields, self.field))
-        turns = [(self.roles[name], text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)]
+        before, turns = self.turns(_text(fields, self.field))
         if not turns:
             raise Unfit(f"{self.field} has none of the markers {self.shown}")
-        return _conversation(turns, before.strip())
+        return _conversation(turns, before)
+
+    def turns(self, text: str) -> tuple[str, list[tuple[Role, str]]]:
+        """What stands before the first marker, and the turns."""
+        before, *parts = self.marker.split(text)
+        return before.strip(), [(self.roles[name], text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)]
 
     def sign(self, fields: Fields) -> str:
         value = fields.get(self.field)
@@ -229,6 +233,16 @@ _CHIP2 = _Marked("text", re.compile(r"<(human|bot)>:"), {"human": "user", "bot":
 _HH = _Marked(
     "chosen", re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):"), {"Human": "user", "Assistant": "assistant"}, "Human: and Assistant:"
 )
+
+
+def question(text: str) -> Conversation:
+    """A question as a conversation that waits for its answer: of several turns where it marks them as OpenAssistant's prompts do,
+    an empty one of the assistant's at its end."""
+    before, turns = _OASST.turns(text)
+    if before or [role for role, _ in turns[-2:]] != ["user", "assistant"] or turns[-1][1]:
+        return Conversation().add("user", text)
+    return Conversation(tuple(Message(role, said) for role, said in turns[:-1])).alternating()
+
 
 _CHAT_FIELDS = ("messages", "conversations", "conversation")
 

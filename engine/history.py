@@ -7,17 +7,13 @@ import contextlib
 import functools
 import os
 import shlex
-import shutil
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from filelock import FileLock, Timeout
-
-from engine import paths, runs
-from engine.errors import BadInput, EngineError
+from engine import jobs, paths, runs
+from engine.errors import BadInput
 from engine.events import Ended, Evaluated, Event, Queued, Sample, Started, Step, from_json
 from engine.recipe import Recipe
 from engine.runs import Phase, Run
@@ -30,8 +26,8 @@ _STEPS_READ = 4 * CURVE
 _STEP_LINE = b'{"event": "Step"'
 _KINDS_OF_PHASE = (Queued, Started, Step, Ended)
 _TAIL_BYTES = 65_536
-# Where a folder is on its way out, and how `engine.runs` notes a run whose folder is elsewhere.
-_GONE, _POINTERS = ".guanaco-deleted", "*.elsewhere"
+# How `engine.runs` notes a run whose folder is elsewhere.
+_POINTERS = "*.elsewhere"
 Points = tuple[tuple[int, float], ...]
 
 
@@ -308,27 +304,11 @@ def _began_from(run: Run, names: Collection[str]) -> bool:
 
 
 def delete(run: Run) -> None:
-    """Remove a run's folder, which is whole or gone: it is renamed away first. Raises BadInput where it is under way, EngineError
-    where the system does not let it go."""
-    busy = BadInput(f"{run.id} is under way. Stop it first.")
-    if run.process:
-        raise busy
-    if run.hub_job_goes_on:
+    """Remove a run's folder, which is whole or gone. Raises BadInput where it is under way, EngineError where the system does not let
+    it go."""
+    if run.hub_job_goes_on and not run.process:
         raise BadInput(f"A job of the Hub may still train {run.id}. Resume follows it to its end; then it can be deleted.")
-    away = run.folder.parent / _GONE
-    try:
-        with FileLock(run.folder / runs.LOCK, timeout=0):
-            pass
-        away.mkdir(exist_ok=True)
-        os.replace(run.folder, away / f"{run.id}-{time.time_ns()}")
-    except Timeout as error:
-        raise busy from error
-    except OSError as error:
-        raise EngineError(f"{run.folder} cannot be deleted ({error.strerror}). Nothing was removed.") from error
+    jobs.remove(run)
     for pointer in paths.runs().glob(_POINTERS):
         if pointer.read_text(encoding="utf-8") == str(run.folder):
             pointer.unlink()
-    for gone in away.iterdir():  # also what an interrupted deletion left
-        shutil.rmtree(gone, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        away.rmdir()

@@ -21,6 +21,7 @@ from typing import TypeVar
 from engine import adapters, checkpoints, hub, job_bundle, job_script, jobs, paths, pushing, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Event, Notice, Progress, Step, from_json
+from engine.line_files import full_disk_told
 from engine.recipe import Recipe
 from engine.runs import EventLog, Run
 
@@ -49,7 +50,7 @@ class HubJob:
     ended: str = ""
 
     def write(self, run: Run) -> None:
-        with runs.full_disk_told(run.folder, 1_000):
+        with full_disk_told(run.folder, 1_000):
             partial = run.folder / f".{runs.HUB_JOB}"
             partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
             os.replace(partial, run.folder / runs.HUB_JOB)
@@ -278,7 +279,7 @@ class _Follower:
         while True:
             with pushing.explained(f"The job {self._job.url}", "cannot be followed, and goes on"):
                 try:
-                    with runs.full_disk_told(self._run.folder, 0):
+                    with full_disk_told(self._run.folder, 0):
                         return call()
                 except Exception as error:
                     if not _passes(error):
@@ -313,7 +314,7 @@ class _Follower:
         self._tell(Progress("Fetching what the job gave"))
         for stale in self._run.folder.glob(f"{_FETCHED}*"):
             shutil.rmtree(stale, ignore_errors=True)
-        with runs.full_disk_told(self._run.folder, 0), tempfile.TemporaryDirectory(dir=self._run.folder, prefix=_FETCHED) as place:
+        with full_disk_told(self._run.folder, 0), tempfile.TemporaryDirectory(dir=self._run.folder, prefix=_FETCHED) as place:
             sent = self._patiently(lambda: self._fetch(Path(place)))
             if held and held.status == "done" and (sent / runs.ADAPTER).is_dir():
                 self._keep_adapter(sent / runs.ADAPTER)

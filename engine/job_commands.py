@@ -1,7 +1,6 @@
 """`python -m engine job`: a training on a GPU of Hugging Face, its cost said first, followed until its adapter is here."""
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from engine.errors import BadInput
 from engine.job_offer import Offer
 from engine.recipe import Recipe
 from engine.runs import Run
-from engine.terminal import AsJson, log, report
+from engine.terminal import AsJson, agreed, log, report
 
 
 def job(
@@ -45,7 +44,7 @@ def job(
             return
         for note in offer.notes:
             log(note)
-        if not yes and not _agreed():
+        if not yes and not agreed("Start the job?", "Nothing was sent. Add --yes to start the job."):
             log("Nothing was sent.")
             return
         run = hub_jobs.start(plan, name, offer.flavor, offer.limit, report)
@@ -59,12 +58,6 @@ def _offer(plan: Recipe, flavor: str, timeout: str) -> Offer:
     chosen = job_offer.flavor(flavor)
     spec = trainable.looked_at(trainable.base(plan.model))
     return job_offer.offer(plan, spec, chosen, limit, job_offer.counted(plan, report))
-
-
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise BadInput("Nothing was sent. Add --yes to start the job.")
-    return typer.confirm("Start the job?", err=True)
 
 
 def _ask_to_stop(run: Run) -> None:

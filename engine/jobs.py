@@ -1,4 +1,5 @@
-"""Training runs as jobs: started in processes of their own, one at a time on a machine, stopped, resumed, followed.
+"""Training runs as jobs, and what other jobs share with them: started in processes of their own, one at a time on a machine, stopped,
+resumed, followed.
 
 Who has the machine is a lock that the system frees when its holder dies; who waits stands in line with a ticket.
 """
@@ -6,10 +7,11 @@ Who has the machine is a lock that the system frees when its holder dies; who wa
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -21,12 +23,16 @@ from engine import children, hardware, paths, ranks, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Queued
 from engine.hardware import Machine
+from engine.line_files import full_disk_told
 from engine.recipe import Recipe
-from engine.runs import EventLog, Run
+from engine.runs import EventLog, Job, Run
 
-# How often a waiting run looks whether it is its turn, seconds.
+Tell = Callable[[Event], None]
+# How often a waiting job looks whether it is its turn, seconds.
 _LOOK = 0.5
-# How far trainings stand back for other programs where that is not chosen by the variable, 0 (not at all) to 19.
+# Where folders are on their way out.
+_GONE = ".guanaco-deleted"
+# How far trainings and measurements stand back for other programs where that is not chosen by the variable, 0 (not at all) to 19.
 NICENESS, NICENESS_VARIABLE = 19, "GUANACO_NICENESS"
 
 
@@ -56,20 +62,26 @@ def resume(run: Run) -> None:
 
 
 def machine() -> Machine:
-    """This machine as a run that is begun now will find it: runs under way and in line have ended by then and given their RAM
-    back. Of a GPU all memory counts anyway."""
+    """This machine as a run that is begun now will find it: runs under way and in line, and whatever else has the machine, have ended by
+    then and given their RAM back. Of a GPU all memory counts anyway."""
     now = hardware.machine()
     if now.has_gpu:
         return now
-    taken = sum(hardware.process_memory(process.pid) for run in runs.every() if (process := run.process))
+    under_way = [*(run.process for run in runs.every()), runs.noted_process(_holder_file())]  # the holder may be another kind of job
+    taken = sum(map(hardware.process_memory, {process.pid for process in under_way if process}))
     return replace(now, memory_free=min(now.memory, now.memory_free + taken))
 
 
-def _spawn(run: Run) -> None:
+def spawn(job: Job, command: Sequence[str]) -> None:
+    """Work on a job by a command, in a process that outlives this one; what it prints goes to the job's log."""
     detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with runs.full_disk_told(run.folder, 10), open(run.folder / runs.OUTPUT, "ab") as log:
-        process = subprocess.Popen(_command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
-    run.claim(process.pid)
+    with full_disk_told(job.folder, 10), open(job.folder / runs.OUTPUT, "ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=children.environment(), **detached)
+    job.claim(process.pid)
+
+
+def _spawn(run: Run) -> None:
+    spawn(run, _command(run))
 
 
 def follow_hub_jobs() -> None:
@@ -85,35 +97,57 @@ def _command(run: Run) -> list[str]:
     return [sys.executable, "-m", "engine", "train", str(run.folder / runs.RECIPE), "--run-dir", str(run.folder), "--resume"]
 
 
-def stop(run: Run) -> None:
-    """Ask a run to save and end; it does within one pass of a step. Raises BadInput where it is not under way."""
-    process = run.process
+def stop(job: Job) -> None:
+    """Ask a job to save and end; a run does within one pass of a step. Raises BadInput where it is not under way."""
+    process = job.process
     if not process:
-        raise BadInput(f"{run.id} is not under way.")
-    run.ask_to_stop(process.pid)
+        raise BadInput(f"{job.id} is not under way.")
+    job.ask_to_stop(process.pid)
 
 
-def kill(run: Run) -> None:
-    """End a run's process at once; it can be resumed from its last checkpoint. Of a run on the Hub the job is cancelled, which whoever
+def kill(job: Job) -> None:
+    """End a job's process at once; it can be resumed from what is on disk. Of a run on the Hub the job is cancelled, which whoever
     follows it sees. Raises BadInput where it is not under way, EngineError where the Hub does not answer."""
-    process = run.process
+    process = job.process
     if not process:
-        raise BadInput(f"{run.id} is not under way.")
-    if run.hub_job_goes_on:
+        raise BadInput(f"{job.id} is not under way.")
+    if isinstance(job, Run) and job.hub_job_goes_on:
         from engine import hub_jobs  # it starts jobs by this module
 
-        return hub_jobs.cancel(run)
+        return hub_jobs.cancel(job)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
         process.wait(10)
 
 
-def follow(run: Run, offset: int = 0) -> tuple[list[Event], int]:
+def remove(job: Job) -> None:
+    """Remove a job's folder, which is whole or gone: it is renamed away first. Raises BadInput where it is under way, EngineError where
+    the system does not let it go."""
+    busy = BadInput(f"{job.id} is under way. Stop it first.")
+    if job.process:
+        raise busy
+    away = job.folder.parent / _GONE
+    try:
+        with FileLock(job.folder / runs.LOCK, timeout=0):
+            pass
+        away.mkdir(exist_ok=True)
+        os.replace(job.folder, away / f"{job.id}-{time.time_ns()}")
+    except Timeout as error:
+        raise busy from error
+    except OSError as error:
+        raise EngineError(f"{job.folder} cannot be deleted ({error.strerror}). Nothing was removed.") from error
+    for gone in away.iterdir():  # also what an interrupted deletion left
+        shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        away.rmdir()
+
+
+def follow(job: Job, offset: int = 0) -> tuple[list[Event], int]:
     """The events from byte `offset` on, and the offset for the next call."""
-    return runs.read_events(run, offset)
+    return runs.read_events(job, offset)
 
 
-def work(run: Run, tell) -> Ended | Adjusted:
+def work(run: Run, tell: Tell) -> Ended | Adjusted:
     """Train a run in this process when the machine is free. Every event goes to the run's log and to `tell`; the last one is
     given back: where that is an `Adjusted`, `go_on` is to be called, or this once more. Raises BadInput where another process has
     the run, EngineError after the run is noted as failed.
@@ -124,10 +158,22 @@ def work(run: Run, tell) -> Ended | Adjusted:
         return _work_along(run)
     if run.hub_job_goes_on:
         raise BadInput(f"A job of the Hub trains {run.id}. Follow it to its end first: python -m engine job --follow {run.id}")
-    with owned(run):
-        run.claim(os.getpid())
-        _give_way()
-        log = EventLog(run)
+
+    def train(both: Tell) -> Ended | Adjusted:
+        from engine.train import train as trained  # not while it waits: it imports torch
+
+        return trained(run, both)
+
+    return carried_out(run, tell, train, lambda: _last_step(run))
+
+
+def carried_out(job: Job, tell: Tell, do: Callable[[Tell], Ended | Adjusted], step: Callable[[], int]) -> Ended | Adjusted:
+    """Do a job's work in this process when the machine is free. Every event goes to the job's log and to `tell`; the last one is given
+    back. `step` says how far it is. Raises BadInput where another process has the job, EngineError after it is noted as failed."""
+    with owned(job):
+        job.claim(os.getpid())
+        give_way()
+        log = EventLog(job)
 
         def both(event: Event) -> None:
             log.append(event)
@@ -135,17 +181,17 @@ def work(run: Run, tell) -> Ended | Adjusted:
 
         last = None
         try:
-            last = _when_free(run, both)
+            last = _when_free(job, both, do, step)
             return last
         except Exception as error:
             known = isinstance(error, EngineError)
             with contextlib.suppress(EngineError):  # a full disk takes not even this
-                both(Ended("failed", _last_step(run), str(error) if known else f"{type(error).__name__}: {error}", 0.0))
+                both(Ended("failed", step(), str(error) if known else f"{type(error).__name__}: {error}", 0.0))
             raise
         finally:
             log.close()
             if not isinstance(last, Adjusted):
-                run.disclaim()
+                job.disclaim()
 
 
 def trained_here(run: Run, watch: Callable[[Event], None] = lambda event: None) -> tuple[Ended | Adjusted, list[Event]]:
@@ -181,7 +227,7 @@ def go_on(run: Run, *options: str) -> NoReturn:
 
 def _work_along(run: Run) -> Ended | Adjusted:
     """Be one of the other processes of a training: take part from when the first has the machine."""
-    _give_way()
+    give_way()
     while not (runs.noted_process(_holder_file()) and _holder() == run.id):
         if done := runs.finished(run):
             return done
@@ -191,8 +237,8 @@ def _work_along(run: Run) -> Ended | Adjusted:
     return train(run, lambda event: None)
 
 
-def _give_way() -> None:
-    """Train at low priority, so that a chat beside it stays as fast as alone."""
+def give_way() -> None:
+    """Work at low priority, so that a chat beside it stays as fast as alone."""
     chosen = os.environ.get(NICENESS_VARIABLE, "")
     niceness = min(int(chosen), NICENESS) if chosen.isdigit() else NICENESS
     if not niceness:
@@ -205,15 +251,13 @@ def _give_way() -> None:
             Path("/proc/self/autogroup").write_text(str(niceness))
 
 
-def _when_free(run: Run, tell) -> Ended | Adjusted:
-    with _machine(run, tell) as free:
+def _when_free(job: Job, tell: Tell, do: Callable[[Tell], Ended | Adjusted], step: Callable[[], int]) -> Ended | Adjusted:
+    with _machine(job, tell) as free:
         if not free:
-            ended = Ended("stopped", _last_step(run), "Stopped while it waited for the machine. Resume puts it in line again.", 0.0)
+            ended = Ended("stopped", step(), "Stopped while it waited for the machine. Resume puts it in line again.", 0.0)
             tell(ended)
             return ended
-        from engine.train import train
-
-        return train(run, tell)
+        return do(tell)
 
 
 def _last_step(run: Run) -> int:
@@ -221,25 +265,25 @@ def _last_step(run: Run) -> int:
 
 
 @contextlib.contextmanager
-def owned(run: Run) -> Iterator[None]:
-    """The run's own lock: two processes never write one run (faults, row 23)."""
+def owned(job: Job) -> Iterator[None]:
+    """The job's own lock: two processes never write one run (faults, row 23)."""
     try:
-        with FileLock(run.folder / runs.LOCK, timeout=0):
+        with FileLock(job.folder / runs.LOCK, timeout=0):
             yield
     except Timeout as error:
-        process = run.process
+        process = job.process
         who = f"process {process.pid}" if process else "another process"
-        raise BadInput(f"{run.id} is under way already, in {who}. Stop that first, or follow it.") from error
+        raise BadInput(f"{job.id} is under way already, in {who}. Stop that first, or follow it.") from error
 
 
 @contextlib.contextmanager
-def _machine(run: Run, tell) -> Iterator[bool]:
-    """The machine's lock, held within the block, first come first served. Tells who has it while this run waits. False where
-    the run was asked to stop meanwhile."""
+def _machine(job: Job, tell: Tell) -> Iterator[bool]:
+    """The machine's lock, held within the block, first come first served. Tells who has it while this job waits. False where
+    it was asked to stop meanwhile."""
     lock = FileLock(paths.runs() / ".machine.lock")
     first_in_line = paths.runs() / f".ticket-{0:020}-{os.getpid()}"
     ticket = first_in_line if first_in_line.exists() else paths.runs() / f".ticket-{time.time_ns():020}-{os.getpid()}"
-    runs.note_process(ticket, os.getpid(), run=run.id)
+    runs.note_process(ticket, os.getpid(), run=job.id)
     told = None
     try:
         while True:
@@ -248,7 +292,7 @@ def _machine(run: Run, tell) -> Iterator[bool]:
                 with contextlib.suppress(Timeout):
                     lock.acquire(timeout=0)
                     break
-            if run.asked_to_stop:
+            if job.asked_to_stop:
                 yield False
                 return
             waits = Queued(_holder(), len(ahead) + 1)
@@ -256,14 +300,14 @@ def _machine(run: Run, tell) -> Iterator[bool]:
                 tell(waits)
                 told = waits
             time.sleep(_LOOK)
-        runs.note_process(_holder_file(), os.getpid(), run=run.id)
+        runs.note_process(_holder_file(), os.getpid(), run=job.id)
         ticket.unlink(missing_ok=True)
         yield True
     finally:
         ticket.unlink(missing_ok=True)
         if lock.is_locked:
-            if os.name == "posix" and isinstance(next(reversed(runs.all_events(run)), None), Adjusted):
-                runs.note_process(first_in_line, os.getpid(), run=run.id)  # `go_on` keeps this process's number
+            if os.name == "posix" and isinstance(next(reversed(runs.all_events(job)), None), Adjusted):
+                runs.note_process(first_in_line, os.getpid(), run=job.id)  # `go_on` keeps this process's number
             _holder_file().unlink(missing_ok=True)
         lock.release()
 
@@ -284,7 +328,7 @@ def _holder_file() -> Path:
 
 
 def _holder() -> str:
-    """The id of the run that has the machine."""
+    """The id of the run or other job that has the machine."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         return str(json.loads(_holder_file().read_text())["run"])
     return "another run"

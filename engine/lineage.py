@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from engine import adapters, paths
 from engine.datasets import Data
 from engine.errors import BadInput
+from engine.line_files import full_disk_told
 from engine.model_spec import ModelSpec
 from engine.recipe import Recipe
-from engine.runs import Run, full_disk_told
+from engine.runs import Run
 
 if TYPE_CHECKING:  # it imports torch
     from engine.trainee import Trainee

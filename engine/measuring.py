@@ -5,6 +5,7 @@ Both are asked of a running llama.cpp server, so that they hold for the very wei
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Protocol
 
 from engine.errors import EngineError
@@ -55,7 +56,7 @@ def perplexity(client: Client, text: str = TEXT) -> float:
     if len(tokens) < 2:
         raise EngineError("A text of fewer than two tokens has no perplexity. Give a longer one.")
     word = tokenized(client, ANSWER)[-1]
-    losses = [-_logprob(client, tokens[:place], tokens[place], word) for place in range(1, len(tokens))]
+    losses = [-logprobs(client, tokens[:place], [tokens[place]], word)[0] for place in range(1, len(tokens))]
     return math.exp(statistics.fmean(losses))
 
 
@@ -67,19 +68,22 @@ def tokenized(client: Client, text: str) -> list[int]:
         raise EngineError(f"The server gives no tokens ({type(error).__name__}). Only llama.cpp's own server can be measured.") from error
 
 
-def _logprob(client: Client, before: list[int], token: int, word: int) -> float:
-    """Natural logarithm of the probability that the model gives to `token` after `before`, while it is made to say `word`."""
-    body = {"prompt": before, "n_predict": 1, "post_sampling_probs": False, "temperature": 0, "cache_prompt": True}
+def logprobs(client: Client, before: Sequence[int], tokens: Sequence[int], word: int, **more: object) -> list[float]:
+    """Natural logarithms of the probabilities that the model gives to each of `tokens` after `before`, while it is made to say `word`.
+    `more` goes into the request."""
+    body = {"prompt": list(before), "n_predict": 1, "post_sampling_probs": False, "temperature": 0, "cache_prompt": True, **more}
     body["logit_bias"] = [[word, 1e6]]  # the probabilities that are told are those before it
+    missing = list(tokens)
     for count in CANDIDATES:
         try:
             found = client.post("completion", {**body, "n_probs": count})["completion_probabilities"][0]["top_logprobs"]
-            logprob = next((float(each["logprob"]) for each in found if each["id"] == token), None)
+            told = {each["id"]: float(each["logprob"]) for each in found}
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise EngineError(
                 f"The server tells no probabilities ({type(error).__name__}). Only llama.cpp's own server can be measured."
             ) from error
-        if logprob is not None:
+        missing = [token for token in tokens if token not in told]
+        if not missing:
             # Where a probability is 0 in 32 bits, llama.cpp says the lowest number there is instead of minus infinity.
-            return max(logprob, math.log(1e-45))
-    raise EngineError(f"The server tells no probability of token {token}. Only llama.cpp's own server can be measured.")
+            return [max(told[token], math.log(1e-45)) for token in tokens]
+    raise EngineError(f"The server tells no probability of token {missing[0]}. Only llama.cpp's own server can be measured.")

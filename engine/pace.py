@@ -97,11 +97,11 @@ def pace(shape: Architecture, recipe: Recipe, machine: Machine, source_model: st
     place = "here" if here else f"on {machine.summary}"
     found = _earlier(recipe, machine, {source_model, recipe.model}, shape) if here else []
     if found:
-        speed = median(record.tokens_per_second for record in found)
-        return Pace(speed, "measured", f"{speed:,.0f} tokens a second, measured in {_called(found)} of this base here.", place)
-    flops, text = _speed(machine, here)
-    speed = flops / (flops_per_token(shape, recipe) + _unpacking(shape, recipe, machine))
-    return Pace(speed, "estimated", f"About {_rounded(speed):,} tokens a second, estimated from {text}.", place)
+        rate = median(record.tokens_per_second for record in found)
+        return Pace(rate, "measured", f"{rate:,.0f} tokens a second, measured in {_called(found)} of this base here.", place)
+    flops, text = speed(machine, here)
+    rate = flops / (flops_per_token(shape, recipe) + _unpacking(shape, recipe, machine))
+    return Pace(rate, "estimated", f"About {_rounded(rate):,} tokens a second, estimated from {text}.", place)
 
 
 def seconds(steps: int, tokens_per_step: float, pace: Pace) -> float:
@@ -212,8 +212,8 @@ def _unpacking(shape: Architecture, recipe: Recipe, machine: Machine) -> float:
     return uses * _UNPACKING * shape.linear_parameters / tokens
 
 
-def _speed(machine: Machine, here: bool) -> tuple[float, str]:
-    """FLOP/s that training reaches on a machine, and where that is from, as a clause."""
+def speed(machine: Machine, here: bool) -> tuple[float, str]:
+    """FLOP/s that training, or scoring, reaches on a machine, and where that is from, as a clause."""
     if machine.has_gpu:  # a base that is spread over several works in one at a time
         gpu = machine.gpus[0]
         name = next((name for name in GPU_TFLOPS if re.search(rf"\b{name}\b", gpu.name)), None)

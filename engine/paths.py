@@ -50,9 +50,19 @@ def probes() -> Path:
     return _made(home() / "probes")
 
 
+def measurements() -> Path:
+    """Folder of measurements of models; one subfolder each."""
+    return _made(home() / "measurements")
+
+
 def decks() -> Path:
     """Folder of the decks of the blind game that were made here; one file a deck."""
     return _made(home() / "decks")
+
+
+def judgements() -> Path:
+    """Folder of what judges said of answers; one subfolder a judge and set of questions."""
+    return _made(home() / "judgements")
 
 
 def uploads() -> Path:

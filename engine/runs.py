@@ -1,19 +1,16 @@
 """Run folders: `recipe.yaml`, `events.jsonl`, `checkpoints/step-N/`, `adapter/`; written by the training process, read by all.
 
-Events are whole lines. What a run is doing follows from them and from whether its process lives.
+Events are whole lines. What a run is doing follows from them and from whether its process lives; so it is with other jobs.
 """
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +20,7 @@ import psutil
 from engine import paths, recipe
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Event, Queued, Saved, Started, Step, from_json, to_json
+from engine.line_files import LineFile, full_disk_told
 from engine.recipe import Recipe
 
 RECIPE, EVENTS, ADAPTER, CHECKPOINTS = "recipe.yaml", "events.jsonl", "adapter", "checkpoints"
@@ -38,13 +36,13 @@ _STEP = re.compile(r"step-(\d+)")
 # A read of a growing file: so much at once, so that following a long run stays in little memory.
 READ_BYTES = 4_000_000
 Phase = Literal["waiting", "starting", "training", "done", "stopped", "paused", "failed", "interrupted"]
-# Folders of runs that this process asked itself to end.
+# Folders of jobs that this process asked itself to end.
 _stopping: set[Path] = set()
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run's folder, by what lies where in it."""
+class Job:
+    """Work that a process of its own does in a folder, where it says in events how far it is."""
 
     folder: Path
 
@@ -53,12 +51,50 @@ class Run:
         return self.folder.name
 
     @property
-    def recipe(self) -> Recipe:
-        return recipe.read(self.folder / RECIPE)
-
-    @property
     def events(self) -> Path:
         return self.folder / EVENTS
+
+    def ask_to_stop(self, process_id: int) -> None:
+        """Ask the process that works on it to save and end. A later process is not meant. One that asks itself, as Ctrl-C does,
+        needs no disk for it."""
+        if process_id == os.getpid():
+            _stopping.add(self.folder)
+            return
+        with full_disk_told(self.folder, 10):
+            (self.folder / _STOP).write_text(str(process_id))
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether this process was asked to."""
+        if self.folder in _stopping:
+            return True
+        with contextlib.suppress(OSError):
+            return (self.folder / _STOP).read_text() == str(os.getpid())
+        return False
+
+    def claim(self, process_id: int) -> None:
+        """Note a process as the one that works on it."""
+        note_process(self.folder / _PROCESS, process_id)
+
+    def disclaim(self) -> None:
+        """Note that no process works on it any more."""
+        _stopping.discard(self.folder)
+        (self.folder / _PROCESS).unlink(missing_ok=True)
+        (self.folder / _STOP).unlink(missing_ok=True)
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The living process that works on it or waits to."""
+        return noted_process(self.folder / _PROCESS)
+
+
+@dataclass(frozen=True)
+class Run(Job):
+    """A training run's folder, by what lies where in it."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe.read(self.folder / RECIPE)
 
     @property
     def adapter(self) -> Path:
@@ -84,39 +120,6 @@ class Run:
         """Steps that there are checkpoints of, oldest first; whether they are whole is for `engine.checkpoints` to say."""
         found = (_STEP.fullmatch(path.name) for path in self.checkpoints.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
-
-    def ask_to_stop(self, process_id: int) -> None:
-        """Ask the process that trains it to save and end. A later process is not meant. One that asks itself, as Ctrl-C does,
-        needs no disk for it."""
-        if process_id == os.getpid():
-            _stopping.add(self.folder)
-            return
-        with full_disk_told(self.folder, 10):
-            (self.folder / _STOP).write_text(str(process_id))
-
-    @property
-    def asked_to_stop(self) -> bool:
-        """Whether this process was asked to."""
-        if self.folder in _stopping:
-            return True
-        with contextlib.suppress(OSError):
-            return (self.folder / _STOP).read_text() == str(os.getpid())
-        return False
-
-    def claim(self, process_id: int) -> None:
-        """Note a process as the one that trains it."""
-        note_process(self.folder / _PROCESS, process_id)
-
-    def disclaim(self) -> None:
-        """Note that no process trains it any more."""
-        _stopping.discard(self.folder)
-        (self.folder / _PROCESS).unlink(missing_ok=True)
-        (self.folder / _STOP).unlink(missing_ok=True)
-
-    @property
-    def process(self) -> psutil.Process | None:
-        """The living process that trains it or waits to."""
-        return noted_process(self.folder / _PROCESS)
 
 
 def note_process(path: Path, process_id: int, **about: str) -> None:
@@ -147,66 +150,23 @@ def _started(process: psutil.Process) -> str:
     return str(process.create_time())
 
 
-class EventLog:
-    """Appends events to a run's file, each a whole line by one write, so that no reader sees half of one it would believe.
+class EventLog(LineFile):
+    """Appends events to a job's file, each a whole line by one write, so that no reader sees half of one it would believe.
+    Raises EngineError where the disk is full (faults, row 20)."""
 
-    Opening cuts off a line that a killed writer left unfinished. Raises EngineError where the disk is full (faults, row 20).
-    """
-
-    def __init__(self, run: Run):
-        self._run = run
-        with full_disk_told(run.folder, 0):
-            self._file = os.open(run.events, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(self._file, _whole_lines_end(run.events))
+    def __init__(self, job: Job):
+        super().__init__(job.events)
 
     def append(self, event: Event) -> None:
         """Write one event."""
-        line = f"{to_json(event)}\n".encode()
-        with full_disk_told(self._run.folder, len(line)):
-            end = os.fstat(self._file).st_size
-            written = os.write(self._file, line)
-            if written < len(line):  # the disk took a part
-                os.ftruncate(self._file, end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def close(self) -> None:
-        os.close(self._file)
+        self.write(to_json(event))
 
 
-@contextlib.contextmanager
-def full_disk_told(folder: Path, need: int):
-    """Turn "no space left" into a sentence with the space needed and free, in place of the system's error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise EngineError(
-            f"The disk of {folder} is full: {math.ceil(max(need, 1) / 1e5) / 10:,.1f} MB are needed, {free / 1e6:,.1f} MB are free. "
-            "What was saved before is kept. Free some space, then start or resume."
-        ) from error
-
-
-def _whole_lines_end(path: Path) -> int:
-    """Where the last whole line of a file ends."""
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65_536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
-
-
-def read_events(run: Run, offset: int = 0) -> tuple[list[Event], int]:
+def read_events(job: Job, offset: int = 0) -> tuple[list[Event], int]:
     """The events that begin at byte `offset` or later, and the offset to go on from; a line under way waits for its end.
     A line that is no event, such as one that a failing disk mangled, is left out."""
     try:
-        with open(run.events, "rb") as file:
+        with open(job.events, "rb") as file:
             file.seek(offset)
             data = file.read(READ_BYTES)
     except FileNotFoundError:
@@ -219,11 +179,11 @@ def read_events(run: Run, offset: int = 0) -> tuple[list[Event], int]:
     return events, offset + len(whole)
 
 
-def all_events(run: Run) -> list[Event]:
+def all_events(job: Job) -> list[Event]:
     """Every event so far."""
-    events, offset = read_events(run)
+    events, offset = read_events(job)
     while True:
-        more, further = read_events(run, offset)
+        more, further = read_events(job, offset)
         if further == offset:
             return events
         events += more
@@ -284,11 +244,15 @@ def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
 def fresh_folder(name: str) -> Path:
     """A new, empty folder for a run called after its recipe and the time. Two calls never give the same one. Raises EngineError where
     the disk is full."""
+    return fresh_in(paths.runs(), name, {run.id for run in every()})
+
+
+def fresh_in(parent: Path, name: str, taken: Collection[str] = ()) -> Path:
+    """The same in another folder, for other jobs; never called as one of `taken`."""
     stem = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    taken = {run.id for run in every()}
     for number in itertools.count(1):
-        folder = paths.runs() / (stem if number == 1 else f"{stem}-{number}")
-        with contextlib.suppress(FileExistsError), full_disk_told(paths.runs(), 10_000):
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError), full_disk_told(parent, 10_000):
             if folder.name not in taken:
                 folder.mkdir()
                 return folder

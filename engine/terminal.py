@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from engine.errors import BadInput
 from engine.events import Progress
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -22,3 +23,10 @@ def report(progress: Progress) -> None:
 def log(text: str) -> None:
     """A line for people."""
     print(text, file=sys.stderr, flush=True)
+
+
+def agreed(question: str, otherwise: str) -> bool:
+    """Whether a person says yes. Raises BadInput, with the words for it, where nobody sits there to be asked."""
+    if not sys.stdin.isatty():
+        raise BadInput(otherwise)
+    return typer.confirm(question, err=True)

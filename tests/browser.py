@@ -39,6 +39,15 @@ def opened(url: str, width: int = 1200, height: int = 900, **context) -> Iterato
             browser.close()
 
 
+def to_tab(page, name: str) -> None:
+    """Press a tab; on a narrow screen the last ones are in a menu."""
+    there = page.get_by_role("tab", name=name, exact=True)
+    if not there.is_visible():
+        page.get_by_label("More tabs").click()
+        there = page.locator(".overflow-dropdown").get_by_text(name, exact=True)
+    there.click()
+
+
 def go_back_to(page, url: str) -> None:
     """Open the address of an app that was started again. Gradio reloads such a page by itself, at a moment of its own, which would end
     a visit that begins just then; the page it has made does so no more."""

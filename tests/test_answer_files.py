@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import shutil
 import threading
 
@@ -163,6 +164,28 @@ def test_what_is_not_the_published_file_is_refused_and_nothing_kept(fault, words
     assert not published.available() and not any((home / "published").rglob("*.jsonl"))
 
 
+@shared
+def test_a_file_apart_is_fetched_once_and_checked(server, home, monkeypatch):
+    path = "data/mmlu/zero_shot_mmlu_val.json"
+    with pytest.raises(EngineError, match="answered 404.*A file of your own"):
+        published.at_hand(path, lambda progress: None)
+    (server / path).parent.mkdir(parents=True)
+    whole = (SHARED / "qlora" / path).read_bytes()
+    (server / path).write_bytes(whole[:-1] + b" ")
+    with pytest.raises(EngineError, match="SHA-256"):
+        published.at_hand(path, lambda progress: None)
+    assert not any(home.rglob("*.json"))
+    (server / path).write_bytes(whole)
+    told = []
+    kept = published.at_hand(path, told.append)
+    assert kept.read_bytes() == whole and "data/mmlu" in told[0].text
+    shutil.rmtree(server)
+    assert published.at_hand(path, told.append) == kept and len(told) == 1
+    kept.write_bytes(whole[:-1])
+    with pytest.raises(EngineError, match="answered 404"):
+        published.at_hand(path, told.append)
+
+
 def test_an_address_that_does_not_answer_is_told(monkeypatch, home):
     monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
     with pytest.raises(EngineError, match="cannot be reached.*starter pack"):
@@ -179,6 +202,30 @@ def test_a_folder_is_read_where_it_is_and_checked(server, monkeypatch, home):
         published.deck()
     assert starter_pack.deck().id in {deck.id for deck in Shelf().decks()}
     assert not (home / "published").exists()
+
+
+@shared
+def test_other_files_are_fetched_one_by_one_and_outlive_the_fetching_of_the_game(server, home):
+    told, path = [], "eval/prompts/reviewer.jsonl"
+    assert published.at_hand(path, told.append).read_bytes() == (server / path).read_bytes() and "0.0 MB" in told[-1].text
+    (server / path).unlink()
+    assert published.at_hand(path, told.append) and len(told) == 1 and not published.available()
+    published.fetch(lambda progress: None)
+    assert published.available() and published.at_hand(path, told.append).is_file()
+    (server / "eval/prompts/oa_reviewer.jsonl").write_text("{}")
+    with pytest.raises(EngineError, match="SHA-256 differs"):
+        published.at_hand("eval/prompts/oa_reviewer.jsonl", told.append)
+    assert not list((home / "published").rglob("*oa_reviewer*"))
+
+
+@shared
+def test_answers_have_the_ids_that_published_ratings_know_them_by():
+    (path,) = (SHARED / "qlora/eval/ratings-gpt4/vicuna/pairwise").glob("7b-guanaco*answer-gpt35*")
+    rated = [json.loads(row) for row in path.read_text().splitlines()]
+    answers = SHARED / "qlora/eval/generations/vicuna"
+    for key, name in (("answer1_id", "7b-guanaco-vicuna-generations-topp0.9-temp0.7"), ("answer2_id", "answer_gpt35")):
+        ids = answer_files.read(answers / f"{name}.jsonl").ids
+        assert {str(row["question_id"]): row[key] for row in rated} == ids, name
 
 
 @shared

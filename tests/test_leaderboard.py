@@ -11,7 +11,7 @@ from playing import FOUND, OTHER
 from engine import pictures
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import BadInput
-from engine.evaluate import elo, leaderboards, matches
+from engine.evaluate import elo, judgements, leaderboards, matches
 
 
 @pytest.fixture
@@ -59,6 +59,32 @@ def test_without_the_published_files_the_tab_says_what_to_do(served, monkeypatch
         client.predict("votes", "relative", False, False, api_name="/rate_systems")
 
 
+@pytest.mark.long
+@browser.needs_chromium
+def test_judgements_made_here_are_rated_by_judge(served, home, monkeypatch):
+    """They come while the page is open."""
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    with browser.opened(served.url) as page:
+        for kind, won, lost in (("threeclass", 1, 2), ("score", [8.0, 4.0], [4.0, 8.0])):
+            folder = judgements.folder("judge <1>", "vicuna", kind)
+            folder.mkdir(parents=True)
+            for first, second, score in (("mine", "Guanaco-65B", won), ("Guanaco-65B", "mine", lost)):
+                rows = [
+                    {"question_id": number, "answer1_id": f"{first}{number}", "answer2_id": f"{second}{number}", "score": score}
+                    for number in range(20)
+                ]
+                playing.written(folder / f"{first}-vs-{second}.jsonl", rows)
+        page.get_by_role("tab", name="Leaderboard").click()
+        page.get_by_label("Judged by judge -1- on vicuna").check()
+        page.wait_for_selector("#ratings >> text=40 judgements on 20 questions")
+        page.get_by_label("Elo, as in the paper").check()
+        page.wait_for_selector("#ratings >> text=random orders; its own error")
+        page.get_by_label("Percent of ChatGPT").check()
+        page.wait_for_selector("#ratings >> text=200.0%")
+        assert "percent of Guanaco-65B's points" in page.inner_text("#ratings")
+        assert not page.errors and not page.outside
+
+
 def test_odd_names_of_systems_are_drawn_as_they_are(served):
     """A name may look like mathematics to the library that draws."""
     found = matches.of_rows([(str(number), "$\\frac$", "_low", float(number % 2)) for number in range(20)])
@@ -73,7 +99,7 @@ def test_odd_names_of_systems_are_drawn_as_they_are(served):
 def test_the_published_ratings_are_drawn_explained_and_audited(served, monkeypatch):
     monkeypatch.setenv("GUANACO_ANSWERS", str(SHARED / "qlora"))
     with browser.opened(served.url) as page:
-        page.get_by_role("tab", name="Leaderboard").click()
+        browser.to_tab(page, "Leaderboard")
         page.wait_for_selector("#ratings table")  # at once, as it opens
         shown = page.inner_text("#ratings")
         assert "Guanaco-65B" in shown and "1176 (#1)" in shown and "4,480 judgements on 80 questions" in shown

@@ -16,7 +16,9 @@ import training
 from conftest import ROOT, SHARED, shared
 from exporting import copied
 from hub_server import HubServer
+from judge_server import JudgeServer
 from pages import Page
+from playing import written
 
 from engine import export, memory, models, presets, recipe, runs
 from engine.backends.scripted import ScriptedBackend
@@ -26,6 +28,7 @@ from engine.hardware import GIB, Gpu, Machine
 from engine.presets import PRESETS
 from engine.runs import Run
 
+ANSWER = {"answer_id": "x", "question_id": 1, "text": "strength 1"}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -184,11 +187,11 @@ def test_the_export_commands_take_a_run_along(spelling, home, tmp_path):
 
 
 @pytest.mark.long
-def test_the_answer_command_makes_a_file_that_the_game_reads(starter, tmp_path):
+def test_the_generate_command_makes_a_file_that_the_game_reads(starter, tmp_path):
     asked = tmp_path / "questions.jsonl"
     asked.write_text("".join(line + "\n" for line in starter_pack.QUESTIONS.read_text().splitlines()[:2]))
     out = tmp_path / "mini.jsonl"
-    text = command("answer").replace("engine/game/starter_pack/questions.jsonl", str(asked)).replace("mini.jsonl", str(out))
+    text = command("generate").replace("engine/game/starter_pack/questions.jsonl", str(asked)).replace("mini.jsonl", str(out))
     done = shell(text.replace("--max-new-tokens 200", "--max-new-tokens 8"))
     assert done.returncode == 0 and "2 answers" in done.stdout, done.stderr
     made = answer_files.read(out)
@@ -197,9 +200,29 @@ def test_the_answer_command_makes_a_file_that_the_game_reads(starter, tmp_path):
 
 @shared
 @pytest.mark.long
+def test_the_judge_command_judges_two_files(tmp_path):
+    text = command("judge")
+    for name in ("mini", "other"):
+        text = text.replace(f"{name}.jsonl", str(written(tmp_path / f"{name}.jsonl", [{**ANSWER, "model_id": name}])))
+    with JudgeServer() as server:
+        done = shell(text.replace("http://gpu-box:8000/v1", server.url), GUANACO_ANSWERS=str(SHARED / "qlora"))
+    assert done.returncode == 0 and "2 judgements are in" in done.stdout, done.stderr
+
+
+@shared
+@pytest.mark.long
 def test_the_elo_command_rates_a_folder():
     done = shell(command("elo").replace("ratings/vicuna/pairwise", str(SHARED / "qlora/eval/ratings-gpt4/vicuna/pairwise")))
     assert done.returncode == 0 and done.stdout.splitlines()[2].startswith("GPT-4"), done.stderr
+
+
+@pytest.mark.long
+def test_the_evaluate_command_measures(starter, home):
+    """As written but for the number of rows."""
+    home.mkdir()
+    (home / "models").symlink_to(starter / "models")
+    done = shell(command("evaluate").replace("--limit 50", "--limit 4"), GUANACO_HOME=str(home))
+    assert done.returncode == 0 and "NF4" in done.stdout and re.search(r"Perplexity: [\d.]+ \([\d.]+ – [\d.]+\)", done.stdout), done.stderr
 
 
 @pytest.mark.long

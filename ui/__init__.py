@@ -10,7 +10,7 @@ from engine import jobs, uploads
 from engine.errors import EngineError
 from engine.game import sharing
 from engine.services import Services
-from ui import chat, compare, doors, downloads, finetune, game, leaderboard, limits, theme, tools
+from ui import chat, compare, doors, downloads, finetune, game, leaderboard, limits, measure, theme, tools
 
 TITLE = "Guanaco Playground"
 MAX_UPLOAD = "20mb"
@@ -37,6 +37,8 @@ def build(services: Services) -> gr.Blocks:
                 game.tab(services)
             with gr.Tab("Leaderboard", id=leaderboard.TAB) as rating:
                 leaderboard.tab(services, rating)
+            with gr.Tab("Measure", id=measure.TAB) as measuring:
+                measure.tab(services, measuring)
         doors.draw(services)
         tools.endpoints(services)
     page.queue(max_size=MAX_QUEUE)

@@ -1,15 +1,18 @@
-"""The tab of ratings: who answers better, by GPT-4's published judgements or by this app's players, and why 1022 is no fact."""
+"""The tab of ratings: who answers better, by GPT-4's published judgements, by those of judges asked here, or by this app's players, and
+why 1022 is no fact."""
 
 import math
 import secrets
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 
 from engine import pictures
 from engine.errors import BadInput, EngineError
-from engine.evaluate import audit, leaderboards, paper, relative
+from engine.evaluate import audit, judgements, leaderboards, matches, paper, relative
+from engine.evaluate.instructions import Kind
 from engine.evaluate.matches import Matches
 from engine.game import published
 from engine.services import Services
@@ -25,7 +28,7 @@ def tab(services: Services, mine: gr.Tab) -> None:
     """Draw the tab inside the Blocks that are open. `mine` is its place."""
     with gr.Column(elem_id="leaderboard"):
         with gr.Row(elem_id="rating-choices"):
-            source = gr.Radio(SOURCES, value="published", label="Judgements")
+            source = gr.Radio(_sources(), value="published", label="Judgements")
             method = gr.Radio(METHODS, value="bt", label="Method")
             position = gr.Checkbox(False, label="Take out which answer stood first", elem_id="rate-position")
             length = gr.Checkbox(False, label="Take out which answer is longer", elem_id="rate-length")
@@ -44,7 +47,7 @@ def tab(services: Services, mine: gr.Tab) -> None:
     # Gradio's queue shows what fails; all of it takes seconds at most.
     working = {"concurrency_limit": 2, "concurrency_id": "ratings", "show_progress": "minimal"}
     gr.on([rate.click, *(each.input for each in chosen)], boards.rate, chosen, [plot, table, players], api_name="rate_systems", **working)
-    mine.select(boards.open, chosen, [plot, table, players], api_visibility="private", **form.SILENT)
+    mine.select(boards.open, chosen, [source, plot, table, players], api_visibility="private", **form.SILENT)
     order.click(boards.one_order, source, [drawn, said], api_name="one_order", **working)
     many.click(boards.settle, source, [drawn, said], api_name="many_orders", **working)
     check.click(boards.audit, None, said, api_name="audit", **working)
@@ -58,11 +61,12 @@ class Boards:
         self._published: dict[tuple, list[leaderboards.Board]] = {}
 
     def open(self, *chosen) -> list:
-        """The ratings as they are chosen, or what is missing for them."""
+        """The judgements there are by now, and the ratings as they are chosen, or what is missing for them."""
+        sources = gr.Radio(_sources())
         try:
-            return self._rated(*chosen)
+            return [sources, *self._rated(*chosen)]
         except EngineError as error:
-            return [None, f"<p>{escape(str(error))}</p>", self._players()]
+            return [sources, None, f"<p>{escape(str(error))}</p>", self._players()]
 
     def rate(self, source: str, method: str, position: bool, length: bool) -> list:
         with form.explained():
@@ -72,9 +76,11 @@ class Boards:
         if method == "relative":
             if source == "votes":
                 raise BadInput("A percent of ChatGPT needs points, and players give preferences: choose Bradley-Terry or Elo for them.")
-            return [None, _relative(relative.rate(published.scores())), self._players()]
+            scores = published.scores() if source == "published" else matches.read_scores([_folder(source, "score")])
+            reference = relative.reference(scores)
+            return [None, _relative(relative.rate(scores, reference), reference), self._players()]
         boards = self._boards(source, "elo" if method == "elo" else "bt", bool(position), bool(length))
-        tables = "".join(_ratings(board, source != "votes") for board in boards)
+        tables = "".join(_ratings(board, source == "published") for board in boards)
         if len(boards) > 1:
             tables = "<p>These systems are in groups that never met, so each group has a scale of its own.</p>" + tables
         largest = max(boards, key=lambda board: len(board.names))
@@ -83,7 +89,7 @@ class Boards:
     def _boards(self, source: str, method: leaderboards.Method, position: bool, length: bool) -> list[leaderboards.Board]:
         """The published judgements never change, so what was rated of them once is kept."""
         found, key = self._matches(source), (method, position, length)
-        if source == "votes":
+        if source != "published":
             return leaderboards.rated(found, *key)
         if key not in self._published:
             self._published[key] = leaderboards.rated(found, *key)
@@ -100,7 +106,7 @@ class Boards:
             yield [pictures.order(found.systems, path), ""]
         yield [
             pictures.order(found.systems, path),
-            f"<p>One order of {len(path) - 1:,} matches, drawn at random. Draw again: it ends elsewhere{AWAY * (source != 'votes')}.</p>",
+            f"<p>One order of {len(path) - 1:,} matches, drawn at random. Draw again: it ends elsewhere{AWAY * (source == 'published')}.</p>",
         ]
 
     def settle(self, source: str) -> Iterator[list]:
@@ -128,7 +134,20 @@ class Boards:
     def _matches(self, source: str) -> Matches:
         if source == "votes":
             return leaderboards.votes(self._services.game.records.guesses())
-        return published.ratings()
+        return published.ratings() if source == "published" else matches.read([_folder(source, "threeclass")])
+
+
+def _sources() -> list[tuple[str, str]]:
+    """What judgements can be chosen: the published ones, those of judges that were asked here, by judge and questions, the players'."""
+    return [*SOURCES[:1], *((f"Judged by {name}", name) for name in judgements.kept()), *SOURCES[1:]]
+
+
+def _folder(source: str, kind: Kind) -> Path:
+    """Where judgements of a kind are. Raises BadInput where there are none."""
+    folder = judgements.kept().get(source, {}).get(kind)
+    if folder is None:
+        raise BadInput(f"There are no such judgements by {source}: `python -m engine judge … --kind {kind}` makes them.")
+    return folder
 
 
 def _ratings(board: leaderboards.Board, with_card: bool) -> str:
@@ -162,14 +181,16 @@ def _ranked(rating: int | None, rank: int | None) -> str:
     return "–" if rating is None else f"{rating} (#{rank})"
 
 
-def _relative(scores: dict[str, float]) -> str:
+def _relative(scores: dict[str, float], reference: str) -> str:
+    """Percents of a reference's points, beside the published ones where those are of the same."""
+    published_ones = paper.RELATIVE if reference == relative.REFERENCE else {}
     rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td>{percent:.1f}%</td><td>{paper.RELATIVE.get(name, '–')}</td></tr>"
+        f"<tr><th scope=row>{escape(name)}</th><td>{percent:.1f}%</td><td>{published_ones.get(name, '–')}</td></tr>"
         for name, percent in scores.items()
     )
     return (
-        '<table class="figures"><thead><tr><th scope=col>system</th><th scope=col>percent of ChatGPT\'s points</th><th scope=col>published</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table><p>Points that GPT-4 gave when it saw an answer beside ChatGPT's, the mean of both orders.</p>"
+        f'<table class="figures"><thead><tr><th scope=col>system</th><th scope=col>percent of {escape(reference)}\'s points</th><th scope=col>published</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table><p>Points that the judge gave when it saw an answer beside {escape(reference)}'s, the mean of both orders.</p>"
     )
 
 

@@ -10,7 +10,7 @@ _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono
 _PAPER, _INK, _LAKE = "#faf8f4", "#26231f", "#1f6f6b"
 _NIGHT, _LAMP, _GLACIER = "#1a1917", "#e9e5dd", "#63bdb4"
 
-STYLES = ("page.css", "finetune.css", "finetune_runs.css")
+STYLES = ("page.css", "finetune.css", "finetune_runs.css", "measure.css")
 
 
 def head() -> str:

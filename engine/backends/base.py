@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.blend import Blend
 from engine.errors import BadInput
@@ -13,6 +13,9 @@ from engine.messages import Conversation
 from engine.prompts import encode, prompt_format
 from engine.settings import ChatSettings
 from engine.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from engine.backends.scoring import Scorer
 
 # True once the person has asked to stop. Asked between tokens.
 Stop = Callable[[], bool]
@@ -91,6 +94,10 @@ class Backend(ABC):
 
         `cold` forbids what is faster at the price of the last bits (cached prefixes), so that the same seed gives the same
         text. Raises BadInput for an adapter that is not attached."""
+
+    def scorer(self) -> "Scorer":
+        """What tells the probabilities of given texts. Raises BadInput where this backend cannot."""
+        raise BadInput("A model that is loaded for chat tells no probabilities of texts. Measure it with `python -m engine evaluate`.")
 
     def check_blend(self, blend: Blend) -> None:
         """Raise BadInput where an adapter of a blend is not attached."""

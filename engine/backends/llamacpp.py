@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from engine import adapters as adapter_files
 from engine import gguf_file, hardware, lora_gguf, models
@@ -30,6 +31,9 @@ from engine.messages import Conversation
 from engine.model_spec import ModelSpec
 from engine.prompts import own_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
+
+if TYPE_CHECKING:
+    from engine.backends.scoring import Scorer
 
 MOST_SLOTS = 8
 LEAST_CONTEXT = 2048
@@ -178,10 +182,7 @@ class LlamaCppBackend(LocalBackend):
 
     def _go_on(self, answer: "_Answer", blend: Blend, stop: Stop) -> Iterator[Delta]:
         """Generate until the answer ends, is stopped, or its turn is over."""
-        # Every adapter with its scale: a list that leaves some out, or is empty, does not switch them off reliably.
-        scales = dict(blend.parts)
-        lora = [{"id": each.number, "scale": scales.get(name, 0.0)} for name, each in self.attached.items()]
-        stream = self.client.stream("completion", answer.request(lora, self._settings.context))
+        stream = self.client.stream("completion", answer.request(self.lora(blend), self._settings.context))
         answer.slot.blend = blend
         try:
             for event in stream:
@@ -213,6 +214,17 @@ class LlamaCppBackend(LocalBackend):
             while any(each["is_processing"] for each in self.client.get("slots") if each["id"] == slot.number):
                 time.sleep(SETTLE_SECONDS)
         slot.idle = True
+
+    def scorer(self) -> "Scorer":
+        from engine.backends.server_scoring import LlamaCppScorer
+
+        return LlamaCppScorer(self)
+
+    def lora(self, blend: Blend) -> list[dict]:
+        """A blend as the server takes it: every adapter with its scale, since a list that leaves some out, or is empty, does not switch
+        them off reliably."""
+        scales = dict(blend.parts)
+        return [{"id": each.number, "scale": scales.get(name, 0.0)} for name, each in self.attached.items()]
 
     @property
     def alive(self) -> bool:

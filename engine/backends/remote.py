@@ -5,17 +5,21 @@ The server's own chat template is used, or a prompt format by name; the key come
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
 
 from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
-from engine.backends.server_client import ServerClient
+from engine.backends.server_client import ANSWER_SECONDS, ServerClient
 from engine.blend import Blend
 from engine.errors import BadInput
 from engine.messages import Conversation
 from engine.model_spec import REMOTE, ModelSpec
 from engine.prompts import END, prompt_format
 from engine.settings import ChatSettings, LoadSettings
+
+if TYPE_CHECKING:
+    from engine.backends.scoring import Scorer
 
 MOST_ANSWERS = 16
 # Taken where the server does not say how long its context is.
@@ -33,24 +37,18 @@ class RemoteBackend(Backend):
 
     def __init__(self, spec: ModelSpec, load: LoadSettings):
         """Ask the server what it runs. Raises BadInput or EngineError where it does not answer as such a server does."""
-        key = os.environ.get(load.api_key_env) if load.api_key_env else None
-        if load.api_key_env and not key:
-            raise BadInput(
-                f"The environment variable {load.api_key_env} holds no key. Set it to the key of the server, or leave --api-key-env out."
-            )
-        host = httpx.URL(load.base_url).netloc.decode()  # without user and password
-        self._client = ServerClient(load.base_url, key, f"The server at {host}", load.api_key_env, proxies=True)
+        self.client, host = connected(load)
         try:
             model = self._model("" if spec.id == REMOTE else spec.id)
         except BaseException:
-            self._client.close()
+            self.client.close()
             raise
         self._name = model["id"]
         self.loaded = Loaded(self._name, "remote", host, "none", "none", _context(model), "chat", ())
 
     def _model(self, wanted: str) -> dict:
         """What the server says of a model; of its first where none is `wanted`."""
-        listed = [each for each in self._client.get("models").get("data") or [] if isinstance(each, dict) and each.get("id")]
+        listed = [each for each in self.client.get("models").get("data") or [] if isinstance(each, dict) and each.get("id")]
         if not listed:
             raise BadInput("The server lists no models. Name one with --model." if not wanted else f"The server does not list {wanted}.")
         found = next((each for each in listed if wanted in ("", each["id"])), None)
@@ -91,7 +89,7 @@ class RemoteBackend(Backend):
     def generate(self, prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, stop: Stop, cold: bool = False) -> Iterator[Delta]:
         self.check_blend(blend)
         path = "chat/completions" if "messages" in prompt.content else "completions"
-        stream = self._client.stream(path, self._request(prompt, settings, seed))
+        stream = self.client.stream(path, self._request(prompt, settings, seed))
         reason, made, counted = None, 0, 0
         try:
             for event in stream:
@@ -129,12 +127,29 @@ class RemoteBackend(Backend):
             body |= {"repetition_penalty": settings.repetition_penalty, "repeat_penalty": settings.repetition_penalty}
         return body
 
+    def scorer(self) -> "Scorer":
+        from engine.backends.server_scoring import RemoteScorer
+
+        return RemoteScorer(self)
+
     @property
     def process_id(self) -> int:
         return 0
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
+
+
+def connected(load: LoadSettings, seconds: float = ANSWER_SECONDS) -> tuple[ServerClient, str]:
+    """A client of the server that the settings name, which may be silent for so long, and its host for people. Raises BadInput where
+    the environment holds no key."""
+    key = os.environ.get(load.api_key_env) if load.api_key_env else None
+    if load.api_key_env and not key:
+        raise BadInput(
+            f"The environment variable {load.api_key_env} holds no key. Set it to the key of the server, or leave --api-key-env out."
+        )
+    host = httpx.URL(load.base_url).netloc.decode()  # without user and password
+    return ServerClient(load.base_url, key, f"The server at {host}", load.api_key_env, proxies=True, seconds=seconds), host
 
 
 def _context(model: dict) -> int:

@@ -1,10 +1,12 @@
 """The fake that ships: answers at a chosen pace without weights. It shows the whole interface and drives tests."""
 
+import hashlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from engine.backends.base import Backend, Delta, Loaded, Prompt, Stop
+from engine.backends.scoring import Choice, Scored, Scorer, Text, check_length
 from engine.blend import Blend
 from engine.errors import BadInput
 from engine.messages import Conversation
@@ -17,13 +19,19 @@ _SENTENCES = (
     "Unicode passes through whole: año, 数据, 🦙. ",
     "Choose another model to talk to a real one. ",
 )
-END_OF_TEXT = 0
+# (text before, what follows it, label of the blend) -> natural logarithm of its probability.
+Likelihood = Callable[[str, str, str | None], float]
+
+
+def drawn(before: str, what: str, blend: str | None) -> float:
+    """A likelihood that means nothing and is always the same: between -8 and 0."""
+    return -int.from_bytes(hashlib.sha256(f"{blend}\0{before}\0{what}".encode()).digest()[:4]) / 2**29
 
 
 class ScriptedBackend(Backend):
     """Tokens are whole words. `script` replaces the fixed sentences; without `ends` it never stops.
 
-    `seconds_per_token` paces it. `produced` counts the tokens of all answers, for tests.
+    `seconds_per_token` paces it. `produced` counts the tokens of all answers, for tests. `likelihood` is what it thinks of texts.
     """
 
     def __init__(
@@ -34,10 +42,12 @@ class ScriptedBackend(Backend):
         context: int = 32_768,
         prompt: str = "plain",
         slots: int = 1,
+        likelihood: Likelihood = drawn,
     ):
         self.slots = slots
         self.loaded = Loaded("scripted", "scripted", "none", "none", "none", context, prompt, ("no weights are loaded",))
         self._script, self._ends, self._pace = script, ends, seconds_per_token
+        self._likelihood = likelihood
         self._adapters: list[str] = []
         self.produced = 0
         self.closed = False
@@ -84,5 +94,54 @@ class ScriptedBackend(Backend):
         text = (f"[{blend}] " if blend else "") + "".join(sentences)
         return [word + " " for word in text.split(" ") if word]
 
+    def scorer(self) -> Scorer:
+        return ScriptedScorer(self._likelihood, self.loaded.context)
+
     def close(self) -> None:
         self.closed = True
+
+
+class _Characters:
+    """A tokenizer whose tokens are characters; as `engine.tokenizers.Tokenizer`."""
+
+    end: int | None = 0
+    template = unsplit = None
+    prefixes_space = False
+
+    def start(self) -> list[int]:
+        return []
+
+    def ids(self, text: str, control: bool) -> list[int]:
+        return list(map(ord, text))
+
+
+class ScriptedScorer(Scorer):
+    """See `Scorer`. A text is scored character by character, a candidate as a whole."""
+
+    weights = "scripted"
+
+    def __init__(self, likelihood: Likelihood, context: int):
+        self._likelihood, self.context, self.tokenizer = likelihood, context, _Characters()
+
+    def adapter_weights(self, blend: Blend) -> str:
+        return blend.label or ""
+
+    def choices(self, asked: Sequence[Choice], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
+        for number, choice in enumerate(asked):
+            check_length(number, self.tokens(choice), self.context)
+            if stop():
+                return
+            if number not in known:
+                yield number, tuple(self._likelihood(choice.before, candidate, blend.label) for candidate in choice.candidates)
+
+    def likelihoods(self, texts: Sequence[Text], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
+        for number, text in enumerate(texts):
+            check_length(number, len(text.ids), self.context)
+            if stop():
+                return
+            if number not in known:
+                said = "".join(map(chr, text.ids))
+                yield (
+                    number,
+                    tuple(self._likelihood(said[:at], said[at], blend.label) for at, learn in enumerate(text.learn) if at and learn),
+                )

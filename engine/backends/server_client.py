@@ -6,10 +6,12 @@ An answer that is no longer wanted ends with its connection, at any moment. No m
 import asyncio
 import concurrent.futures
 import contextlib
+import email.utils
 import functools
 import json
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -24,9 +26,34 @@ MAX_ERROR_CHARS = 300
 _END = object()
 
 
-@functools.cache
+class Passing(EngineError):
+    """What may be over in a moment: a busy server, one that fails, a connection that broke. `after` are the seconds that the server
+    asks to wait, None where it does not say."""
+
+    def __init__(self, text: str, after: float | None = None):
+        super().__init__(text)
+        self.after = after
+
+
+class Unreachable(Passing):
+    """Nobody answers at the address."""
+
+
+class Refused(BadInput):
+    """The server takes requests, but not this one."""
+
+
+_beginning = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
     """The one loop of all clients. It runs as long as the process: a request whose loop had stopped would never end."""
+    with _beginning:  # a cache alone would give two threads that come first a loop each
+        return _begun_loop()
+
+
+@functools.cache
+def _begun_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
@@ -34,12 +61,14 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 class ServerClient:
     """Speaks to one server. `name` is what people know it by, `key_name` the environment variable that its key comes from;
-    `proxies` says whether to heed those of the environment."""
+    `proxies` says whether to heed those of the environment, `seconds` how long the server may be silent."""
 
-    def __init__(self, base_url: str, key: str | None, name: str, key_name: str = "", proxies: bool = False):
+    def __init__(
+        self, base_url: str, key: str | None, name: str, key_name: str = "", proxies: bool = False, seconds: float = ANSWER_SECONDS
+    ):
         self._name, self._key, self._key_name = name, key, key_name
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         self._client = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=proxies)
         self._under_way: set[asyncio.Task] = set()  # touched on the loop alone
 
@@ -90,7 +119,7 @@ class ServerClient:
                 if event is _END:
                     break
                 if not isinstance(event, dict) or event.get("error"):
-                    raise EngineError(f"{self._name} ended the answer: {self._without_key(_message(json.dumps(event)))}")
+                    raise EngineError(f"{self._name} ended the answer: {self.without_key(_message(json.dumps(event)))}")
                 yield event
             with self._explained():
                 task.result()
@@ -122,7 +151,7 @@ class ServerClient:
         if response.is_success:
             return
         await response.aread()
-        said = self._without_key(_message(response.text))
+        said = self.without_key(_message(response.text))
         status = response.status_code
         if status in (401, 403):
             if not self._key:
@@ -130,30 +159,33 @@ class ServerClient:
             raise EngineError(f"{self._name} does not accept the key in the environment variable {self._key_name} (status {status}).")
         if status == 404:
             raise BadInput(f"{self._name} has no such model or address ({said}). Check --base-url and --model.")
-        if status == 429 or status == 503:
-            raise EngineError(f"{self._name} is busy ({said}). Try again in a moment.")
-        raise (BadInput if status < 500 else EngineError)(f"{self._name} refused the request with status {status}: {said}")
+        after = _seconds(response.headers.get("retry-after", ""))
+        if status in (429, 503):
+            raise Passing(f"{self._name} is busy ({said}). Try again in a moment.", after)
+        text = f"{self._name} refused the request with status {status}: {said}"
+        raise Refused(text) if status < 500 and status != 408 else Passing(text, after)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectError as error:
-            raise EngineError(f"{self._name} cannot be reached. Check that it runs and that the address is right.") from error
+            raise Unreachable(f"{self._name} cannot be reached. Check that it runs and that the address is right.") from error
         except httpx.TimeoutException as error:
-            raise EngineError(f"{self._name} did not answer in time. Try again later.") from error
+            raise Passing(f"{self._name} did not answer in time. Try again later.") from error
         except httpx.HTTPError as error:
-            raise EngineError(f"The connection to {self._name} broke ({type(error).__name__}). Try again.") from error
+            raise Passing(f"The connection to {self._name} broke ({type(error).__name__}). Try again.") from error
         except (RuntimeError, concurrent.futures.CancelledError) as error:  # RuntimeError: what httpx raises once its client is closed
             raise EngineError(f"The connection to {self._name} was closed. Try again.") from error
         except (httpx.InvalidURL, UnicodeError) as error:
             raise BadInput(f"{self._name} has an address that is none: {error}") from error
         except ValueError as error:
-            raise EngineError(
+            raise Passing(
                 f"{self._name} sent something that is no JSON. Check that --base-url names an OpenAI-compatible server."
             ) from error
 
-    def _without_key(self, text: str) -> str:
+    def without_key(self, text: str) -> str:
+        """What a server said, should it repeat the key."""
         return text.replace(self._key, "***") if self._key else text
 
     def close(self) -> None:
@@ -165,6 +197,15 @@ class ServerClient:
             await self._client.aclose()
 
         asyncio.run_coroutine_threadsafe(close(), _loop()).result(CONNECT_SECONDS)
+
+
+def _seconds(header: str) -> float | None:
+    """What a Retry-After header says, seconds or a date; None where it says nothing that can be understood."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        if header.strip().isdigit():
+            return float(header)
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    return None
 
 
 def _message(text: str) -> str:

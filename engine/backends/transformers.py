@@ -4,12 +4,14 @@ Imports torch when a backend is opened, not before. The decoding loop is our own
 another answer, with another blend, may go on there.
 """
 
+import contextlib
 import functools
 import gc
 import hashlib
 import inspect
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from engine import adapters as adapter_files
 from engine import hardware, hub
@@ -24,6 +26,9 @@ from engine.model_spec import ModelSpec
 from engine.prompts import own_format
 from engine.settings import LEAST_TEMPERATURE, ChatSettings, LoadSettings
 from engine.tokenizers import PretrainedTokenizer
+
+if TYPE_CHECKING:
+    from engine.backends.scoring import Scorer
 
 PREFILL_CHUNK = 512
 
@@ -164,9 +169,8 @@ class TransformersBackend(LocalBackend):
         torch = self._torch
         extra = {"logits_to_keep": 1} if self._takes_logits_to_keep else {}
         try:
-            with self._busy, torch.inference_mode():
-                self._put_in_force(blend)
-                output = self._model(chunk, past_key_values=cache, use_cache=True, **extra)
+            with self.in_force(blend) as model:
+                output = model(chunk, past_key_values=cache, use_cache=True, **extra)
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(
                 "The GPU ran out of memory while answering. Start a shorter conversation, lower the longest answer, or choose a smaller model."
@@ -178,9 +182,20 @@ class TransformersBackend(LocalBackend):
         torch = self._torch
         extra = {"logits_to_keep": last} if self._takes_logits_to_keep else {}
         device = self._model.get_input_embeddings().weight.device
-        with self._busy, torch.inference_mode():
+        with self.in_force(blend) as model:
+            return model(torch.tensor([ids], device=device), use_cache=False, **extra).logits[0, -last:].float().cpu()
+
+    @contextlib.contextmanager
+    def in_force(self, blend: Blend) -> Iterator[Any]:
+        """The model with the changes of a blend's adapters, for the block alone."""
+        with self._busy, self._torch.inference_mode():
             self._put_in_force(blend)
-            return self._model(torch.tensor([ids], device=device), use_cache=False, **extra).logits[0, -last:].float().cpu()
+            yield self._model
+
+    def scorer(self) -> "Scorer":
+        from engine.backends.transformers_scoring import TransformersScorer
+
+        return TransformersScorer(self)
 
     @functools.cached_property
     def _takes_logits_to_keep(self) -> bool:

@@ -1,1 +1,2 @@
-"""Who answers better: ratings from pairwise judgements (Elo, Bradley-Terry), relative scores, and the published figures."""
+"""Who answers better, and how good a model is: ratings from pairwise judgements (Elo, Bradley-Terry), relative scores, measures
+(perplexity, MMLU, CrowS-Pairs), and the published figures."""

@@ -1,11 +1,19 @@
 """Relative scores: what a judge that gave both answers points gave a system, over what it gave ChatGPT (QLoRA, section 5.2)."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from engine.errors import BadInput
 from engine.evaluate.matches import Scores
 
 REFERENCE = "ChatGPT"
+
+
+def reference(scores: Scores) -> str:
+    """What systems are compared with: ChatGPT, where it is among them, else the one that is in most rows."""
+    seen = Counter(name for row in scores.rows for name in row[:2])
+    if not seen:
+        raise BadInput("None of these ratings holds points.")
+    return REFERENCE if REFERENCE in seen else seen.most_common(1)[0][0]
 
 
 def rate(scores: Scores, reference: str = REFERENCE) -> dict[str, float]:

@@ -4,8 +4,10 @@ Two schemas. `answer_id, model_id, question_id, text`: the text is the answer. `
 generation_truncated`: the text is the question, and `generation`, which runs on into the next turn, is never shown.
 """
 
+import hashlib
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import data_files
@@ -16,6 +18,7 @@ from engine.evaluate.matches import system_name
 MAX_QUESTIONS = 2_000
 MAX_CHARS = 40_000
 MAX_NAME_CHARS = 60
+_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 SCHEMAS = "answer_id, model_id, question_id, text  or  question_id, text, category, generation_truncated"
 
 
@@ -27,16 +30,34 @@ class Question:
     text: str
     category: str
 
+    @property
+    def hash(self) -> str:
+        """The first 16 hex digits of the text's SHA-256."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class AnswerFile:
     """The answers of one system by question id; empty ones are not among them. `questions` are those the file brings along, `bad` what
-    is wrong with the rows that were left out."""
+    is wrong with the rows that were left out. `ids` are those that ratings know answers by, of empty ones too; `asked` are the
+    hashes of the questions where the rows tell them."""
 
     system: str
     answers: Mapping[str, str]
     questions: Mapping[str, Question]
     bad: tuple[str, ...] = ()
+    ids: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict)
+
+
+def short_id(text: str) -> str:
+    """A name for a text, 22 letters and digits: what the package shortuuid makes of it, by which published ratings know answers that
+    have no id of their own."""
+    number, digits = uuid.uuid5(uuid.NAMESPACE_DNS, text).int, []
+    for _ in range(22):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
 
 
 def read(path: Path, called: str = "", skip_bad: bool = False) -> AnswerFile:
@@ -46,6 +67,8 @@ def read(path: Path, called: str = "", skip_bad: bool = False) -> AnswerFile:
     called = called or path.name
     answers: dict[str, str] = {}
     questions: dict[str, Question] = {}
+    ids: dict[str, str] = {}
+    asked: dict[str, str] = {}
     systems: list[str] = []
     bad: list[str] = []
 
@@ -58,6 +81,11 @@ def read(path: Path, called: str = "", skip_bad: bool = False) -> AnswerFile:
             text = _text(place, fields, "text")
         else:
             raise BadInput(f"{place}: this is neither of the two schemas of answers, {SCHEMAS}.")
+        given = fields.get("answer_id")
+        ids[id] = given if isinstance(given, str) and given else short_id(text)
+        metadata = fields.get("metadata")
+        if isinstance(metadata, Mapping) and isinstance(metadata.get("asked"), str):
+            asked[id] = metadata["asked"]
         if text.strip():
             answers[id] = text
 
@@ -65,7 +93,7 @@ def read(path: Path, called: str = "", skip_bad: bool = False) -> AnswerFile:
     if not answers:
         raise BadInput(f"{called} holds no answers. {' '.join(bad[:3])}".strip())
     name = system_name(next(filter(None, systems), "") or called.rpartition(".")[0])
-    return AnswerFile(printable(name)[:MAX_NAME_CHARS] or "an unnamed system", answers, questions, tuple(bad))
+    return AnswerFile(printable(name)[:MAX_NAME_CHARS] or "an unnamed system", answers, questions, tuple(bad), ids, asked)
 
 
 def read_questions(path: Path, called: str = "") -> dict[str, Question]:

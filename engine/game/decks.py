@@ -76,14 +76,7 @@ def of_files(
 ) -> tuple[Deck, list[str]]:
     """A deck of two systems' answers, and what was left out of it, in sentences. `questions` are needed where neither file brings
     its own. Raises BadInput for files of different questions, or without any in common."""
-    asked: dict[str, Question] = {}
-    for source in (questions or {}, found.questions, other.questions):
-        for id, question in source.items():
-            known = asked.setdefault(id, question)
-            if " ".join(known.text.split()) != " ".join(question.text.split()):
-                raise BadInput(
-                    f"These files are of different questions: {id} is {_short(known.text)!r} in one and {_short(question.text)!r} in another."
-                )
+    asked = agreed(questions or {}, found.questions, other.questions)
     both = [id for id in found.answers if id in other.answers]
     if not both:
         raise BadInput("These two files answer no question in common: no question_id is in both.")
@@ -107,6 +100,19 @@ def of_files(
     answers = {id: ((found.answers[id],), (other.answers[id],)) for id in kept}
     judged = {id: tuple(each) for id, each in (verdicts or {}).items() if id in answers}
     return Deck(title, about, names, tuple(asked[id] for id in kept), answers, judged, public), notes
+
+
+def agreed(*sources: Mapping[str, Question]) -> dict[str, Question]:
+    """All questions by id. Raises BadInput where an id stands for different ones."""
+    asked: dict[str, Question] = {}
+    for source in sources:
+        for id, question in source.items():
+            known = asked.setdefault(id, question)
+            if " ".join(known.text.split()) != " ".join(question.text.split()):
+                raise BadInput(
+                    f"These files are of different questions: {id} is {_short(known.text)!r} in one and {_short(question.text)!r} in another."
+                )
+    return asked
 
 
 def _short(text: str) -> str:

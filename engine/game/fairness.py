@@ -79,8 +79,9 @@ def _trimmed(text: str) -> str:
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     lines = [text.rfind("\n")] if "\n" in text else []
     for end in (*ends[-1:], *lines):
-        if end >= _LEAST_KEPT * len(text):
-            return text[:end].rstrip()
+        kept = text[:end].rstrip()
+        if len(kept) >= _LEAST_KEPT * len(text):
+            return kept
     return text
 
 

@@ -1,7 +1,8 @@
 """The published answers, questions and GPT-4 ratings of artidoro/qlora, read through `GUANACO_ANSWERS`.
 
-Pinned by commit and SHA-256: what differs by a bit is refused. From an address they are fetched when somebody asks for it, and kept
-below `GUANACO_HOME`; a folder is read where it is. Nothing of it is ever part of this project.
+Pinned by commit and SHA-256: what differs by a bit is refused. From an address they are fetched when somebody asks for it, those of the
+game together and others one by one, and kept below `GUANACO_HOME`; a folder is read where it is. Nothing of it is ever part of this
+project.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import csv
 import functools
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from engine.evaluate import matches
 from engine.evaluate.matches import Matches, Scores
 from engine.events import Progress
 from engine.game import answer_files, decks
+from engine.game.answer_files import AnswerFile
 from engine.game.decks import Deck, Verdict
 
 COMMIT = "7f4e95a68dc076bea9b3a413d2b512eca6d004e5"
@@ -58,9 +61,19 @@ def pins() -> dict[str, Pin]:
         return {path: Pin(int(size), sha256) for path, size, sha256 in csv.reader(file, delimiter="\t")}
 
 
+@functools.cache
+def _game() -> dict[str, Pin]:
+    """The files that the game and the leaderboard need."""
+    return {
+        path: pin
+        for path, pin in pins().items()
+        if path == _QUESTIONS or path.startswith((f"{_GENERATIONS}/", f"{_PAIRWISE}/", f"{_RELATIVE}/"))
+    }
+
+
 def size() -> int:
-    """Bytes of all of it."""
-    return sum(pin.size for pin in pins().values())
+    """Bytes of what `fetch` fetches."""
+    return sum(pin.size for pin in _game().values())
 
 
 def source() -> str:
@@ -70,25 +83,43 @@ def source() -> str:
 
 
 def available() -> bool:
-    """Whether the files are on this machine."""
+    """Whether the files of the game and the leaderboard are on this machine."""
     folder = _folder()
-    return folder is not None and all((folder / path).is_file() for path in pins())
+    return folder is not None and all((folder / path).is_file() for path in _game())
 
 
 def fetch(report: hub.Report) -> None:
-    """Fetch all files, or see that they are all in the folder. Raises EngineError where the address does not answer or gives something else, BadInput
+    """Fetch the files of the game and the leaderboard, or see that they are all in the folder. Raises EngineError where the address does not answer or gives something else, BadInput
     where the folder is not laid out like the repository."""
     local = _local()
     if local:
-        for path in pins():
+        for path in _game():
             file(path)
         return
     with paths.building(_kept()) as folder:
         done = 0
         with _client() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
-            for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path), pins()), 1):
+            for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path), _game()), 1):
                 done += length
-                report(Progress(f"Fetching the published answers: {count} of {len(pins())} files", done / size()))
+                report(Progress(f"Fetching the published answers: {count} of {len(_game())} files", done / size()))
+        for path in pins():
+            if path not in _game() and (_kept() / path).is_file():
+                shutil.copy2(_kept() / path, folder / path)
+
+
+def at_hand(path: str, report: hub.Report) -> Path:
+    """A file of the set, its hash checked; where it comes from an address and is not here yet, it is fetched. Raises as `fetch`."""
+    whole = _kept() / path
+    if not _local() and not (whole.is_file() and _as_pinned(whole, pins()[path])):
+        report(Progress(f"Fetching {path} ({pins()[path].size / 1e6:.1f} MB) from {source()}"))
+        partial = whole.with_name(f".{whole.name}.{os.getpid()}")
+        try:
+            with _client() as client:
+                _fetched(client, path, partial)
+            os.replace(partial, whole)
+        finally:
+            partial.unlink(missing_ok=True)
+    return file(path)
 
 
 def file(path: str) -> Path:
@@ -96,16 +127,25 @@ def file(path: str) -> Path:
     folder = _folder()
     whole = folder / path if folder else None
     if whole is None or not whole.is_file():
+        button = f"The Blind game tab has a button that fetches it from {source()}; the starter pack plays without it."
         raise BadInput(
-            f"{path} is not on this machine. The Blind game tab has a button that fetches it from {source()}; the starter pack plays without it."
+            f"{path} is not on this machine. {button if path in _game() else f'GUANACO_ANSWERS names {source()}, which lacks it.'}"
         )
-    stat = whole.stat()
-    if _sha256(whole, stat.st_size, stat.st_mtime_ns) != pins()[path].sha256:
+    if not _as_pinned(whole, pins()[path]):
         raise BadInput(
-            f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. "
-            "The starter pack can be played without it."
+            f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. {_without(path)}"
         )
     return whole
+
+
+def answers(system: str, report: hub.Report) -> AnswerFile:
+    """What a system answered to the Vicuna questions, fetched where it is not here yet. Raises as `fetch`."""
+    return answer_files.read(at_hand(f"{_GENERATIONS}/{_STEMS[system]}.jsonl", report))
+
+
+def here(path: str) -> bool:
+    """Whether a file of the set is on this machine, so that `at_hand` fetches nothing."""
+    return _local() is not None or (_kept() / path).is_file()
 
 
 def deck(found: str = "ChatGPT", other: str = "Guanaco-65B") -> Deck:
@@ -173,8 +213,17 @@ def _kept() -> Path:
     return paths.home() / "published" / COMMIT[:12]
 
 
+def _kept_apart() -> Path:
+    return paths.home() / "published" / f"{COMMIT[:12]}-apart"
+
+
 def _folder() -> Path | None:
     return _local() or (_kept() if _kept().is_dir() else None)
+
+
+def _as_pinned(path: Path, pin: Pin) -> bool:
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns) == pin.sha256
 
 
 @functools.lru_cache(maxsize=512)
@@ -188,6 +237,11 @@ def _client():
 
     with httpx.Client(timeout=_SECONDS, follow_redirects=True, limits=httpx.Limits(max_connections=_AT_ONCE)) as client:
         yield client
+
+
+def _without(path: str) -> str:
+    """What is there without a file."""
+    return "The starter pack can be played without it." if path in _game() else "A file of your own works without it."
 
 
 def _fetched(client, path: str, target: Path) -> int:
@@ -207,11 +261,9 @@ def _fetched(client, path: str, target: Path) -> int:
                 digest.update(block)
                 written.write(block)
     except httpx.HTTPStatusError as error:
-        raise EngineError(
-            f"{address} answered {error.response.status_code} for {path}. Try again later; the starter pack needs no network."
-        ) from error
+        raise EngineError(f"{address} answered {error.response.status_code} for {path}. Try again later. {_without(path)}") from error
     except httpx.HTTPError as error:
-        raise EngineError(f"{address} cannot be reached. Check the connection; the starter pack can be played without it.") from error
+        raise EngineError(f"{address} cannot be reached. Check the connection. {_without(path)}") from error
     if received != pin.size or digest.hexdigest() != pin.sha256:
         raise EngineError(
             f"{address} gave another {path} than the published one: its SHA-256 differs from the pinned one. Nothing was kept."

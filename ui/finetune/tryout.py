@@ -17,8 +17,10 @@ from ui.answers import Stops
 from ui.chat import ANSWERING, Talk
 from ui.chat import TAB as CHAT
 from ui.finetune import views
+from ui.finetune.forgetting import Forgetting
 from ui.finetune.taking import Taking
 from ui.finetune.workshop import Workshop
+from ui.measure.history import NOT_HERE
 
 # The game's script shows the deck of the duel, also where that tab was opened before there was one.
 PLAY = "() => { window.guanacoDeck = document.querySelector('#ft-try-told [data-deck]')?.dataset.deck; window.guanacoPlay?.(); return []; }"
@@ -44,19 +46,20 @@ class TryStep:
         self.told = gr.HTML(elem_id="ft-try-told", apply_default_css=False)
         self.play = gr.Button("Play it in the blind game", visible=False, elem_id="ft-play")
         self.changes = gr.HTML(elem_id="ft-changes", apply_default_css=False)
+        self.forgetting = Forgetting(self.shop, self._measurable).draw()
         self.taking = Taking(self.shop, self._found).draw()
-        self.outputs = [self.run, self.told, self.changes, *self.taking.outputs]
+        self.outputs = [self.run, self.told, self.changes, *self.forgetting.outputs, *self.taking.outputs]
         return self
 
     def shown(self, draft: Draft, chosen: str = "") -> list:
-        nothing = self.taking.shown("")
+        nothing = ["", *self.taking.shown("")]
         if not self.shop.services.may_train:
             return [gr.skip(), "", "", *nothing]
         names = [name for name in trying.finished() if not self.shop.services.read_only or name == draft.run]
         if not names:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
         run = next((name for name in (chosen, draft.run) if name in names), names[0])
-        return [gr.Dropdown(choices=names, value=run), "", views.changes(trying.changes(history.find(run))), *self.taking.shown(run)]
+        return [gr.Dropdown(choices=names, value=run), "", views.changes(trying.changes(history.find(run))), "", *self.taking.shown(run)]
 
     def _found(self, run: str | None) -> Run:
         self.shop.allowed()
@@ -66,6 +69,11 @@ class TryStep:
         if not found.adapter.is_dir():
             raise BadInput(f"{run} has no adapter yet: it is not finished.")
         return found
+
+    def _measurable(self, run: str | None) -> Run:
+        if self.shop.services.read_only:
+            raise BadInput(NOT_HERE)
+        return self._found(run)
 
     def _load_base(self, name: str, run: Run) -> None:
         """See that the run's base is the loaded model; it may still be loading afterwards."""
@@ -128,4 +136,5 @@ class TryStep:
         begun.failure(lambda: [broken, gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
         self.stop.click(stop, None, None, api_visibility="private", **form.SILENT)
         self.play.click(lambda: gr.Tabs(selected=game.TAB), None, self.tabs, js=PLAY, **how)
+        self.forgetting.wire(self.run)
         self.taking.wire(self.run)

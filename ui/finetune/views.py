@@ -12,6 +12,7 @@ from engine.memory import Plan
 from engine.preview import Cutoff, First, Measured
 from engine.probing import Probe
 from engine.trying import Change
+from ui.telling import told
 
 _SHOWN_ROWS, _SHOWN_CHARS, _SHOWN_BAD = 8, 220, 5
 # The colours of a memory bar, by the parts' names: greens what the base takes, ochres what the adapter does, reds what a pass does,
@@ -210,11 +211,6 @@ def exported(found: Exported, offered: Sequence[tuple[str, str]]) -> str:
 def _figures(caption: str, rows: Sequence[tuple[str, str]]) -> str:
     body = "".join(f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>' for name, value in rows)
     return f"<table><caption>{caption}</caption><tbody>{body}</tbody></table>"
-
-
-def told(text: str, kind: str = "") -> str:
-    """A sentence; what is wrong is spoken at once."""
-    return f'<p class="{kind}" role="{"alert" if kind == "wrong" else "status"}">{html.escape(text)}</p>' if text else ""
 
 
 READING = told("The rows are being read.")

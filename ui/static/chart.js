@@ -1,8 +1,8 @@
 // What the views of runs share: asking the server past Gradio's queue, numbers in words, and a chart of lines as SVG.
 
-const UNDER_WAY = ["waiting", "starting", "training"];
+const UNDER_WAY = ["waiting", "starting", "training", "measuring"];
 const PHASES = {
-  waiting: "Waiting in line", starting: "Starting", training: "Training", done: "Done", stopped: "Stopped", paused: "Paused",
+  waiting: "Waiting in line", starting: "Starting", training: "Training", measuring: "Measuring", done: "Done", stopped: "Stopped", paused: "Paused",
   failed: "Failed", interrupted: "Interrupted",
 };
 const button = (className, text, pressed) => {

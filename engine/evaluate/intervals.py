@@ -1,0 +1,115 @@
+"""How sure a figure is: intervals of shares, means of shares and perplexities, and paired tests of two measurements of the same items.
+
+Shares have Wilson intervals (`engine.game.scoring.share`). All intervals are of 95%.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from engine.game.scoring import Share, share
+
+ROUNDS = 2_000
+_Z = 1.959964
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and within what it lies; None where the items cannot tell."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A second measurement against a first one on the same items. `difference` is second less first: of shares, or of mean losses in
+    nats a token. `better` and `worse` count items on which the second did better or worse, `same` the others. `p` is two-sided: McNemar's
+    exact test of choices, Wilcoxon's signed ranks of losses; None where no item differs."""
+
+    items: int
+    first: float
+    second: float
+    difference: Estimate
+    better: int
+    worse: int
+    same: int
+    p: float | None
+    test: str
+
+
+def half_width(count: int, at: float = 0.5) -> float:
+    """Half of the Wilson interval that a share of `at` of so many items has; at 0.5 it is widest."""
+    if count < 1:
+        return 1.0
+    return _Z / (1 + _Z**2 / count) * math.sqrt(at * (1 - at) / count + _Z**2 / (4 * count**2))
+
+
+def mean_of(shares: Sequence[Share]) -> Estimate | None:
+    """The mean of shares that count alike, however many items each has; None of none. Its error is that of the single shares, two
+    successes and two failures added to each (Agresti and Coull), so that all right in three does not pass for certain."""
+    if not shares:
+        return None
+    mean = sum(each.share for each in shares) / len(shares)
+    added = [((each.k + 2) / (each.n + 4), each.n + 4) for each in shares]
+    error = math.sqrt(sum(p * (1 - p) / n for p, n in added)) / len(shares)
+    return Estimate(mean, max(0.0, mean - _Z * error), min(1.0, mean + _Z * error))
+
+
+def perplexity(losses: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Estimate:
+    """exp of the mean loss a token over items of so many summed nats and tokens, with a bootstrap over items."""
+    lost, count = numpy.asarray(losses), numpy.asarray(tokens)
+    value = math.exp(lost.sum() / count.sum())
+    if len(lost) < _FEWEST:
+        return Estimate(value, None, None)
+    draws = _draws(len(lost), seed)
+    low, high = numpy.quantile(numpy.exp((draws @ lost) / (draws @ count)), [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
+def paired_choices(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Two measurements of choices: of how many items each was true."""
+    from scipy.stats import binomtest
+
+    one, other = numpy.asarray(first, bool), numpy.asarray(second, bool)
+    better, worse, count = int((other & ~one).sum()), int((one & ~other).sum()), len(one)
+    p = float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else None
+    apart = (better - worse) / count
+    error = math.sqrt(max(better + worse - (better - worse) ** 2 / count, 0)) / count
+    # Without an item that differs there is no spread to go by: what so many items would have shown of a rare difference.
+    reach = _Z * error if better + worse else 1 - 0.05 ** (1 / count)
+    estimate = Estimate(apart, max(-1.0, apart - reach), min(1.0, apart + reach))
+    return Paired(count, float(one.mean()), float(other.mean()), estimate, better, worse, count - better - worse, p, "McNemar, exact")
+
+
+def paired_losses(first: Sequence[float], second: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Paired:
+    """Two measurements of summed losses over the same tokens; less is better. The interval is a bootstrap over items."""
+    from scipy.stats import wilcoxon
+
+    one, other, count = numpy.asarray(first), numpy.asarray(second), numpy.asarray(tokens)
+    apart = other - one
+    mean = float(apart.sum() / count.sum())
+    low = high = p = None
+    if len(one) >= _FEWEST:
+        draws = _draws(len(one), seed)
+        low, high = map(float, numpy.quantile((draws @ apart) / (draws @ count), [0.025, 0.975]))
+    each = apart / count
+    if each.any():
+        p = float(wilcoxon(each).pvalue)
+    better, worse = int((apart < 0).sum()), int((apart > 0).sum())
+    means = float(one.sum() / count.sum()), float(other.sum() / count.sum())
+    return Paired(len(one), *means, Estimate(mean, low, high), better, worse, len(one) - better - worse, p, "Wilcoxon, signed ranks")
+
+
+def share_of(flags: Sequence[bool]) -> Share:
+    """How many of them are true."""
+    return share(sum(flags), len(flags))
+
+
+def _draws(count: int, seed: int) -> numpy.ndarray:
+    """[rounds, count]: how often each item is drawn in each round of a bootstrap."""
+    return numpy.random.default_rng(seed).multinomial(count, numpy.full(count, 1 / count), size=ROUNDS)

@@ -1,0 +1,167 @@
+"""The tab that measures, as a person and as a program meet it: on a tiny model, its measurements made in processes of their own."""
+
+import browser
+import pytest
+from builders import until
+from gradio_client.exceptions import AppError
+from pages import Page
+from test_measurements import SUBJECTS, measured, plan
+from test_measures import question, written
+
+from engine import adapters
+from engine.backends.scripted import ScriptedBackend
+from engine.evaluate import measurements, measuring, published_scores
+from engine.game import published
+from ui.measure import expected, figures, settings
+
+HOSTILE = "<img src=x onerror=\"document.title='measured'\">"
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    return written(tmp_path / "mmlu.jsonl", [question(each, number, "ABCD"[number % 4]) for each in SUBJECTS for number in range(8)])
+
+
+@pytest.fixture
+def served(home):
+    page = Page(ScriptedBackend())
+    yield page
+    page.close()
+
+
+def chosen(model, data: str, adapter: str = "none", limit: int | None = 12) -> list:
+    return ["mmlu", str(model), adapter, "none", data, 0, "auto", limit, 0]
+
+
+def has(tab, selector: str, text: str) -> None:
+    tab.wait_for_function("([part, text]) => document.querySelector(part)?.innerText.includes(text)", arg=[selector, text])
+
+
+def test_a_program_measures_adapter_and_base_and_compares_them(served, tiny, two_adapters, data):
+    client = served.client()
+    begun = client.predict(*chosen(tiny, data, two_adapters[0]), True, api_name="/measure_start")["open"]
+    assert len(begun) == 2
+    until(lambda: all(row["status"] == "done" for row in client.predict(api_name="/measure_list")["rows"]), 240)
+    rows = {row["id"]: row for row in client.predict(api_name="/measure_list")["rows"]}
+    assert set(rows) == set(begun) and all(row["what"] == "MMLU, no shots" and "right" in row["words"] for row in rows.values())
+    shown = client.predict(begun, api_name="/measure_show")
+    first, second = shown["measurements"]
+    assert "one" in first["of"] and "one" not in second["of"] and len(first["details"]) == len(SUBJECTS)
+    assert shown["figure"]["series"][:2] == [first["of"], second["of"]] and "12 items" in shown["compared"]["words"]
+    base = measurements.find(begun[1])
+    assert (base.settings.adapter, base.settings.limit) == ("none", 12)
+    assert client.predict(begun[0], api_name="/measure_delete") == {"id": begun[0]}
+    assert [row["id"] for row in client.predict(api_name="/measure_list")["rows"]] == [begun[1]]
+
+
+def test_what_cannot_be_measured_is_told_before_anything_starts(served, tiny, data, tmp_path):
+    client = served.client()
+    for change, said in (
+        ({4: str(tmp_path / "gone.jsonl")}, "gone.jsonl"),
+        ({0: "crows", 4: ""}, "crows_pairs_anonymized.csv"),
+        ({0: "perplexity", 4: ""}, "Choose a text or a data set"),
+        ({1: str(tmp_path / "no-model")}, "no-model"),
+        ({2: "no-adapter"}, "no-adapter"),
+        ({7: -1}, "Sample"),
+        ({5: 3}, "choices"),
+        ({0: "wisdom"}, "choices"),
+        ({3: "two bits"}, "choices"),
+    ):
+        values = [change.get(at, each) for at, each in enumerate(chosen(tiny, data))]
+        with pytest.raises(AppError, match=said):
+            client.predict(*values, True, api_name="/measure_start")
+    for endpoint in ("stop", "resume", "delete"):
+        with pytest.raises(AppError, match="no measurement"):
+            client.predict("gone", api_name=f"/measure_{endpoint}")
+    assert not measurements.every()
+
+
+def test_a_public_host_measures_nothing(home, tiny, data):
+    made, _ = measured(plan(data))
+    page = Page(ScriptedBackend(), read_only=True)
+    try:
+        client = page.client()
+        assert client.predict(api_name="/measure_list")["rows"] == []
+        with pytest.raises(AppError, match="your own machine|one's own"):
+            client.predict(*chosen(tiny, data), False, api_name="/measure_start")
+        with pytest.raises(AppError, match="one's own"):
+            client.predict([made.id], api_name="/measure_show")
+        for endpoint in ("stop", "resume", "delete"):
+            with pytest.raises(AppError, match="one's own"):
+                client.predict(made.id, api_name=f"/measure_{endpoint}")
+        assert measurements.every() == [made]
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+@browser.needs_chromium
+def test_a_person_measures_stops_goes_on_and_reads_the_result(served, tiny, data, width, scheme):
+    with browser.opened(served.url, width, 844, color_scheme=scheme) as tab:
+        browser.to_tab(tab, "Measure")
+        has(tab, "#ms-means", "fetched from")  # nothing is fetched before it starts
+        tab.fill("#ms-model input", str(tiny))
+        tab.keyboard.press("Tab")
+        tab.click("#ms-shots input")
+        tab.get_by_role("option", name="none", exact=True).click()
+        with tab.expect_file_chooser() as choosing:
+            tab.click("#ms-upload")
+        choosing.value.set_files(data)
+        has(tab, "#ms-means", "All 24, within")
+        tab.fill("#ms-limit input", "12")
+        has(tab, "#ms-means", "12 of 24, within ±")
+        tab.click("#ms-start")
+        tab.wait_for_selector("#measured .list li")
+        tab.reload()
+        tab.wait_for_selector("#message textarea")
+        browser.to_tab(tab, "Measure")
+        tab.wait_for_selector("#measured .list li.done", timeout=240_000)
+        tab.click("#measured .list button.link")
+        tab.wait_for_selector("#measured .result .point")
+        text = tab.inner_text("#measured .result")
+        assert "Guanaco (OASST1)" in text and "62.2%" in text and "chance" in text and "95% intervals" in text
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.locator("#measured .acts").get_by_role("button", name="Delete").click()
+        tab.get_by_role("button", name="Delete it").click()
+        tab.wait_for_function("!document.querySelector('#measured .list li')")
+        assert not tab.errors and not tab.outside and not measurements.every()
+
+
+@browser.needs_chromium
+def test_one_that_was_killed_goes_on_and_names_are_text(served, tiny, tmp_path):
+    rows = [question(f"{HOSTILE}{each}", number, "ABCD"[number % 4]) for each in SUBJECTS for number in range(8)]
+    made = measurements.create(settings(*chosen(tiny, written(tmp_path / "odd.jsonl", rows), limit=None)))
+    with browser.opened(served.url) as tab:
+        browser.to_tab(tab, "Measure")
+        has(tab, "#measured .list", "Interrupted")
+        tab.get_by_role("button", name="Go on").click()
+        tab.wait_for_selector("#measured .list li.done", timeout=240_000)
+        tab.check("#measured .list input")
+        tab.click("#measured .result summary")
+        has(tab, "#measured .result table", HOSTILE.replace("_", " ") + SUBJECTS[0])
+        assert tab.title() != "measured" and not tab.locator("#measured img").count() and not tab.errors
+    assert measurements.find(made.id).result
+
+
+def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):
+    made, _ = measured(plan(data))
+    drawn = figures.figure("mmlu", [("mine", made.result), ("base", made.result)])
+    assert drawn["series"] == ["mine", "base", "7B", "13B", "33B", "65B", "70B"] and drawn["chance"] == 25
+    assert [dot["series"] for dot in drawn["rows"][0]["dots"]] == [0, 1] and drawn["rows"][0]["dots"][0]["low"] is not None
+    published_rows = {row["name"]: [dot["value"] for dot in row["dots"]] for row in drawn["rows"]}
+    for table in published_scores.TABLES["mmlu"]:
+        for name, values in table.rows.items():
+            assert published_rows[name] == [value for value in values if value is not None]
+
+
+def test_what_is_foretold_fetches_nothing(home, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    monkeypatch.setattr(published, "at_hand", lambda *_: pytest.fail("fetched"))
+    assert "1 MB" in expected.text(settings(*chosen("scripted", "")), False)
+    assert "read when it starts" in expected.text(settings(*chosen("scripted", "owner/name")), False)
+
+
+def test_the_base_is_asked_as_the_adapter_is(home, tiny, two_adapters):
+    plan = settings("perplexity", str(tiny), two_adapters[0], "none", "x.jsonl", 5, "answers", None, 0)
+    base, found = measuring.of_base(plan), adapters.looked_at(two_adapters[0])
+    assert base.adapter == "none" and base.prompt_format == (found.prompt or "auto") and base.system == found.system
