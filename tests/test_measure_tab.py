@@ -45,9 +45,9 @@ def test_a_program_measures_adapter_and_base_and_compares_them(served, tiny, two
     rows = {row["id"]: row for row in client.predict(api_name="/measure_list")["rows"]}
     assert set(rows) == set(begun) and all(row["what"] == "MMLU, no shots" and "right" in row["words"] for row in rows.values())
     shown = client.predict(begun, api_name="/measure_show")
-    first, second = shown["measurements"]
-    assert "one" in first["of"] and "one" not in second["of"] and len(first["details"]) == len(SUBJECTS)
-    assert shown["figure"]["series"][:2] == [first["of"], second["of"]] and "12 items" in shown["compared"]["words"]
+    base, tuned = shown["measurements"]
+    assert "one" in tuned["of"] and "one" not in base["of"] and len(base["details"]) == len(SUBJECTS)
+    assert shown["figure"]["series"][:2] == [base["of"], tuned["of"]] and "12 items" in shown["compared"]["words"]
     base = measurements.find(begun[1])
     assert (base.settings.adapter, base.settings.limit) == ("none", 12)
     assert client.predict(begun[0], api_name="/measure_delete") == {"id": begun[0]}

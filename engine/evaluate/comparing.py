@@ -26,8 +26,9 @@ class Comparison:
         return asdict(self)
 
 
-def compared(first: Measurement, second: Measurement) -> Comparison:
-    """Both need not be done: what both have scored counts. Raises BadInput where they are not of the same items."""
+def compared(first: Measurement, second: Measurement, called: str = "The second one") -> Comparison:
+    """Both need not be done: what both have scored counts. The words call the second one so. Raises BadInput where they are not of the same
+    items."""
     one, other = first.settings, second.settings
     differ = "measure" if one.measure != other.measure else "number of shots" if one.measure == "mmlu" and one.shots != other.shots else ""
     if differ:
@@ -48,7 +49,7 @@ def compared(first: Measurement, second: Measurement) -> Comparison:
         inside = [pair for pair in pairs if pair[0]["group"] == group]
         if len(inside) >= LEAST:
             groups[group] = test(inside)
-    return Comparison(one.measure, paired, groups, _words(one.measure, paired))
+    return Comparison(one.measure, paired, groups, _words(one.measure, paired, called))
 
 
 def _choices(pairs) -> Paired:
@@ -59,17 +60,17 @@ def _losses(pairs) -> Paired:
     return intervals.paired_losses([a["loss"] for a, _ in pairs], [b["loss"] for _, b in pairs], [a["tokens"] for a, _ in pairs])
 
 
-def _words(measure: str, found: Paired) -> str:
+def _words(measure: str, found: Paired, called: str) -> str:
     if found.p is None:
         return f"Both are the same on all {found.items:,} items."
     sure = "more than chance explains" if found.p < SIGNIFICANT else "no more than chance explains"
     if measure == "perplexity":
         change = "lower" if found.difference.value < 0 else "higher"
-        what = f"The second one's loss is {abs(found.difference.value):.3f} nats a token {change}"
+        what = f"{called}: the loss is {abs(found.difference.value):.3f} nats a token {change}"
     else:
         points = 100 * found.difference.value
         what = (
-            f"The second one's share is {abs(points):.1f} points {'higher' if points > 0 else 'lower'}"
+            f"{called}: the share is {abs(points):.1f} points {'higher' if points > 0 else 'lower'}"
             if points
             else "The shares are the same"
         )

@@ -61,7 +61,8 @@ class Shelf:
             self._owner_only()
             if not isinstance(ids, (list, tuple)) or not 1 <= len(ids) <= MOST_SHOWN:
                 raise BadInput(f"Name one measurement, or {MOST_SHOWN}.")
-            found = [self._found(each) for each in ids]
+            # The base before what became of it.
+            found = sorted(map(self._found, ids), key=lambda each: each.settings.adapter != NO_ADAPTER)
             done = [each for each in found if each.result]
             kinds = {each.settings.measure for each in found}
             alike = len(kinds) == 1
@@ -169,7 +170,7 @@ def about(measurement: Measurement) -> dict:
 def _compared(found: list[Measurement]) -> dict:
     """The paired test of two, or why there is none."""
     try:
-        made = comparing.compared(*found)
+        made = comparing.compared(*found, called=_apart([called(each) for each in found])[1])
     except BadInput as error:
         return {"words": str(error), "groups": {}}
     return {"words": made.words, "groups": {name: vars(each) | {"difference": each.difference.value} for name, each in made.groups.items()}}
