@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+# A pass takes about as long as so many tokens besides: weights are read, and those of 4 bits unpacked.
+_PASS_TOKENS = 100
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -102,7 +105,7 @@ def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], limits: Limi
         more = min(group.shared, max(wanted[member] for member in group.members))
         read = (len(begun) + 1) * group.shared
         full = read > min(limits.tokens, limits.cached) or asked + more > limits.wanted
-        if begun and (full or bool(begun[0].shared) != bool(group.shared)):
+        if begun and (full or bool(begun[0].shared) != bool(group.shared) or _padding(begun, group) > _PASS_TOKENS):
             packs.append(_packed(begun, sequences, wanted, limits))
             begun, asked = [], 0
         begun.append(group)
@@ -110,8 +113,13 @@ def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], limits: Limi
     return [*packs, _packed(begun, sequences, wanted, limits)] if begun else packs
 
 
+def _padding(begun: Sequence[Group], group: Group) -> int:
+    """By how many tokens the beginnings of groups, sorted by length, are filled up more where another is read with them."""
+    return len(begun) * (group.shared - begun[-1].shared)
+
+
 def _packed(found: Sequence[Group], sequences: Sequence[Sequence[int]], wanted: Sequence[int], limits: Limits) -> Pack:
-    """The passes behind the beginnings of a pack, the shortest texts first."""
+    """The passes behind the beginnings of a pack, the shortest texts first, parted so that the least is read, padding included."""
     shared = max(group.shared for group in found)
     rows = sorted(
         (len(sequences[member]) - group.shared, at, member)
@@ -119,14 +127,22 @@ def _packed(found: Sequence[Group], sequences: Sequence[Sequence[int]], wanted: 
         for member in group.members
         if len(sequences[member]) > group.shared
     )
-    passes: list[list[tuple[int, int]]] = []
-    asked = 0
-    for length, at, member in rows:
-        count = len(passes[-1]) + 1 if passes else 0
-        full = count * length > limits.tokens or count * (shared + length) > limits.cached or asked + wanted[member] > limits.wanted
-        if not passes or full:
-            passes.append([])
-            asked = 0
-        passes[-1].append((at, member))
-        asked += wanted[member]
-    return Pack(tuple(found), tuple(map(tuple, passes)))
+    # Of the first rows, up to each: the least cost of reading them, and where their last pass begins.
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end, (longest, _, _) in enumerate(rows, 1):
+        asked, choices = 0, []
+        for start in range(end - 1, -1, -1):
+            count = end - start
+            asked += wanted[rows[start][2]]
+            full = count * longest > limits.tokens or count * (shared + longest) > limits.cached or asked > limits.wanted
+            if full and count > 1:
+                break
+            choices.append((best[start][0] + _PASS_TOKENS + count * longest, start))
+        best.append(min(choices))
+    passes: list[tuple[tuple[int, int], ...]] = []
+    end = len(rows)
+    while end:
+        start = best[end][1]
+        passes.append(tuple((at, member) for _, at, member in rows[start:end]))
+        end = start
+    return Pack(tuple(found), tuple(reversed(passes)))
