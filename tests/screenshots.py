@@ -86,6 +86,22 @@ def wizard(page) -> None:
     shoot("runs")
 
 
+def measure(page) -> None:
+    """A small sample of MMLU, the adapter and its base; `GUANACO_ANSWERS` says where the questions are, none of which is seen."""
+    browser.to_tab(page, "Measure")
+    page.wait_for_selector("#ms-means p")
+    page.fill("#ms-limit input", "100")
+    page.click("#ms-shots input")
+    page.get_by_role("option", name="none", exact=True).click()
+    page.wait_for_function("document.querySelector('#ms-means').innerText.startsWith('100 of')")
+    page.click("#ms-start")
+    page.wait_for_function("document.querySelectorAll('#measured .list li.done').length >= 2", timeout=1_200_000)
+    page.wait_for_selector("#measured .result .point")
+    page.locator("#measured .result").evaluate("node => node.scrollIntoView()")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(400)
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with app(GUANACO_HOME=os.environ["GUANACO_HOME"]) as url:
@@ -108,6 +124,9 @@ def main() -> None:
             page.screenshot(path=FOLDER / "game.png")
         with browser.opened(url, 1280, 860) as page:
             wizard(page)
+        with browser.opened(url, 1280, 860) as page:
+            measure(page)
+            page.screenshot(path=FOLDER / "measure.png")
         with browser.opened(url, 390, 844) as page:
             chat(page, QUESTION)
             page.screenshot(path=FOLDER / "phone.png")

@@ -1,4 +1,4 @@
-// What the views of runs share: asking the server past Gradio's queue, numbers in words, and a chart of lines as SVG.
+// What the views of runs and measurements share: asking the server past Gradio's queue, numbers in words, and a chart of lines as SVG.
 
 const UNDER_WAY = ["waiting", "starting", "training", "measuring"];
 const PHASES = {
@@ -38,6 +38,39 @@ const askServer = async (endpoint, ...data) => {
   throw Object.assign(new Error(told || "The app could not do that; its log says why."), { told: true });
 };
 
+// Does what the server is asked for and shows what it refuses. What is told of a person's own action stays until the next one.
+const makeTried = (trouble, silence) => async (work, own = true) => {
+  try {
+    const done = await work();
+    if (own || trouble.dataset.own === "false") trouble.textContent = "";
+    return done;
+  } catch (error) {
+    if (own || !trouble.textContent) {
+      trouble.textContent = error.told ? error.message : silence;
+      trouble.dataset.own = String(own);
+    }
+    return null;
+  }
+};
+
+// Draws a list anew where `state` has changed. What is being pressed stays until it was, and what has the focus keeps it: `key` is the
+// name of the attribute that tells lines apart.
+const makeDraw = (list, key, lines) => {
+  let last = "";
+  const draw = (state) => {
+    if (state === last) return;
+    if (list.matches(":active")) return void setTimeout(draw, 200, state);
+    last = state;
+    const active = list.contains(document.activeElement) ? document.activeElement : null;
+    const focused = active && [active.closest("li").dataset[key], active.textContent, active.tagName];
+    list.replaceChildren(...lines());
+    if (!focused) return;
+    const item = [...list.children].find((each) => each.dataset[key] === focused[0]);
+    [...(item?.querySelectorAll(focused[2]) || [])].find((each) => each.textContent === focused[1])?.focus();
+  };
+  return draw;
+};
+
 const asNumber = (value) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -55,6 +88,7 @@ const asTime = (seconds) => {
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;
   return `${Math.floor(whole / 3600)} h ${String(Math.floor(whole / 60) % 60).padStart(2, "0")} min`;
 };
+const asWhen = (seconds) => new Date(1000 * seconds).toLocaleString([], { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 const asSteps = (count) => `${count.toLocaleString("en")} step${count === 1 ? "" : "s"}`;
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -15,23 +15,9 @@ let sure = "";
 let asked = 0;
 let timer = 0;
 let busy = false;
-let last = "";
 let shown = "";
 
-// What is told of a person's own action stays until the next one.
-const tried = async (work, own = true) => {
-  try {
-    const done = await work();
-    if (own || trouble.dataset.own === "false") trouble.textContent = "";
-    return done;
-  } catch (error) {
-    if (own || !trouble.textContent) {
-      trouble.textContent = error.told ? error.message : "The app does not answer. A measurement goes on without it; this looks again by itself.";
-      trouble.dataset.own = String(own);
-    }
-    return null;
-  }
-};
+const tried = makeTried(trouble, "The app does not answer. A measurement goes on without it; this looks again by itself.");
 
 const acted = async (endpoint, id) => {
   await tried(() => askServer(endpoint, id));
@@ -72,7 +58,7 @@ const rowOf = (row) => {
   const name = make("div", "name");
   name.append(button("link", row.of, () => mark([row.id])), make("small", "", row.what || row.id));
   const state = make("div", "facts");
-  state.append(make("span", "state", PHASES[row.status] || row.status), make("small", "", new Date(1000 * row.when).toLocaleString([], { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" })));
+  state.append(make("span", "state", PHASES[row.status] || row.status), make("small", "", asWhen(row.when)));
   const told = make("div", "told");
   if (UNDER_WAY.includes(row.status) && row.fraction !== null && row.fraction !== undefined) {
     const bar = make("progress");
@@ -85,17 +71,8 @@ const rowOf = (row) => {
   return item;
 };
 
-const draw = () => {
-  const state = JSON.stringify([rows, marked, sure]);
-  if (state === last) return;
-  if (list.matches(":active")) return void setTimeout(draw, 200);  // what is being pressed stays until it was
-  last = state;
-  const focused = list.contains(document.activeElement) ? [document.activeElement.closest("li").dataset.id, document.activeElement.textContent, document.activeElement.tagName] : null;
-  list.replaceChildren(...rows.map(rowOf));
-  if (!focused) return;
-  const item = [...list.children].find((each) => each.dataset.id === focused[0]);
-  [...(item?.querySelectorAll(focused[2]) || [])].find((each) => each.textContent === focused[1])?.focus();
-};
+const drawList = makeDraw(list, "id", () => rows.map(rowOf));
+const draw = () => drawList(JSON.stringify([rows, marked, sure]));
 
 const mark = (ids) => {
   marked = ids;

@@ -37,21 +37,7 @@ const act = (name, run) => {
   window.guanacoAction = { run };
   trigger(name);
 };
-// What is told of a person's own action stays until the next one.
-const tried = async (work, own = true) => {
-  try {
-    const done = await work();
-    if (own || trouble.dataset.own === "false") trouble.textContent = "";
-    return done;
-  } catch (error) {
-    if (own || !trouble.textContent) {
-      trouble.textContent = error.told ? error.message : "The app does not answer. This looks again by itself.";
-      trouble.dataset.own = String(own);
-    }
-    return null;
-  }
-};
-const asWhen = (seconds) => new Date(1000 * seconds).toLocaleString([], { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
+const tried = makeTried(trouble, "The app does not answer. This looks again by itself.");
 
 const change = ([first, last]) => (first === last ? asNumber(last) : `${asNumber(first)} → ${asNumber(last)}`);
 const rowOf = (run) => {
@@ -111,18 +97,10 @@ const remove = async (run) => {
   look();
 };
 
-let last = "";
+const drawList = makeDraw(list, "run", () => rows.map(rowOf));
 const draw = () => {
-  const state = JSON.stringify([rows, sure]);
-  if (state === last) return;
-  if (list.matches(":active")) return void setTimeout(draw, 200);  // what is being pressed stays until it was
-  last = state;
   hint.hidden = rows.length > 0;
-  const focused = list.contains(document.activeElement) ? [document.activeElement.closest("li").dataset.run, document.activeElement.textContent, document.activeElement.tagName] : null;
-  list.replaceChildren(...rows.map(rowOf));
-  if (!focused) return;
-  const item = [...list.children].find((each) => each.dataset.run === focused[0]);
-  [...(item?.querySelectorAll(focused[2]) || [])].find((each) => each.textContent === focused[1])?.focus();
+  drawList(JSON.stringify([rows, sure]));
 };
 
 const compare = async () => {
