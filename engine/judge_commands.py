@@ -1,6 +1,7 @@
 """Answers made and judged, in the terminal. `evaluate generate`: a model answers the published prompts or a file; `judge`: a model
 that another server runs compares such answers."""
 
+import contextlib
 import functools
 import json
 import threading
@@ -172,12 +173,14 @@ def _answers(named: str) -> AnswerFile:
 
 def _run(under_way: Judging, asked: Judge, parallel: int, out: Path) -> Judged:
     try:
-        for each in under_way.run(asked, parallel):
-            match each:
-                case Progress():
-                    report(each)
-                case Judged():
-                    return each
+        # Closed whatever happens here: what is under way would be waited for as the program ends.
+        with contextlib.closing(under_way.run(asked, parallel)) as told:
+            for each in told:
+                match each:
+                    case Progress():
+                        report(each)
+                    case Judged():
+                        return each
     except KeyboardInterrupt:
         log(f"Stopped. {_kept(under_way, out)}")
         raise typer.Exit(1) from None

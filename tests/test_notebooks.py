@@ -162,9 +162,9 @@ def test_guanaco_guess_says_why_the_published_answers_do_not_come(own_home, tmp_
     notebook = fresh("guanaco_guess", PUBLISHED=True)
     notebook.cells = [cell for cell in notebook.cells if not any(part in cell.source for part in ("doctor", "play(ROUNDS)"))]
     notebook.cells[-3].source = f"from engine.cells.playing import play\nROUNDS = 10\n{notebook.cells[-3].source}"
-    with pytest.raises(CellExecutionError, match="cannot be reached. Check the connection; the starter pack can be played without it"):
+    with pytest.raises(CellExecutionError, match="cannot be reached. Check the connection. The starter pack can be played without it"):
         run_all(notebook, tmp_path, own_home, GUANACO_ANSWERS="http://127.0.0.1:9")
-    assert outputs(notebook, "from_published").splitlines()[-1].endswith("the starter pack can be played without it.")
+    assert outputs(notebook, "from_published").splitlines()[-1].endswith("The starter pack can be played without it.")
 
 
 # Stands before the game: whoever is asked looks at all that there is first.

@@ -220,8 +220,9 @@ def test_every_action_is_a_named_endpoint(page):
         f"/finetune_{name}"
         for name in ("preview", "estimate", "start", "follow", "stop", "kill", "resume", "runs", "compare", "delete", "recipe", "status")
     }
+    measures = {f"/measure_{name}" for name in ("start", "list", "show", "stop", "resume", "delete")}
     ratings = {"/rate_systems", "/one_order", "/many_orders", "/audit"}
-    assert named == conversation | library | comparison | game | ratings | finetuning | {
+    assert named == conversation | library | comparison | game | ratings | measures | finetuning | {
         "/ask",
         "/list_models",
         "/restore_comparison",
