@@ -4,7 +4,9 @@ that another server runs compares such answers."""
 import contextlib
 import functools
 import json
+import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -172,21 +174,41 @@ def _answers(named: str) -> AnswerFile:
 
 
 def _run(under_way: Judging, asked: Judge, parallel: int, out: Path) -> Judged:
-    try:
-        # Closed whatever happens here: what is under way would be waited for as the program ends.
-        with contextlib.closing(under_way.run(asked, parallel)) as told:
-            for each in told:
+    with _halted_by_ctrl_c(asked) as pressed:
+        try:
+            for each in under_way.run(asked, parallel):
                 match each:
                     case Progress():
                         report(each)
                     case Judged():
                         return each
-    except KeyboardInterrupt:
-        log(f"Stopped. {_kept(under_way, out)}")
-        raise typer.Exit(1) from None
-    except EngineError:
-        log(_kept(under_way, out))
-        raise
+        except EngineError:
+            if not pressed.is_set():
+                log(_kept(under_way, out))
+                raise
+    log(f"Stopped. {_kept(under_way, out)}")
+    raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _halted_by_ctrl_c(asked: Judge) -> Iterator[threading.Event]:
+    """Within the block the first Ctrl-C gives up what is under way and says so; raised wherever the program is, it could leave a lock
+    held that threads wait for as it ends. A second one ends it at once."""
+    pressed, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+        threading.Thread(target=asked.halt, daemon=True).start()
+
+    here = threading.current_thread() is threading.main_thread()
+    if here:
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
 
 
 def _kept(under_way: Judging, out: Path) -> str:
