@@ -96,7 +96,7 @@ def measure(page) -> None:
     page.wait_for_function("document.querySelector('#ms-means').innerText.startsWith('100 of')")
     page.click("#ms-start")
     page.wait_for_function("document.querySelectorAll('#measured .list li.done').length >= 2", timeout=1_200_000)
-    page.wait_for_selector("#measured .result .point")
+    page.wait_for_function("document.querySelector('#measured .paired')?.innerText.includes('items')")
     page.locator("#measured .result").evaluate("node => node.scrollIntoView()")
     page.mouse.move(0, 0)
     page.wait_for_timeout(400)

@@ -73,7 +73,7 @@ class Shelf:
                 "figure": figures.figure(shown[0].settings.measure, list(zip(named, [each.result for each in shown], strict=True)))
                 if shown
                 else None,
-                "compared": _compared(found) if len(found) > 1 and (done or not alike) else None,
+                "compared": _compared(found) if len(found) > 1 and (done == found or not alike) else None,
             }
 
     def stop(self, id: str) -> dict:
