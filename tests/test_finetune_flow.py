@@ -70,6 +70,7 @@ def test_a_bundled_set_is_taken_however_often_gradio_says_that_it_was_chosen(pag
         tab.get_by_role("option").first.click()
         tab.wait_for_selector("#ft-preview table")
         has(tab, "#ft-data-told", tab.input_value("#ft-bundled input"))
+        assert not tab.errors
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """Scores by servers that tell the probabilities of the next token, llama.cpp's own and OpenAI-compatible ones: what goes on from a text
 can be chosen there; whole texts they do not score."""
 
+from abc import abstractmethod
 from collections.abc import Container, Iterator, Sequence
 
 from engine import measuring, paths
@@ -27,8 +28,9 @@ class _ServerScorer(Scorer):
             if number not in known:
                 yield number, self._chosen(number, choice, blend)
 
+    @abstractmethod
     def _chosen(self, number: int, choice: Choice, blend: Blend) -> tuple[float, ...]:
-        raise NotImplementedError
+        """The log-probabilities of one choice's candidates."""
 
     def likelihoods(self, texts: Sequence[Text], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
         raise BadInput(

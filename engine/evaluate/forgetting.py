@@ -16,7 +16,6 @@ from engine.runs import Run
 from engine.settings import BackendName, LoadSettings
 
 QUESTIONS, ROWS = 100, 40
-_UNDER_WAY = ("waiting", "starting", "measuring")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def stop(checks: Sequence[Check]) -> None:
 
 
 def goes_on(check: Check) -> bool:
-    return any(measurements.summary(each)["status"] in _UNDER_WAY for each in check.both)
+    return any(each.process for each in check.both)
 
 
 def how_far(check: Check) -> str:
