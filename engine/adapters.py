@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine import history, hub, paths, runs
+from engine import hub, paths, runs
 from engine.errors import BadInput
 from engine.hub import HUB_ID
 from engine.model_files import PICKLES, local_path
@@ -149,7 +149,7 @@ def _found(name: str, from_hub: Callable[[AdapterSpec], Adapter]) -> Adapter:
     if official:
         folder = Path(official.source)
         return read(folder, official.id, official) if folder.is_absolute() else from_hub(official)
-    run = history.every().get(name)
+    run = runs.known().get(name)
     if run and run.adapter.is_dir():
         return read(run.adapter, name)
     path = local_path(name)
@@ -167,8 +167,8 @@ def _found(name: str, from_hub: Callable[[AdapterSpec], Adapter]) -> Adapter:
 
 
 def trained(base: str) -> list[str]:
-    """The runs that gave an adapter of that base, newest first, by their names in `history.every`."""
-    facts = ((name, run.adapter / PLAYGROUND) for name, run in history.every().items())
+    """The runs that gave an adapter of that base, newest first, by their names in `runs.known`."""
+    facts = ((name, run.adapter / PLAYGROUND) for name, run in runs.known().items())
     return [name for name, path in facts if path.is_file() and _stated_base(path, path.stat().st_mtime_ns) == base]
 
 

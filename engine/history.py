@@ -44,26 +44,9 @@ class Story:
     last: Event | None
 
 
-def every() -> dict[str, Run]:
-    """All runs, newest first, by what they are known by: the id, or the folder where another run has that id."""
-    found: dict[str, Run] = {}
-    for run in sorted(runs.every(), key=lambda run: run.folder.parent != paths.runs()):
-        found[str(run.folder) if run.id in found else run.id] = run
-    return dict(sorted(found.items(), key=lambda each: _when(each[1]), reverse=True))
-
-
-def find(name: str) -> Run:
-    """The run that `every` knows by that name; no other folder is ever meant. Raises BadInput."""
-    if Path(name).name == name != ".." and (paths.runs() / name / runs.RECIPE).is_file():
-        return Run(paths.runs() / name)
-    if run := every().get(name):
-        return run
-    raise BadInput(f"There is no run {name!r} any more. It may have been deleted.")
-
-
 def current() -> tuple[str, Run] | None:
     """The run that has the machine, else one that waits for it, else None; with its name."""
-    under_way = [(name, run) for name, run in every().items() if run.process]
+    under_way = [(name, run) for name, run in runs.known().items() if run.process]
     return min(under_way, key=lambda each: phase(each[1]) == "waiting", default=None)
 
 
@@ -151,7 +134,7 @@ def summaries() -> list[dict]:
     """A row for each run, newest first: `name`, what it learns from what, how far it is, small curves, `when` it was begun (seconds
     since 1970) and the bytes it takes on disk."""
     rows = []
-    for name, run in every().items():
+    for name, run in runs.known().items():
         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
             rows.append(summary(name, run))
     return rows
@@ -178,18 +161,11 @@ def summary(name: str, run: Run) -> dict:
         "held_out": [told.tests[0][1], told.tests[-1][1]] if told.tests else None,
         "curve": thinned(told.curve, SMALL),
         "tests": thinned(told.tests, SMALL),
-        "when": _when(run),
+        "when": run.begun,
         "bytes": disk(run.folder),
         "adapter": run.adapter.is_dir(),
         "text": last.text if isinstance(last, Ended) else "",
     }
-
-
-def _when(run: Run) -> float:
-    try:
-        return (run.folder / runs.RECIPE).stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def disk(folder: Path) -> int:
@@ -207,7 +183,7 @@ def compared(names: Sequence[str]) -> dict:
     each sample prompt, before and after training, None where a run was not asked it. Raises BadInput."""
     if not 1 <= len(names) <= MAX_COMPARED or len(set(names)) < len(names):
         raise BadInput(f"Choose one to {MAX_COMPARED} runs, each once.")
-    found = [(name, find(name)) for name in names]
+    found = [(name, runs.known_as(name)) for name in names]
     stories = [story(run) for _, run in found]
     prompts = dict.fromkeys(prompt for told in stories for prompt in told.samples)
     return {

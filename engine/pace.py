@@ -229,8 +229,7 @@ def speed(machine: Machine, here: bool) -> tuple[float, str]:
 
 
 def cpu_speed() -> float:
-    """FLOP/s of this machine's processors in float32: the most that looks of 0.2 seconds saw, one every few minutes at most. A look
-    while something else keeps them busy sees less, and a training outlasts that."""
+    """FLOP/s of this machine's processors in float32: the most that looks of 0.2 seconds saw, one every few minutes at most."""
     with _looking:
         if time.monotonic() > _seen.until:
             _seen.fastest = max(_seen.fastest, _measured_speed())
@@ -239,17 +238,23 @@ def cpu_speed() -> float:
 
 
 def _measured_speed() -> float:
-    """FLOP/s of a product of matrices, now."""
+    """FLOP/s of a product of matrices on one core by its own processor time, times cores: whatever else is busy now, a chat, a training,
+    would leave threads that wait for each other a small part of what they can do."""
     import numpy
+    import psutil
+    import threadpoolctl
 
     left = numpy.random.default_rng(0).standard_normal((_MATRIX, _MATRIX), dtype=numpy.float32)
     right = left.T.copy()
-    left @ right  # starts the threads
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < _MEASURE_SECONDS:
-        left @ right
-        count += 1
-    return 2 * _MATRIX**3 * count / (time.perf_counter() - began)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        left @ right  # reserves its buffers
+        count, began = 0, time.thread_time()
+        while time.thread_time() - began < _MEASURE_SECONDS:
+            left @ right
+            count += 1
+        spent = time.thread_time() - began
+    cores = hardware.machine().cores
+    return 2 * _MATRIX**3 * count / spent * min(cores, psutil.cpu_count(logical=False) or cores)
 
 
 def note_probe(recipe: Recipe, device: str, tokens_per_second: float) -> None:
@@ -288,7 +293,7 @@ def _records() -> Iterator["_Record"]:
         if run.trained_on_the_hub:
             continue
         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-            if record := _record(run.folder, _size(run.events), (run.folder / runs.RECIPE).stat().st_mtime):
+            if record := _record(run.folder, _size(run.events), run.begun):
                 yield record
 
 

@@ -97,6 +97,14 @@ class Run(Job):
         return recipe.read(self.folder / RECIPE)
 
     @property
+    def begun(self) -> float:
+        """When it was, in seconds since 1970; 0 where it was deleted meanwhile."""
+        try:
+            return (self.folder / RECIPE).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    @property
     def adapter(self) -> Path:
         return self.folder / ADAPTER
 
@@ -265,7 +273,24 @@ def every() -> list[Run]:
         folder = Path(pointer.read_text(encoding="utf-8"))
         if (folder / RECIPE).is_file():
             folders.append(folder)
-    return sorted(map(Run, folders), key=lambda run: (run.folder / RECIPE).stat().st_mtime, reverse=True)
+    return sorted(map(Run, folders), key=lambda run: run.begun, reverse=True)
+
+
+def known() -> dict[str, Run]:
+    """All runs, newest first, by what they are known by: the id, or the folder where another run has that id."""
+    found: dict[str, Run] = {}
+    for run in sorted(every(), key=lambda run: run.folder.parent != paths.runs()):
+        found[str(run.folder) if run.id in found else run.id] = run
+    return dict(sorted(found.items(), key=lambda each: each[1].begun, reverse=True))
+
+
+def known_as(name: str) -> Run:
+    """The run that `known` has by that name; no other folder is ever meant. Raises BadInput."""
+    if Path(name).name == name != ".." and (paths.runs() / name / RECIPE).is_file():
+        return Run(paths.runs() / name)
+    if run := known().get(name):
+        return run
+    raise BadInput(f"There is no run {name!r} any more. It may have been deleted.")
 
 
 def find(name: str) -> Run:

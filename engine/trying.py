@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 
-from engine import datasets, history, presets, rows, runs
+from engine import datasets, presets, rows, runs
 from engine.errors import EngineError
 from engine.events import Sample
 from engine.game.answer_files import Question
@@ -22,8 +22,8 @@ class Change:
 
 
 def finished() -> dict[str, Run]:
-    """The runs whose adapter can be tried, newest first, by their names in `history.every`."""
-    return {name: run for name, run in history.every().items() if run.adapter.is_dir()}
+    """The runs whose adapter can be tried, newest first, by their names in `runs.known`."""
+    return {name: run for name, run in runs.known().items() if run.adapter.is_dir()}
 
 
 def changes(run: Run) -> list[Change]:

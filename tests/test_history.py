@@ -107,15 +107,15 @@ def test_a_phase_is_read_from_the_end(run):
 
 def test_runs_are_known_by_names_of_their_own_and_nothing_else_is_one(run, tmp_path):
     twin = fresh(plan(Path("starter"), "rows.jsonl"), tmp_path / "a-run")
-    known = history.every()
+    known = runs.known()
     assert known == {"a-run": run, str(twin.folder): twin}
-    assert [history.find(name) for name in known] == list(known.values())
+    assert [runs.known_as(name) for name in known] == list(known.values())
     (tmp_path / "stranger").mkdir()
     shutil.copy(run.folder / runs.RECIPE, tmp_path / "stranger")
     shutil.copy(run.folder / runs.RECIPE, paths.home())
     for name in (str(tmp_path / "stranger"), "..", ".", "", "../runs/a-run", "nothing", "a/b"):
         with pytest.raises(BadInput, match="no run"):
-            history.find(name)
+            runs.known_as(name)
 
 
 def test_the_current_run_is_the_one_with_the_machine(run):
@@ -164,7 +164,7 @@ def test_deleting_says_what_goes_and_takes_all_of_it(run, tmp_path):
     said = history.lost(run, ["a-run"])
     assert "its 1 step of training, 1 checkpoint and the finished adapter" in said and "loaded for the chat" in said and "elsewhere" in said
     history.delete(run)
-    assert not run.folder.exists() and list(history.every()) == ["elsewhere"]
+    assert not run.folder.exists() and list(runs.known()) == ["elsewhere"]
     assert str(later.folder) in history.lost(later)
     history.delete(later)
     assert not later.folder.exists() and not list(paths.runs().iterdir()) and not (tmp_path / ".guanaco-deleted").exists()
@@ -180,14 +180,14 @@ def test_a_run_under_way_and_one_the_system_holds_are_not_deleted(run, monkeypat
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(EngineError, match="Permission denied.*Nothing was removed"):
         history.delete(run)
-    assert history.find("a-run") == run
+    assert runs.known_as("a-run") == run
 
 
 def test_what_an_interrupted_deletion_left_goes_with_the_next(run):
     left = paths.runs() / ".guanaco-deleted" / "old"
     left.mkdir(parents=True)
     shutil.copy(run.folder / runs.RECIPE, left)
-    assert list(history.every()) == ["a-run"]
+    assert list(runs.known()) == ["a-run"]
     history.delete(run)
     assert not left.parent.exists()
 

@@ -9,12 +9,11 @@ from conftest import ROOT
 
 CORE = {"gradio": 6, "transformers": 5, "huggingface-hub": 2, "accelerate": 1, "datasets": 5, "torch": 2, "peft": 0, "bitsandbytes": 0}
 # What Colab's runtimes have, and keep.
-COLABS_TORCH = "2.11.0"
+COLABS_PYTHON, COLABS_TORCH = "3.12", "2.11.0"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("torch", ["", COLABS_TORCH])
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize(("python", "torch"), [("3.11", ""), ("3.12", ""), ("3.13", ""), (COLABS_PYTHON, COLABS_TORCH)])
 def test_requirements_resolve(python, torch, tmp_path):
     report, constraints = tmp_path / "report.json", tmp_path / "constraints.txt"
     constraints.write_text(f"torch=={torch}\n" if torch else "")

@@ -1,5 +1,6 @@
 """How long a training takes, in figures and in words: what earlier runs tell, what is estimated, what is never said."""
 
+import itertools
 import json
 import re
 import shutil
@@ -232,6 +233,14 @@ def test_a_real_run_is_measured(whole, tiny):
 def test_the_processor_is_measured_in_a_moment(monkeypatch):
     monkeypatch.undo()
     assert 1e8 < pace.cpu_speed() == pace.cpu_speed() < 1e14
+
+
+def test_a_look_goes_by_the_processor_time_of_one_core(monkeypatch):
+    """The clock on the wall says little while other threads want the cores as well."""
+    clock = itertools.count(step=60)
+    monkeypatch.setattr(pace, "time", SimpleNamespace(thread_time=lambda: next(clock) / 1000))
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 3)
+    assert pace._measured_speed() == pytest.approx(2 * 512**3 * 2 / 0.24 * min(CPU.cores, 3))
 
 
 def test_a_look_at_a_busy_processor_does_not_last(monkeypatch):

@@ -95,13 +95,13 @@ class Views:
 def named(run: object) -> tuple[str, Run]:
     """A run by the name that a client gives, with the name. Raises BadInput."""
     name = checked_text(run, "The name of a run", MAX_NAME_CHARS)
-    return name, history.find(name)
+    return name, runs.known_as(name)
 
 
 def _meant(run: object) -> tuple[str, Run | None]:
     if run:
         return named(run)
-    return history.current() or next(iter(history.every().items()), ("", None))
+    return history.current() or next(iter(runs.known().items()), ("", None))
 
 
 def _told(name: str, run: Run, offset: int) -> dict:

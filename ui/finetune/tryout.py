@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import history, models, trying
+from engine import models, runs, trying
 from engine.blend import NO_ADAPTER
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
@@ -59,13 +59,13 @@ class TryStep:
         if not names:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
         run = next((name for name in (chosen, draft.run) if name in names), names[0])
-        return [gr.Dropdown(choices=names, value=run), "", views.changes(trying.changes(history.find(run))), "", *self.taking.shown(run)]
+        return [gr.Dropdown(choices=names, value=run), "", views.changes(trying.changes(runs.known_as(run))), "", *self.taking.shown(run)]
 
     def _found(self, run: str | None) -> Run:
         self.shop.allowed()
         if not run:
             raise BadInput("Choose a finished run first.")
-        found = history.find(run)
+        found = runs.known_as(run)
         if not found.adapter.is_dir():
             raise BadInput(f"{run} has no adapter yet: it is not finished.")
         return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import fitting, history, hub, jobs, memory, models, pace, paths, presets, preview, tokenizer_files, trainable, uploads
+from engine import fitting, hub, jobs, memory, models, pace, paths, presets, preview, runs, tokenizer_files, trainable, uploads
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
@@ -214,7 +214,7 @@ class Workshop:
         self.allowed()
         if self.services.read_only:
             raise BadInput("The runs of a public host are not all yours. Run the app on your own machine to clone one.")
-        recipe = history.find(run).recipe
+        recipe = runs.known_as(run).recipe
         return draft.model_copy(update={"recipe": recipe, "title": public_name(recipe.data.source)})
 
     def bases(self, chosen: ModelSpec | None = None) -> list[Base]:

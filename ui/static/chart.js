@@ -53,6 +53,28 @@ const makeTried = (trouble, silence) => async (work, own = true) => {
   }
 };
 
+// Asks the server again and again while the panel is seen, and at once when it comes into sight; what is given back asks now. `work`
+// asks once and says in how many milliseconds to ask next.
+const makeLook = (element, work) => {
+  let timer = 0;
+  let busy = false;
+  const look = async () => {
+    clearTimeout(timer);
+    if (busy || !element.isConnected) return;
+    if (document.hidden || !element.offsetParent) {
+      timer = setTimeout(look, 1000);
+      return;
+    }
+    busy = true;
+    const wait = await work();
+    busy = false;
+    timer = setTimeout(look, wait);
+  };
+  document.addEventListener("visibilitychange", () => !document.hidden && look());
+  new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && look()).observe(element);
+  return look;
+};
+
 // Draws a list anew where `state` has changed. What is being pressed stays until it was, and what has the focus keeps it: `key` is the
 // name of the attribute that tells lines apart.
 const makeDraw = (list, key, lines) => {

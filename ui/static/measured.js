@@ -13,8 +13,6 @@ let rows = [];
 let marked = [];  // ids, those that are shown
 let sure = "";
 let asked = 0;
-let timer = 0;
-let busy = false;
 let shown = "";
 
 const tried = makeTried(trouble, "The app does not answer. A measurement goes on without it; this looks again by itself.");
@@ -201,14 +199,7 @@ const show = async () => {
   result.replaceChildren(...partsOf(said));
 };
 
-const look = async () => {
-  clearTimeout(timer);
-  if (busy || !element.isConnected) return;
-  if (document.hidden || !element.offsetParent) {
-    timer = setTimeout(look, 1000);
-    return;
-  }
-  busy = true;
+const look = makeLook(element, async () => {
   const said = await tried(() => askServer("measure_list"), false);
   if (said) {
     const before = JSON.stringify(rows.filter((row) => marked.includes(row.id)).map((row) => [row.id, row.status]));
@@ -221,11 +212,8 @@ const look = async () => {
     else if (now !== before) show();
     draw();
   }
-  busy = false;
-  timer = setTimeout(look, rows.some((row) => UNDER_WAY.includes(row.status)) ? 1000 : 10000);
-};
-document.addEventListener("visibilitychange", () => !document.hidden && look());
-new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && look()).observe(element);
+  return rows.some((row) => UNDER_WAY.includes(row.status)) ? 1000 : 10000;
+});
 const opened = () => {
   if (!props.value?.open) return;
   marked = props.value.open.slice(-props.most);

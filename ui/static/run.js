@@ -71,8 +71,6 @@ let chosen = "";  // the run that was opened on purpose
 try {
   chosen = sessionStorage.getItem(KEPT) || "";
 } catch {}
-let timer = 0;
-let asking = false;
 let silent = 0;
 let acting = "";
 let sure = false;
@@ -269,21 +267,14 @@ const pressed = async (act) => {
   look();
 };
 
-const look = async () => {
-  clearTimeout(timer);
-  if (asking || !element.isConnected) return;
-  if (document.hidden || !element.offsetParent) {
-    timer = setTimeout(look, 1000);
-    return;
-  }
-  asking = true;
+const look = makeLook(element, async () => {
   const name = chosen || run.name;
   let wait = 5000;
   try {
     const said = await askServer("finetune_follow", name, name === run.name ? run.offset : 0);
     silent = 0;
-    if (name !== (chosen || run.name)) wait = 0;  // turned to another meanwhile
-    else if (!said.run) {
+    if (name !== (chosen || run.name)) return 0;  // turned to another meanwhile
+    if (!said.run) {
       run = fresh("");
       hint.textContent = said.off || "Nothing has been trained here yet. A run that you start shows itself here as it learns.";
       show({});
@@ -314,9 +305,8 @@ const look = async () => {
     } else setText(trouble, silent > 1 ? "The app does not answer. A run goes on without it; this looks again by itself." : trouble.textContent);
     wait = Math.min(5000, 1000 * silent);
   }
-  asking = false;
-  timer = setTimeout(look, wait);
-};
+  return name === (chosen || run.name) ? wait : 0;
+});
 
 // Turn to a run; without a name to the one under way, else the latest.
 const turn = (name, keep = true) => {
@@ -327,12 +317,9 @@ const turn = (name, keep = true) => {
   if (!keep && name) run = fresh(name);
   failure = acting = "";
   sure = watched = false;
-  clearTimeout(timer);
-  timer = setTimeout(look, 0);
+  look();
 };
 
-document.addEventListener("visibilitychange", () => !document.hidden && look());
-new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && look()).observe(element);
 const clock = setInterval(() => {
   if (!element.isConnected) clearInterval(clock);
   else if (run.phase === "training" && element.offsetParent) tick();

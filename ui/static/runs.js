@@ -30,8 +30,6 @@ const marked = new Set();
 let sure = null;  // the run that is about to be deleted, with what that takes away
 let compared = null;
 let asked = 0;
-let timer = 0;
-let busy = false;
 
 const act = (name, run) => {
   window.guanacoAction = { run };
@@ -180,14 +178,7 @@ const answersOf = ({ runs, answers }) => {
   return box;
 };
 
-const look = async () => {
-  clearTimeout(timer);
-  if (busy || !element.isConnected) return;
-  if (document.hidden || !element.offsetParent) {
-    timer = setTimeout(look, 1000);
-    return;
-  }
-  busy = true;
+const look = makeLook(element, async () => {
   const said = await tried(() => askServer("finetune_runs"), false);
   if (said) {
     rows = said.runs;
@@ -196,10 +187,7 @@ const look = async () => {
     for (const name of marked) if (!rows.some((run) => run.name === name)) marked.delete(name);
     draw();
   }
-  busy = false;
-  timer = setTimeout(look, rows.some((run) => UNDER_WAY.includes(run.status)) ? 4000 : 15000);
-};
-document.addEventListener("visibilitychange", () => !document.hidden && look());
-new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && look()).observe(element);
+  return rows.some((run) => UNDER_WAY.includes(run.status)) ? 4000 : 15000;
+});
 sideBySide.hidden = true;
 look();
