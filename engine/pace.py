@@ -48,11 +48,11 @@ GPU_TFLOPS = {
 _OTHER_GPU = "T4"
 # Share of it that QLoRA reaches: 4-bit weights are unpacked at each use, and single rows fill no GPU. An assumption.
 GPU_UTILISATION = 0.2
-# Share of numpy's matrix speed that training reaches on a CPU. The starter, 2 rows of 192 tokens a step, numpy measured between
-# steps, 2 busy cores: median 0.62 of 8 steps after the first (0.19 to 0.89).
-CPU_EFFICIENCY = 0.6
-# So many of its operations take as long as unpacking one 4-bit weight (NF4, double-quantized; 30 to 280 in 15 looks, median 100).
-_UNPACKING = 100
+# Share of numpy's matrix speed on one core, times cores, that training reaches on a CPU. The starter on 2 idle cores: 0.31 with rows of
+# 35 tokens, 0.44 with 140, 0.38 with 330 and checkpointing.
+CPU_EFFICIENCY = 0.4
+# So many of its operations take as long as unpacking one 4-bit weight (NF4, double-quantized): 620 and 730 in the latter two.
+_UNPACKING = 650
 # A core of a laptop that is not here to be measured, in GFLOP/s of float32. An assumption.
 _CORE_GFLOPS = 30
 # Answers are about so much of a row where only they are learnt.

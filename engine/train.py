@@ -138,7 +138,7 @@ def train(run: Run, tell: Tell) -> Ended | Adjusted:
             raise EngineError(trouble.exhausted(recipe, step, job.saved if job else 0)) from error
         losses = _finish(job)
         learnt = f" Held-out loss {losses[0]:.3f} → {losses[-1]:.3f}." if len(losses) > 1 else ""
-        return end("done", job.step, f"Done: {job.steps} steps.{learnt} The adapter is in {run.adapter}.")
+        return end("done", job.step, f"Done: {job.steps} {'step' if job.steps == 1 else 'steps'}.{learnt} The adapter is in {run.adapter}.")
 
 
 @contextlib.contextmanager

@@ -62,6 +62,17 @@ def test_general_answers_that_it_learnt_from_are_called_so(run):
     assert presets.of_model("starter").quantization.kind == "nf4"
 
 
+def test_it_tells_of_the_one_that_is_measured_not_of_the_one_that_waits(monkeypatch):
+    told = {"base": {"status": "waiting", "text": "waits"}, "mine": {"status": "running", "text": "12 of 40"}}
+    monkeypatch.setattr(forgetting.measurements, "summary", told.get)
+    check = forgetting.Check("40 answers", "base", "mine")
+    assert forgetting.how_far(check) == "40 answers, yours: 12 of 40"
+    told["base"], told["mine"] = {"status": "running", "text": "3 of 40"}, {"status": "done", "text": ""}
+    assert forgetting.how_far(check) == "40 answers, base: 3 of 40"
+    told["base"] = told["mine"]
+    assert forgetting.how_far(check) == ""
+
+
 @shared
 @pytest.mark.long
 def test_base_and_run_are_measured_on_the_same_items_and_told_apart(run, home, monkeypatch):

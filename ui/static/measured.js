@@ -199,17 +199,21 @@ const show = async () => {
   result.replaceChildren(...partsOf(said));
 };
 
+// What the list tells of those that are shown.
+const toldOf = (ids) => JSON.stringify(rows.filter((row) => ids.includes(row.id)).map((row) => [row.id, row.status, row.words]));
+
 const look = makeLook(element, async () => {
+  const known = marked;
   const said = await tried(() => askServer("measure_list"), false);
   if (said) {
-    const before = JSON.stringify(rows.filter((row) => marked.includes(row.id)).map((row) => [row.id, row.status]));
+    const before = toldOf(marked);
     rows = said.rows;
     hint.textContent = said.off || (rows.length ? "" : "Nothing has been measured yet. What you measure is kept here, with what it was made with.");
     hint.hidden = !hint.textContent;
-    const there = marked.filter((id) => rows.some((row) => row.id === id));
-    const now = JSON.stringify(rows.filter((row) => there.includes(row.id)).map((row) => [row.id, row.status]));
+    // What was begun after this list was asked for is not in it yet.
+    const there = marked.filter((id) => !known.includes(id) || rows.some((row) => row.id === id));
     if (there.length !== marked.length) mark(there);
-    else if (now !== before) show();
+    else if (toldOf(marked) !== before) show();
     draw();
   }
   return rows.some((row) => UNDER_WAY.includes(row.status)) ? 1000 : 10000;
