@@ -76,6 +76,8 @@ def generate(
             "adapter": blend.label or NO_ADAPTER,
             "backend": loaded.backend,
             "quantization": loaded.quantization,
+            "weights": opened.weights,
+            "adapter_sha256": opened.adapter_weights(blend),
         }
         called = name or (f"{about['model']} with {blend.label}" if blend.parts else about["model"])
         called = called.replace(":", " ")  # in published files what follows a colon is a version, and no part of the name

@@ -149,6 +149,11 @@ def test_what_goes_wrong_there_is_told_here(status, body, events, words):
         raise AssertionError(failed.text)
 
 
+def test_a_servers_model_is_known_by_its_name_and_address():
+    with odd_server(200, "") as one, odd_server(200, "") as other:
+        assert one.weights == f"m at {one.loaded.device}" != other.weights and one.adapter_weights(Blend()) == ""
+
+
 def test_pieces_of_several_tokens_are_counted_by_the_server():
     events = [
         '{"choices": [{"delta": {"role": "assistant", "content": null}}]}',

@@ -133,6 +133,10 @@ class RemoteBackend(Backend):
         return RemoteScorer(self)
 
     @property
+    def weights(self) -> str:
+        return f"{self._name} at {self.loaded.device}"
+
+    @property
     def process_id(self) -> int:
         return 0
 
