@@ -46,6 +46,7 @@ def expected(settings: MeasurementSettings, measure: Measure) -> Expectation:
 def _speed(settings: MeasurementSettings) -> tuple[float | None, Literal["measured", "estimated"]]:
     """Tokens a second, as earlier measurements of that model, held alike, had them here; else by the processor."""
     found: list[float] = []
+    settings = settings.with_absolute_paths()  # as they are kept
     for each in every():
         with contextlib.suppress(BadInput):  # one that another version wrote
             result = each.result

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from engine import jobs, paths, runs
+from engine import adapters, jobs, models, paths, runs
 from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
 from engine.evaluate.perplexity import As
@@ -85,9 +85,9 @@ class MeasurementSettings(Settings):
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="The same seed draws the same sample.")
 
-    def with_absolute_data(self) -> "MeasurementSettings":
-        """The same, its files named so that they are found from any folder."""
-        found = {}
+    def with_absolute_paths(self) -> "MeasurementSettings":
+        """The same, its files and folders named so that they are found from any folder."""
+        found = {"model": models.absolute(self.model, self.load), "adapter": adapters.absolute(self.adapter)}
         for name in ("data", "shots_from"):
             value = getattr(self, name)
             if value and local_path(value).exists():
@@ -158,6 +158,7 @@ def _written(path: Path, value: dict) -> None:
 
 def create(settings: MeasurementSettings) -> Measurement:
     """A new measurement's folder. Raises EngineError where the disk is full."""
+    settings = settings.with_absolute_paths()
     name = "-".join(
         (
             settings.measure,
@@ -166,7 +167,7 @@ def create(settings: MeasurementSettings) -> Measurement:
         )
     )
     made = Measurement(runs.fresh_in(paths.measurements(), name))
-    _written(made.folder / SETTINGS, settings.with_absolute_data().model_dump(mode="json"))
+    _written(made.folder / SETTINGS, settings.model_dump(mode="json"))
     return made
 
 
