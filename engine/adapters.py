@@ -18,6 +18,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine import hub, paths, runs
+from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
 from engine.hub import HUB_ID
 from engine.model_files import PICKLES, local_path
@@ -145,25 +146,36 @@ def looked_at(name: str) -> Adapter:
 def _found(name: str, from_hub: Callable[[AdapterSpec], Adapter]) -> Adapter:
     if len(name) > MAX_NAME_CHARS:
         raise BadInput("That is no name of an adapter: it is too long.")
-    official = next((spec for spec in ADAPTERS.values() if name in (spec.id, spec.source)), None)
-    if official:
+    if official := _official(name):
         folder = Path(official.source)
         return read(folder, official.id, official) if folder.is_absolute() else from_hub(official)
-    run = runs.known().get(name)
-    if run and run.adapter.is_dir():
+    if (run := runs.known().get(name)) and run.adapter.is_dir():
         return read(run.adapter, name)
     path = local_path(name)
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. Adapters are read as safetensors only.")
-    if path.is_file() and path.name == WEIGHTS:
-        path = path.parent
-    if path.is_dir():
-        return read(path.resolve(), name)
+    if folder := _folder_here(path):
+        return read(folder, name)
     if HUB_ID.fullmatch(name):
         return from_hub(AdapterSpec(name, name, "", "", "see its page"))
     raise BadInput(
         f"There is no adapter {name!r}: it is no known id ({', '.join(ADAPTERS)}), no run that is done, no folder here, and not of the form owner/name."
     )
+
+
+def absolute(name: str) -> str:
+    """A name that means the same from any folder: a local folder's with the whole path, any other as it is."""
+    known = name == NO_ADAPTER or _official(name) or name in runs.known()
+    return name if known else str(_folder_here(local_path(name)) or name)
+
+
+def _official(name: str) -> AdapterSpec | None:
+    return next((spec for spec in ADAPTERS.values() if name in (spec.id, spec.source)), None)
+
+
+def _folder_here(path: Path) -> Path | None:
+    folder = path.parent if path.is_file() and path.name == WEIGHTS else path
+    return folder.resolve() if folder.is_dir() else None
 
 
 def trained(base: str) -> list[str]:

@@ -111,14 +111,15 @@ def crows(
 @app.command("list")
 def list_measurements(as_json: AsJson = False) -> None:
     """List the measurements, newest first."""
-    rows = [measurements.summary(each) for each in measurements.every()]
+    rows = measurements.of_all(measurements.summary)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
         return
     if not rows:
         print("Nothing has been measured yet. Begin with: python -m engine evaluate mmlu --limit 200")
     for row in rows:
-        print(f"{row['id']:<44}{row['status']:<13}{row['text']}")
+        text = measuring.words(row["result"]["measure"], row["result"]) if row["result"] else row["text"]
+        print(f"{row['id']:<44}{row['status']:<13}{text}")
 
 
 @app.command()

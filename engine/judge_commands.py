@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +19,13 @@ from engine.backends.remote import connected
 from engine.blend import NO_ADAPTER, Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
-from engine.evaluate import generations, instructions, judgements, matches, relative
+from engine.evaluate import generations, instructions, judgements, relative
 from engine.evaluate import judge as judging
 from engine.evaluate.generations import SETS, Made
 from engine.evaluate.instructions import Kind
-from engine.evaluate.judge import Judge, Judged, Judging
+from engine.evaluate.judge import Judge, Judged, Judging, Plan
 from engine.evaluate.judgements import Summary
+from engine.evaluate.relative import Rated
 from engine.events import Progress
 from engine.game import answer_files, published
 from engine.game.answer_files import AnswerFile
@@ -75,6 +76,8 @@ def generate(
             "adapter": blend.label or NO_ADAPTER,
             "backend": loaded.backend,
             "quantization": loaded.quantization,
+            "weights": opened.weights,
+            "adapter_sha256": opened.adapter_weights(blend),
         }
         called = name or (f"{about['model']} with {blend.label}" if blend.parts else about["model"])
         called = called.replace(":", " ")  # in published files what follows a colon is a version, and no part of the name
@@ -154,13 +157,13 @@ def judge(
         else:
             ended = Judged(0, ())
         summary = judgements.summary(kind, under_way.rows)
-        percents = _percents(kind, under_way, reference)
+        rated = _rated(kind, plan, under_way, reference)
     cost = _cost(price, summary.tokens_in, summary.tokens_out)
     if as_json:
         document = {"out": str(out), "judge": judge_model, "kind": kind, "new": ended.new, "failed": len(ended.failed)}
-        print(json.dumps({**document, **asdict(summary), "cost": cost, "percent_of_reference": percents}, ensure_ascii=False))
+        print(json.dumps({**document, **asdict(summary), "cost": cost, **_figures(rated)}, ensure_ascii=False))
     else:
-        _print(summary, ended, out, cost, percents)
+        _print(kind, summary, ended, out, cost, rated)
     if ended.failed:
         log(f"{len(ended.failed)} comparisons came to nothing: {ended.failed[-1]} The same command asks again.")
         raise typer.Exit(1)
@@ -227,25 +230,34 @@ def _cost(price: tuple[float, float] | None, sent: int, back: int) -> float | No
     return None if price is None else (sent * price[0] + back * price[1]) / 1e6
 
 
-def _percents(kind: Kind, under_way: Judging, reference: str) -> dict[str, float] | None:
-    """Percent of the reference's points, where points were given and there is a reference."""
-    if kind != "score" or not (reference and under_way.rows):
+def _rated(kind: Kind, plan: Plan, under_way: Judging, reference: str) -> Rated | None:
+    """All systems by the reference's points, where points are given and there is a reference."""
+    if kind != "score" or not reference:
         return None
-    return relative.rate(matches.read_scores(under_way.paths), reference)
+    found = relative.rate(under_way.scores, reference)
+    systems = dict.fromkeys(name for each in plan.comparisons for name in each.systems if name != reference)
+    return replace(found, percents=found.percents | {name: None for name in systems if name not in found.percents})
 
 
-def _print(summary: Summary, ended: Judged, out: Path, cost: float | None, percents: dict[str, float] | None) -> None:
+def _figures(rated: Rated | None) -> dict:
+    return {"percent_of_reference": rated.percents, "orders_left_out": rated.left_out} if rated else {"percent_of_reference": None}
+
+
+def _print(kind: Kind, summary: Summary, ended: Judged, out: Path, cost: float | None, rated: Rated | None) -> None:
     print(f"{summary.judgements:,} judgements are in {out}, {ended.new:,} of them new.")
     if summary.unparsed:
         cut = f", {summary.cut_off:,} answers reached the judge's limit" if summary.cut_off else ""
         print(f"{summary.unparsed:,} hold no verdict{cut}.")
     print(f"The answer that stood first won {_share(summary.first)} decided judgements; half would be no favour.")
     print(f"Both orders ended alike for {_share(summary.same)} pairs.")
-    for system, percent in (percents or {}).items():
-        print(f"{system}: {percent:.1f}% of the reference's points")
+    if rated:
+        for system, percent in rated.percents.items():
+            print(f"{system}: " + ("no points to tell a percent by" if percent is None else f"{percent:.1f}% of the reference's points"))
+        if rated.left_out:
+            print(f"Orders in which the reference got no points, and which are left out: {rated.left_out}.")
     if summary.tokens_in or summary.tokens_out:
         print(f"{summary.tokens_in:,} tokens sent, {summary.tokens_out:,} came back" + ("." if cost is None else f": {cost:,.2f}."))
-    if percents is None:
+    if kind == "threeclass":
         print(f'Rate the systems: python -m engine elo "{out}"')
 
 

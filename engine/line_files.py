@@ -61,8 +61,9 @@ def rows(path: Path, first: str) -> list[dict]:
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a file or folder that is written to. Raises BadInput where another process holds it."""
+    whole = path.resolve()  # "." has no name of its own
     try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+        with FileLock(whole.parent / f".{whole.name}.lock", timeout=0):
             yield
     except Timeout as error:
         raise BadInput(f"Another process is writing {path}. Wait for it, or choose another --out.") from error

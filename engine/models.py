@@ -209,10 +209,9 @@ def resolve(name: str, load: LoadSettings | None = None) -> ModelSpec:
         return _SCRIPTED
     if name in MODELS:
         return MODELS[name]
-    path = local_path(name)
-    if path.exists():
-        return _local(path.resolve())
-    _refuse_pickle(path)
+    if path := _here(name):
+        return _local(path)
+    _refuse_pickle(Path(name))
     if gguf_hub.parse(name):
         return ModelSpec(name, "hub", name, name, _prompt_of(name), "see its page", format="gguf")
     if HUB_ID.fullmatch(name):
@@ -220,6 +219,18 @@ def resolve(name: str, load: LoadSettings | None = None) -> ModelSpec:
     near = difflib.get_close_matches(name.lower(), MODELS, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else f" Known models: {', '.join(MODELS)}."
     raise BadInput(f"There is no model {name!r}: it is no known id, no folder or file here, and not of the form owner/name.{hint}")
+
+
+def absolute(name: str, load: LoadSettings) -> str:
+    """A name that means the same from any folder: a local folder's or file's with the whole path, any other as it is."""
+    path = None if load.backend == "remote" else _here(name.strip())
+    return str(path) if path else name
+
+
+def _here(name: str) -> Path | None:
+    """The local folder or file that a name means; a known id means none, whatever is called like it."""
+    path = None if name in (SCRIPTED, *MODELS) else local_path(name)
+    return path.resolve() if path and path.exists() else None
 
 
 def _local(path: Path) -> ModelSpec:

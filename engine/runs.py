@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import psutil
 
@@ -42,13 +42,22 @@ _stopping: set[Path] = set()
 
 @dataclass(frozen=True)
 class Job:
-    """Work that a process of its own does in a folder, where it says in events how far it is."""
+    """Work that a process of its own does in a folder, where it says in events how far it is. `PLAN` is the file that it is begun with."""
 
+    PLAN: ClassVar[str]
     folder: Path
 
     @property
     def id(self) -> str:
         return self.folder.name
+
+    @property
+    def begun(self) -> float:
+        """When it was, in seconds since 1970; 0 where it was deleted meanwhile."""
+        try:
+            return (self.folder / self.PLAN).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     @property
     def events(self) -> Path:
@@ -92,17 +101,11 @@ class Job:
 class Run(Job):
     """A training run's folder, by what lies where in it."""
 
+    PLAN = RECIPE
+
     @property
     def recipe(self) -> Recipe:
         return recipe.read(self.folder / RECIPE)
-
-    @property
-    def begun(self) -> float:
-        """When it was, in seconds since 1970; 0 where it was deleted meanwhile."""
-        try:
-            return (self.folder / RECIPE).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
 
     @property
     def adapter(self) -> Path:

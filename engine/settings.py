@@ -1,11 +1,12 @@
 """Settings declared once: type, default, bounds and help become the form, the command line and the documents."""
 
+import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.errors import BadInput
 
@@ -16,9 +17,9 @@ LEAST_TEMPERATURE = 0.01
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown names refused, no NaN or infinity."""
+    """Base of all settings: frozen, unknown names refused, no NaN or infinity. Errors do not repeat what was given: it may be a key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class ChatSettings(Settings):
@@ -78,6 +79,26 @@ MemoryLimits = Annotated[
 ]
 
 
+def _address(url: str) -> str:
+    """Refuses one that has a user and a password in it: settings are kept and shown."""
+    if "@" in url:
+        raise ValueError(
+            "--base-url is kept and shown, so it may hold no user or password. Leave out what ends with @; the server's key comes from the "
+            "environment variable that --api-key-env names."
+        )
+    return url
+
+
+def _variable(name: str) -> str:
+    """Refuses what can be no variable: it may be the key itself."""
+    if name and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(
+            "--api-key-env takes the name of the environment variable that holds the key, such as OPENAI_API_KEY; what was given can be no "
+            "name. If it is the key itself, put it into a variable and name that."
+        )
+    return name
+
+
 class LoadSettings(Settings):
     """What runs a model and how its weights are held in memory (QLoRA, section 3: NF4, double quantization, compute dtype)."""
 
@@ -86,10 +107,12 @@ class LoadSettings(Settings):
         title="Backend",
         description="auto runs GGUF files through llama.cpp where there is no GPU, all else through transformers; remote asks another server.",
     )
-    base_url: str = Field(
+    base_url: Annotated[str, AfterValidator(_address)] = Field(
         "", title="Base URL", description="For remote: where the OpenAI-compatible server is, e.g. http://localhost:8000/v1."
     )
-    api_key_env: str = Field("", title="API key", description="For remote: the name of the environment variable that holds its key.")
+    api_key_env: Annotated[str, AfterValidator(_variable)] = Field(
+        "", title="API key", description="For remote: the name of the environment variable that holds its key."
+    )
     quantization: Literal["nf4", "fp4", "none"] = Field(
         "nf4", title="Quantization", description="4-bit NormalFloat (nf4), 4-bit float (fp4), or none: 16 bits on a GPU, 32 on a CPU."
     )
@@ -106,12 +129,22 @@ class LoadSettings(Settings):
     )
     max_memory_gib: MemoryLimits = None
 
+    def key(self) -> str | None:
+        """The server's key, None where no variable is named. Raises BadInput where that variable holds none."""
+        key = os.environ.get(self.api_key_env) if self.api_key_env else None
+        if self.api_key_env and not key:
+            raise BadInput(
+                f"The environment variable {self.api_key_env} holds no key. Set it to the key of the server, or leave --api-key-env out."
+            )
+        return key
+
 
 def load_settings(
     backend: BackendName, base_url: str, api_key_env: str, quantization: Quantization | None, layout: Layout = Layout.sharper
 ) -> LoadSettings:
     """Settings from what a person said on a command line: who names a quantization wants transformers, who names a server
-    wants that one. Raises BadInput where the two are at odds with the backend."""
+    wants that one. Raises BadInput where the two are at odds with the backend, or where a key or a password is in the wrong place; a key
+    that is missing is told here, before anything keeps the name it was looked for by."""
     if base_url and backend == "auto":
         backend = BackendName.remote
     if quantization and backend == "auto":
@@ -125,4 +158,9 @@ def load_settings(
     if layout != "sharper" and backend not in ("auto", "llama.cpp"):
         raise BadInput(f"--layout is for the llama.cpp backend; --backend is {backend}.")
     held = (quantization or Quantization.nf4).value
-    return LoadSettings(backend=backend, base_url=base_url, api_key_env=api_key_env, quantization=held, layout=layout)
+    try:
+        load = LoadSettings(backend=backend, base_url=base_url, api_key_env=api_key_env, quantization=held, layout=layout)
+    except ValidationError as error:
+        raise BadInput(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    load.key()
+    return load

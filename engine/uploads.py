@@ -20,6 +20,7 @@ from filelock import FileLock
 from engine import guanaco_mini, paths, runs
 from engine.data_files import KINDS
 from engine.errors import BadInput, EngineError
+from engine.evaluate import measurements
 from engine.store import Store
 
 MAX_BYTES = 20_000_000
@@ -83,20 +84,22 @@ def bundled() -> dict[str, Path]:
 
 
 def sweep() -> int:
-    """Remove what was last brought more than 30 days ago and no run's recipe names; gives how many files that were. A recipe
-    that cannot be read keeps what its text names."""
+    """Remove what was last brought more than 30 days ago and neither a run's recipe nor a measurement's settings name; gives how many
+    files that were. One that cannot be read keeps what its text names."""
     with _locked() as folder:
         old = [each for each in folder.iterdir() if each.is_dir() and each.stat().st_mtime < time.time() - KEPT_SECONDS]
-        # The app sweeps as it starts: recipes are read only where something may go.
-        recipes = "\n".join(_text_of(run.folder / runs.RECIPE) for run in runs.every()) if old else ""
-        old = [each for each in old if each.name not in recipes]
+        # The app sweeps as it starts: recipes and settings are read only where something may go.
+        using = [run.folder / runs.RECIPE for run in runs.every()] if old else []
+        using += [each.folder / measurements.SETTINGS for each in measurements.every()] if old else []
+        named = "\n".join(map(_text_of, using))
+        old = [each for each in old if each.name not in named]
         for each in old:
             shutil.rmtree(each, ignore_errors=True)
         return len(old)
 
 
 def _text_of(path: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):  # a run that was removed just now
+    with contextlib.suppress(FileNotFoundError):  # one that was removed just now
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
 

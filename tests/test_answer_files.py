@@ -5,9 +5,11 @@ import http.server
 import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import playing
 import pytest
+from builders import until
 from conftest import SHARED, shared
 from playing import written
 
@@ -184,6 +186,31 @@ def test_a_file_apart_is_fetched_once_and_checked(server, home, monkeypatch):
     kept.write_bytes(whole[:-1])
     with pytest.raises(EngineError, match="answered 404"):
         published.at_hand(path, told.append)
+
+
+@shared
+def test_a_file_that_several_want_at_once_is_fetched_once(server, home, monkeypatch):
+    """As two measurements that are begun together want it."""
+    path, arrived, released, waiting = "eval/prompts/reviewer.jsonl", [], threading.Event(), []
+    honest, lock = published._fetched, published._alone
+
+    def fetched(client, path, target):
+        arrived.append(path)
+        released.wait(60)
+        return honest(client, path, target)
+
+    def alone():
+        waiting.append(path)
+        return lock()
+
+    monkeypatch.setattr(published, "_fetched", fetched)
+    monkeypatch.setattr(published, "_alone", alone)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(published.at_hand, path, lambda progress: None) for _ in range(2)]
+        until(lambda: len(waiting) == 2)
+        released.set()
+        assert [each.result().read_bytes() for each in found] == [(server / path).read_bytes()] * 2
+    assert len(arrived) == 1 and not list(home.rglob("*.partial"))
 
 
 def test_an_address_that_does_not_answer_is_told(monkeypatch, home):

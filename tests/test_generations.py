@@ -1,6 +1,7 @@
 """Generation runs: answers that grow row by row, survive a kill, and are what an undisturbed run gives."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playing import written
 
-from engine import data_formats, line_files
+from engine import data_formats, line_files, paths
 from engine.errors import BadInput
 from engine.evaluate import generations
 from engine.evaluate.generations import Made
@@ -23,7 +24,7 @@ from engine.settings import ChatSettings
 
 QUESTIONS = [Question(f"q{number}", f"What is {number}?", "") for number in range(9)]
 SEEDED = ChatSettings(seed=5)
-ABOUT = {"model": "m", "adapter": "none"}
+ABOUT = {"model": "m", "adapter": "none", "weights": "0a", "adapter_sha256": ""}
 
 
 def chat(conversation, settings):
@@ -84,6 +85,8 @@ def test_a_stop_and_a_failure_keep_what_was_answered(tmp_path):
     [
         ({"settings": ChatSettings(seed=5, temperature=0)}, "temperature is 0.7 there and 0.0 here"),
         ({"about": ABOUT | {"adapter": "pirate"}}, "adapter is none there and pirate here"),
+        ({"about": ABOUT | {"weights": "1f"}}, "begun with something else: the weights of the model are others[.] Nothing was changed"),
+        ({"about": ABOUT | {"adapter_sha256": "1f"}}, "begun with something else: the weights of the adapter are others"),
         ({"asked": [Question("q0", "Another?", "")]}, "answers another question q0"),
     ],
 )
@@ -93,6 +96,15 @@ def test_a_file_of_another_run_is_refused_and_left_alone(tmp_path, changed, word
     before = out.read_bytes()
     with pytest.raises(BadInput, match=words):
         made(out, **changed)
+    assert out.read_bytes() == before
+
+
+def test_a_file_that_tells_no_weights_is_not_gone_on_with(tmp_path):
+    out = tmp_path / "a.jsonl"
+    made(out, limit=3, about={name: ABOUT[name] for name in ("model", "adapter")})
+    before = out.read_bytes()
+    with pytest.raises(BadInput, match="begun with something else: the weights of the model are not noted there"):
+        made(out)
     assert out.read_bytes() == before
 
 
@@ -144,6 +156,19 @@ def test_a_killed_command_loses_no_answer(tmp_path, run_engine):
     assert (done["answers"], done["new"], done["name"]) == (6, 6 - kept, "scripted")
     run_engine(*options, "--out", str(tmp_path / "whole.jsonl"))
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.long
+def test_an_adapter_of_the_same_name_does_not_go_on_with_anothers_file(tiny, two_adapters, tmp_path, run_engine):
+    """The adapters of all runs lie in folders of one name."""
+    asked = written(tmp_path / "q.jsonl", [{"question_id": number, "text": f"What is {number}?"} for number in range(2)])
+    out = tmp_path / "a.jsonl"
+    folders = [shutil.copytree(each, tmp_path / str(number) / "adapter") for number, each in enumerate(two_adapters)]
+    options = ("evaluate", "generate", "--model", str(tiny), "--backend", "transformers", "--quantization", "none", "--data", str(asked))
+    made = [run_engine(*options, "--max-new-tokens", "4", "--out", str(out), "--adapter", str(folder)) for folder in folders]
+    assert made[0].returncode == 0 and made[1].returncode == 2 and "the weights of the adapter are others" in made[1].stderr, made
+    metadata = json.loads(out.read_text().splitlines()[0])["metadata"]
+    assert metadata["adapter_sha256"] == paths.sha256(folders[0] / "adapter_model.safetensors") and metadata["weights"]
 
 
 def test_ctrl_c_says_where_the_answers_are(tmp_path):

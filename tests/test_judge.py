@@ -157,6 +157,20 @@ def test_points_against_a_reference(tmp_path):
     assert len(rows) == 12 and {row["question_id"] for row in rows} == {"0", "2", "4"}
     scores = matches.read_scores([tmp_path])
     assert scores.unparsed == 0 and all("b" in row[:2] for row in scores.rows) and ("a", "b", 9.0, 5.0) in scores.rows
+    with judge.opened(plan, tmp_path, "judge-1") as under_way:
+        assert sorted(under_way.scores.rows) == sorted(scores.rows) and under_way.scores.unparsed == 0
+
+
+def test_points_belong_to_systems_by_their_own_names(tmp_path):
+    """Not by those of the files, which cannot have every character."""
+    odd = AnswerFile("meta-llama/Llama-3-8B", answers("a").answers, {}, (), answers("a").ids)
+    plan = judge.plan([odd, answers("b")], QUESTIONS, [INSTRUCTION], "score", odd.system)
+    with JudgeServer("score", faults={3: says("Both are fine.")}) as server:
+        judged(server, tmp_path, plan)
+    with judge.opened(plan, tmp_path, "judge-1") as under_way:
+        scores = under_way.scores
+    assert {frozenset(row[:2]) for row in scores.rows} == {frozenset(("meta-llama/Llama-3-8B", "b"))}
+    assert ("b", "meta-llama/Llama-3-8B", 5.0, 9.0) in scores.rows and (len(scores.rows), scores.unparsed) == (11, 1)
 
 
 NONSENSE = {

@@ -10,7 +10,7 @@ import sys
 import pytest
 from builders import until
 from conftest import ROOT, SHARED, shared
-from judge_server import KEY, JudgeServer
+from judge_server import KEY, JudgeServer, says
 from playing import written
 
 from engine.evaluate import judgements
@@ -69,6 +69,52 @@ def test_points_make_percents_of_a_published_system(files, run_engine):
     told = json.loads(done.stdout)
     assert told["judgements"] == 24 and told["percent_of_reference"] == {"alpha": pytest.approx(80)}, done.stderr
     assert "68 pairs are left out" in done.stderr
+
+
+@pytest.fixture
+def odd_files(tmp_path) -> list[str]:
+    """Two systems, of which one has a name that no file can have."""
+    names = {"odd": "meta-llama/Llama-3-8B", "beta": "beta"}
+    return [
+        str(written(tmp_path / f"{name}.jsonl", [{"answer_id": name, "model_id": called, "question_id": 1, "text": "strength 4"}]))
+        for name, called in names.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "percents", "left_out", "words"),
+    [
+        ({0: "8 4", 1: "4 8"}, {"beta": 50.0}, 0, "beta: 50.0% of the reference's points"),
+        ({0: "0 4", 1: "4 8"}, {"beta": 50.0}, 1, "got no points, and which are left out: 1."),
+        ({0: "0 4", 1: "4 0"}, {"beta": None}, 2, "beta: no points to tell a percent by"),
+        ({0: "Fine.", 1: "Fine."}, {"beta": None}, 0, "2 hold no verdict"),
+    ],
+)
+def test_whatever_points_a_reference_gets_the_run_ends_well(odd_files, run_engine, tmp_path, verdicts, percents, left_out, words):
+    with JudgeServer("score", faults={number: says(text) for number, text in verdicts.items()}) as server:
+        more = ("--kind", "score", "--reference", "meta-llama/Llama-3-8B", "--out", str(tmp_path / "out"), "--parallel", "1")
+        done = run_engine("judge", *odd_files, *options(server, *more, "--json"))
+        again = run_engine("judge", *odd_files, *options(server, *more))
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    told = json.loads(done.stdout)
+    assert (told["percent_of_reference"], told["orders_left_out"]) == (percents, left_out)
+    assert words in again.stdout and "engine elo" not in again.stdout
+
+
+def test_judgements_may_be_kept_in_the_folder_that_one_stands_in(odd_files, tmp_path):
+    (tmp_path / "here").mkdir()
+    with JudgeServer() as server:
+        command = [sys.executable, "-m", "engine", "judge", *odd_files, *options(server, "--out", ".")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and 'engine elo "."' in done.stdout, done.stderr
+    assert len(list((tmp_path / "here").glob("*-vs-*.jsonl"))) == 2
+
+
+def test_points_without_a_reference_are_not_for_elo(odd_files, run_engine, tmp_path):
+    with JudgeServer("score") as server:
+        done = run_engine("judge", *odd_files, *options(server, "--kind", "score", "--out", str(tmp_path / "out")))
+    assert done.returncode == 0 and "2 judgements are in" in done.stdout and "engine elo" not in done.stdout, done.stderr
 
 
 def test_a_killed_judge_loses_no_verdict(files, run_engine, tmp_path):

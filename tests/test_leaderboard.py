@@ -85,6 +85,22 @@ def test_judgements_made_here_are_rated_by_judge(served, home, monkeypatch):
         assert not page.errors and not page.outside
 
 
+@pytest.mark.long
+def test_a_reference_without_points_makes_no_percents(home, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    folder = judgements.folder("judge", "vicuna", "score")
+    folder.mkdir(parents=True)
+    for first, second, score in (("mine", "ChatGPT", [4, 8]), ("ChatGPT", "mine", [0, 8]), ("ChatGPT", "other", [0, 8])):
+        row = {"question_id": 1, "answer1_id": first, "answer2_id": second, "score": score}
+        playing.written(folder / f"{first}-vs-{second}.jsonl", [row])
+    page = Page(ScriptedBackend())
+    try:
+        table = page.client().predict("judge on vicuna", "relative", False, False, api_name="/rate_systems")[1]
+    finally:
+        page.close()
+    assert "<td>50.0%</td>" in table and "<th scope=row>other</th><td>–</td>" in table and "left out: 2." in table
+
+
 def test_odd_names_of_systems_are_drawn_as_they_are(served):
     """A name may look like mathematics to the library that draws."""
     found = matches.of_rows([(str(number), "$\\frac$", "_low", float(number % 2)) for number in range(20)])

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from engine.errors import BadInput
 from engine.evaluate import audit, bradley_terry, elo, leaderboards, matches, paper, relative
+from engine.evaluate.matches import Scores
+from engine.evaluate.relative import Rated
 
 EVAL = SHARED / "qlora/eval"
 VICUNA = EVAL / "ratings-gpt4/vicuna"
@@ -41,10 +43,24 @@ def test_paper_mode_gives_the_published_column():
 @shared
 def test_relative_scores_are_the_published_ones():
     scores = matches.read_scores([VICUNA / "relative-gpt-3.5"])
-    ours = relative.rate(scores)
+    ours = relative.rate(scores).percents
     assert scores.unparsed == 60 and len(scores.rows) == 72 * 80 - 60
     assert all(abs(ours[name] - percent) < 0.1 for name, percent in paper.RELATIVE.items())
     assert "HH-RLHF-33B" in ours and "ChatGPT" not in ours
+
+
+def test_an_order_in_which_the_reference_got_no_points_is_left_out_and_counted():
+    rows = [
+        ("a", "r", 5.0, 0.0),
+        ("a", "r", 7.0, 0.0),
+        ("r", "a", 8.0, 4.0),
+        ("b", "r", 3.0, 0.0),
+        ("r", "c", 5.0, 4.0),
+        ("a", "b", 9.0, 9.0),
+    ]
+    rated = relative.rate(Scores(tuple(rows), 0), "r")
+    assert rated.percents == {"c": 80.0, "a": 50.0, "b": None} and list(rated.percents) == ["c", "a", "b"] and rated.left_out == 2
+    assert relative.rate(Scores((), 3), "r") == Rated({}, 0)
 
 
 @pytest.mark.long

@@ -3,12 +3,17 @@
 import contextlib
 import http.server
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import builders
 import pytest
+from conftest import ROOT
+from pydantic import ValidationError
 from test_llamacpp import BRIEF, HELLO, answer, opened
 
 from engine import models
@@ -17,9 +22,10 @@ from engine.backends.server_client import ServerClient
 from engine.blend import Blend
 from engine.chat import stream
 from engine.errors import BadInput, EngineError
+from engine.evaluate import measurements
 from engine.events import Failed, Finished
 from engine.messages import Conversation
-from engine.settings import BackendName, ChatSettings, load_settings
+from engine.settings import BackendName, ChatSettings, LoadSettings, load_settings
 
 CANARY = "sk-canary-0123456789"
 
@@ -149,6 +155,11 @@ def test_what_goes_wrong_there_is_told_here(status, body, events, words):
         raise AssertionError(failed.text)
 
 
+def test_a_servers_model_is_known_by_its_name_and_address():
+    with odd_server(200, "") as one, odd_server(200, "") as other:
+        assert one.weights == f"m at {one.loaded.device}" != other.weights and one.adapter_weights(Blend()) == ""
+
+
 def test_pieces_of_several_tokens_are_counted_by_the_server():
     events = [
         '{"choices": [{"delta": {"role": "assistant", "content": null}}]}',
@@ -166,6 +177,56 @@ def test_pieces_of_several_tokens_are_counted_by_the_server():
 def test_addresses_that_are_none(url):
     with pytest.raises(BadInput, match="--base-url"):
         load_settings(BackendName.remote, url, "", None)
+
+
+@pytest.mark.parametrize("name", ["sk-canary-1", "canary 1", "canary\n", "1canary", "$CANARY"])
+def test_what_can_be_no_variable_is_refused_and_not_repeated(name):
+    with pytest.raises(BadInput, match="--api-key-env takes the name of the environment variable") as told:
+        load_settings(BackendName.remote, "http://x/v1", name, None)
+    with pytest.raises(ValidationError) as inside:
+        LoadSettings(backend="remote", base_url="http://x/v1", api_key_env=name)
+    assert "canary" not in f"{told.value} {inside.value}".lower()
+
+
+@pytest.mark.parametrize("url", ["http://me:canary@x/v1", "https://canary@x", "http://me:can/ary@x/v1"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(url):
+    with pytest.raises(BadInput, match="no user or password.*--api-key-env") as told:
+        load_settings(BackendName.remote, url, "", None)
+    with pytest.raises(ValidationError) as inside:
+        LoadSettings(backend="remote", base_url=url)
+    assert not any(part in f"{told.value} {inside.value}" for part in ("canary", "ary@"))
+
+
+COMMANDS = {
+    "the app": ["app.py"],
+    "chat": ["-m", "engine", "chat", "Hi"],
+    "mmlu": ["-m", "engine", "evaluate", "mmlu"],
+    "generate": ["-m", "engine", "evaluate", "generate", "--out", "answers.jsonl"],
+    "judge": ["-m", "engine", "judge", "ChatGPT", "GPT-4", "--judge-model", "m"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "sk-canary"], "takes the name of the environment variable"),
+        (["--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "canary1"], "canary1 holds no key"),
+        (["--base-url", "http://me:canary@127.0.0.1:9/v1"], "no user or password"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_kept_nowhere(command, options, words, home, tmp_path):
+    program, *rest = COMMANDS[command]
+    program = [str(ROOT / program)] if program == "app.py" else [program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *program, *rest, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert ("canary" in done.stderr) == (words == "canary1 holds no key") and not done.stdout
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+    assert measurements.every() == []
 
 
 def test_options_that_belong_to_another_backend():

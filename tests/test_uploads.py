@@ -1,4 +1,4 @@
-"""What visitors bring is kept once, whole, by a name they know; what nobody trains on goes after a month."""
+"""What visitors bring is kept once, whole, by a name they know; what nobody trains on or measures goes after a month."""
 
 import errno
 import json
@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from engine import datasets, paths, runs, uploads
 from engine.errors import BadInput, EngineError
+from engine.evaluate import measurements
+from engine.evaluate.measurements import MeasurementSettings
 from engine.store import Store
 from engine.threads import Thread
 
@@ -179,6 +181,15 @@ def test_the_sweep_keeps_what_is_young_or_trained_on(home, tiny, tmp_path):
     assert uploads.sweep() == 1
     assert not old.parent.exists() and used.exists() and young.exists() and again.exists()
     assert uploads.sweep() == 0
+
+
+def test_the_sweep_keeps_what_a_measurement_goes_on_with(home, tmp_path):
+    data, shots, old = (brought(tmp_path, name.encode(), f"{name}.jsonl") for name in ("data", "shots", "old"))
+    for each in (data, shots, old):
+        os.utime(each.parent, (0, 0))
+    measurements.create(MeasurementSettings(measure="mmlu", model="scripted", data=str(data), shots_from=str(shots)))
+    assert uploads.sweep() == 1
+    assert data.exists() and shots.exists() and not old.exists()
 
 
 def test_the_sweep_believes_a_recipe_that_it_cannot_read(home, tmp_path):

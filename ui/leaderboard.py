@@ -14,6 +14,7 @@ from engine.errors import BadInput, EngineError
 from engine.evaluate import audit, judgements, leaderboards, matches, paper, relative
 from engine.evaluate.instructions import Kind
 from engine.evaluate.matches import Matches
+from engine.evaluate.relative import Rated
 from engine.game import published
 from engine.services import Services
 from ui import form
@@ -181,16 +182,17 @@ def _ranked(rating: int | None, rank: int | None) -> str:
     return "–" if rating is None else f"{rating} (#{rank})"
 
 
-def _relative(scores: dict[str, float], reference: str) -> str:
+def _relative(rated: Rated, reference: str) -> str:
     """Percents of a reference's points, beside the published ones where those are of the same."""
     published_ones = paper.RELATIVE if reference == relative.REFERENCE else {}
     rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td>{percent:.1f}%</td><td>{published_ones.get(name, '–')}</td></tr>"
-        for name, percent in scores.items()
+        f"<tr><th scope=row>{escape(name)}</th><td>{'–' if percent is None else f'{percent:.1f}%'}</td><td>{published_ones.get(name, '–')}</td></tr>"
+        for name, percent in rated.percents.items()
     )
+    left_out = f" Orders in which {escape(reference)} got no points, and which are left out: {rated.left_out}." if rated.left_out else ""
     return (
         f'<table class="figures"><thead><tr><th scope=col>system</th><th scope=col>percent of {escape(reference)}\'s points</th><th scope=col>published</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table><p>Points that the judge gave when it saw an answer beside {escape(reference)}'s, the mean of both orders.</p>"
+        f"</thead><tbody>{rows}</tbody></table><p>Points that the judge gave when it saw an answer beside {escape(reference)}'s, the mean of both orders.{left_out}</p>"
     )
 
 

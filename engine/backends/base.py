@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from engine import adapters, paths
 from engine.blend import Blend
 from engine.errors import BadInput
 from engine.events import FinishReason
@@ -98,6 +99,17 @@ class Backend(ABC):
     def scorer(self) -> "Scorer":
         """What tells the probabilities of given texts. Raises BadInput where this backend cannot."""
         raise BadInput("A model that is loaded for chat tells no probabilities of texts. Measure it with `python -m engine evaluate`.")
+
+    @property
+    def weights(self) -> str:
+        """What the base's weights are known by, to tell whether they are still the same: a commit, a hash, or a name. Raises BadInput
+        where this backend cannot tell."""
+        raise BadInput("A model that is loaded for chat does not tell which weights it has.")
+
+    def adapter_weights(self, blend: Blend) -> str:
+        """The same of the adapters of a blend, empty where there are none."""
+        found = [adapters.find(adapter, lambda progress: None) for adapter in blend.adapters]
+        return "+".join(paths.sha256(each.weights) for each in found)
 
     def check_blend(self, blend: Blend) -> None:
         """Raise BadInput where an adapter of a blend is not attached."""

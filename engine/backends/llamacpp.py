@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine import adapters as adapter_files
-from engine import gguf_file, hardware, lora_gguf, models
+from engine import gguf_file, hardware, lora_gguf, models, paths
 from engine.architecture import Architecture
 from engine.backends import gguf_weights
 from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
@@ -219,6 +219,10 @@ class LlamaCppBackend(LocalBackend):
         from engine.backends.server_scoring import LlamaCppScorer
 
         return LlamaCppScorer(self)
+
+    @property
+    def weights(self) -> str:
+        return paths.sha256(self.header.path)
 
     def lora(self, blend: Blend) -> list[dict]:
         """A blend as the server takes it: every adapter with its scale, since a list that leaves some out, or is empty, does not switch

@@ -3,7 +3,6 @@
 The server's own chat template is used, or a prompt format by name; the key comes from the environment and stays in headers.
 """
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -133,6 +132,10 @@ class RemoteBackend(Backend):
         return RemoteScorer(self)
 
     @property
+    def weights(self) -> str:
+        return f"{self._name} at {self.loaded.device}"
+
+    @property
     def process_id(self) -> int:
         return 0
 
@@ -143,13 +146,8 @@ class RemoteBackend(Backend):
 def connected(load: LoadSettings, seconds: float = ANSWER_SECONDS) -> tuple[ServerClient, str]:
     """A client of the server that the settings name, which may be silent for so long, and its host for people. Raises BadInput where
     the environment holds no key."""
-    key = os.environ.get(load.api_key_env) if load.api_key_env else None
-    if load.api_key_env and not key:
-        raise BadInput(
-            f"The environment variable {load.api_key_env} holds no key. Set it to the key of the server, or leave --api-key-env out."
-        )
-    host = httpx.URL(load.base_url).netloc.decode()  # without user and password
-    return ServerClient(load.base_url, key, f"The server at {host}", load.api_key_env, proxies=True, seconds=seconds), host
+    host = httpx.URL(load.base_url).netloc.decode()
+    return ServerClient(load.base_url, load.key(), f"The server at {host}", load.api_key_env, proxies=True, seconds=seconds), host
 
 
 def _context(model: dict) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
-from engine import adapters, paths
 from engine.backends.base import Stop
 from engine.blend import Blend
 from engine.errors import BadInput
@@ -58,8 +57,6 @@ class Scorer(ABC):
     context: int
     # None where the tokenizer is on another machine.
     tokenizer: Tokenizer | None
-    # What the weights are known by, to tell whether they are still the same: a commit, a hash, or a name.
-    weights: str
 
     @abstractmethod
     def choices(self, asked: Sequence[Choice], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
@@ -69,11 +66,6 @@ class Scorer(ABC):
     def likelihoods(self, texts: Sequence[Text], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
         """For each text the log-probabilities of its wanted tokens, in their order. Raises BadInput for a text longer than the context,
         or where the backend tells none."""
-
-    def adapter_weights(self, blend: Blend) -> str:
-        """The same of the adapters of a blend, empty where there are none."""
-        found = [adapters.find(adapter, lambda progress: None) for adapter in blend.adapters]
-        return "+".join(paths.sha256(each.weights) for each in found)
 
     def tokens(self, choice: Choice) -> int:
         """How long a text is with its longest candidate, 0 where that is not known here."""

@@ -94,6 +94,13 @@ class ScriptedBackend(Backend):
         text = (f"[{blend}] " if blend else "") + "".join(sentences)
         return [word + " " for word in text.split(" ") if word]
 
+    @property
+    def weights(self) -> str:
+        return "scripted"
+
+    def adapter_weights(self, blend: Blend) -> str:
+        return blend.label or ""
+
     def scorer(self) -> Scorer:
         return ScriptedScorer(self._likelihood, self.loaded.context)
 
@@ -118,13 +125,8 @@ class _Characters:
 class ScriptedScorer(Scorer):
     """See `Scorer`. A text is scored character by character, a candidate as a whole."""
 
-    weights = "scripted"
-
     def __init__(self, likelihood: Likelihood, context: int):
         self._likelihood, self.context, self.tokenizer = likelihood, context, _Characters()
-
-    def adapter_weights(self, blend: Blend) -> str:
-        return blend.label or ""
 
     def choices(self, asked: Sequence[Choice], blend: Blend, stop: Stop, known: Container[int] = ()) -> Iterator[Scored]:
         for number, choice in enumerate(asked):

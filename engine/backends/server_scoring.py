@@ -4,7 +4,7 @@ can be chosen there; whole texts they do not score."""
 from abc import abstractmethod
 from collections.abc import Container, Iterator, Sequence
 
-from engine import measuring, paths
+from engine import measuring
 from engine.backends.base import Stop
 from engine.backends.llamacpp import LlamaCppBackend
 from engine.backends.remote import RemoteBackend
@@ -46,7 +46,6 @@ class LlamaCppScorer(_ServerScorer):
 
     def __init__(self, backend: LlamaCppBackend):
         self._backend, self.context, self.tokenizer = backend, backend.loaded.context, backend.prompting
-        self.weights = paths.sha256(backend.header.path)
         self._word = measuring.tokenized(backend.client, measuring.ANSWER)[-1]
 
     def _chosen(self, number: int, choice: Choice, blend: Blend) -> tuple[float, ...]:
@@ -73,7 +72,6 @@ class RemoteScorer(_ServerScorer):
 
     def __init__(self, backend: RemoteBackend):
         self._backend, self.context = backend, backend.loaded.context
-        self.weights = f"{backend.loaded.model} at {backend.loaded.device}"
 
     def _chosen(self, number: int, choice: Choice, blend: Blend) -> tuple[float, ...]:
         """A candidate that is not among the likeliest tokens that the server tells counts as less likely than all of them."""

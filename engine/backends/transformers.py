@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from engine import adapters as adapter_files
-from engine import hardware, hub
+from engine import hardware, hub, lineage
 from engine.adapters import Adapter
 from engine.backends import pretrained
 from engine.backends.base import Delta, Loaded, LocalBackend, Prompt, Stop
@@ -196,6 +196,10 @@ class TransformersBackend(LocalBackend):
         from engine.backends.transformers_scoring import TransformersScorer
 
         return TransformersScorer(self)
+
+    @property
+    def weights(self) -> str:
+        return lineage.revision(self.base.spec)
 
     @functools.cached_property
     def _takes_logits_to_keep(self) -> bool:

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Container, Iterator, Sequence
 from itertools import pairwise
 
-from engine import lineage
 from engine.backends import prefixes
 from engine.backends.base import Stop
 from engine.backends.prefixes import Limits, Pack
@@ -39,7 +38,6 @@ class TransformersScorer(Scorer):
         self._backend, self.tokenizer = backend, backend.prompting
         # The model's own, not what memory allows a chat at the moment: the same at any time.
         self.context = getattr(backend.base.model.config, "max_position_embeddings", None) or backend.loaded.context
-        self.weights = lineage.revision(backend.base.spec)
         shape = backend.base.spec.shape
         on_gpu = torch.cuda.is_available()
         each = shape.cache_bytes(1, backend.base.model.dtype.itemsize) if shape else _UNKNOWN_CACHE_BYTES

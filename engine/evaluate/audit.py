@@ -84,7 +84,7 @@ def _order_length(mean: Mapping[str, float], whole: elo.Elo) -> Line:
 
 
 def _relative(scores: Scores) -> list[Line]:
-    ours = relative.rate(scores)
+    ours = relative.rate(scores).percents
     return [
         Line(
             f"{name}, percent of ChatGPT",

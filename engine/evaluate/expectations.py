@@ -46,8 +46,9 @@ def expected(settings: MeasurementSettings, measure: Measure) -> Expectation:
 def _speed(settings: MeasurementSettings) -> tuple[float | None, Literal["measured", "estimated"]]:
     """Tokens a second, as earlier measurements of that model, held alike, had them here; else by the processor."""
     found: list[float] = []
+    settings = settings.with_absolute_paths()  # as they are kept
     for each in every():
-        with contextlib.suppress(BadInput):  # one that another version wrote
+        with contextlib.suppress(BadInput, KeyError, TypeError):  # one that is damaged, or that another version wrote
             result = each.result
             if result and len(found) < _EARLIER and _alike(each.settings, settings) and result["pace"]["tokens"]:
                 found.append(result["pace"]["tokens"] / max(result["pace"]["seconds"], 1e-3))

@@ -23,6 +23,9 @@ from engine.settings import ChatSettings
 # The published prompts by name, as files of the artidoro/qlora repository.
 SETS = {"vicuna": "eval/prompts/vicuna_questions.jsonl", "oasst": "eval/prompts/oa_questions.jsonl"}
 
+# Parts of `about` that are told by hashes, as people call them.
+_HASHES = {"weights": "the weights of the model", "adapter_sha256": "the weights of the adapter"}
+
 
 @dataclass(frozen=True)
 class Made:
@@ -74,15 +77,21 @@ def generate(
     yield Made(len(kept) + len(missing), len(missing))
 
 
+def _apart(key: str, there: dict, here: dict) -> str:
+    if key not in _HASHES:
+        return f"{key} is {there.get(key)} there and {here[key]} here"
+    return f"{_HASHES[key]} are others" if key in there else f"{_HASHES[key]} are not noted there"
+
+
 def _kept(out: Path, name: str, asked: dict[str, Question], about: dict) -> set[str]:
     """Ids of the questions that a file answers already. Raises BadInput where it is no file of this very run."""
     found: set[str] = set()
     for row in line_files.rows(out, "answer_id"):
         there = {"name": row.get("model_id"), **(row.get("metadata") or {})}
         here = {"name": name, **about}
-        apart = ", ".join(f"{key} is {there.get(key)} there and {here[key]} here" for key in here if there.get(key) != here[key])
+        apart = ", ".join(_apart(key, there, here) for key in here if there.get(key) != here[key])
         if apart:
-            raise BadInput(f"{out} holds answers of another run: {apart}. Nothing was changed; choose another --out.")
+            raise BadInput(f"{out} was begun with something else: {apart}. Nothing was changed; choose another --out.")
         id = row["question_id"]
         if id in asked and there.get("asked") != asked[id].hash:
             raise BadInput(f"{out} answers another question {id}. Nothing was changed; choose another --out.")

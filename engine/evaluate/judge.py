@@ -20,7 +20,8 @@ from engine.backends.remote import CHARACTERS_A_TOKEN
 from engine.backends.server_client import Passing, Refused, ServerClient, Unreachable
 from engine.errors import BadInput, EngineError
 from engine.evaluate import generations, instructions
-from engine.evaluate.instructions import Instruction, Kind
+from engine.evaluate.instructions import UNPARSED, Instruction, Kind
+from engine.evaluate.matches import Scores
 from engine.events import Progress
 from engine.game import decks
 from engine.game.answer_files import AnswerFile, Question, short_id
@@ -32,10 +33,11 @@ FAILURES = 3
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers to a question in one order, to be judged into a file of that name."""
+    """Two answers to a question in one order, by which systems, to be judged into a file of that name."""
 
     file: str
     question: Question
+    systems: tuple[str, str]
     ids: tuple[str, str]
     texts: tuple[str, str]
     instruction: Instruction
@@ -108,7 +110,9 @@ def plan(
                 for first, second in (pair, pair[::-1]):
                     texts = tuple(each.answers.get(id, "") for each in (first, second))
                     name = f"{_file_name(first.system)}-vs-{_file_name(second.system)}.jsonl"
-                    found.append(Comparison(name, question, (first.ids[id], second.ids[id]), texts, instruction))
+                    found.append(
+                        Comparison(name, question, (first.system, second.system), (first.ids[id], second.ids[id]), texts, instruction)
+                    )
     unknown = len({id for each in files for id in each.ids} - set(known))
     notes = [f"{apart} pairs are left out: one of the two has no answer."] if apart else []
     notes += [f"{unknown} answers are left out: their questions are not known."] if unknown else []
@@ -156,9 +160,11 @@ class Judging:
         return [row for rows in self._rows.values() for row in rows.values()]
 
     @property
-    def paths(self) -> list[Path]:
-        """The files that hold them."""
-        return [self._out / name for name, rows in self._rows.items() if rows]
+    def scores(self) -> Scores:
+        """The points in them, by the systems' own names; those of files are not always the same."""
+        judged = [(each.systems, row["score"]) for each in self._plan.comparisons if (row := self._rows[each.file].get(each.key))]
+        points = [(*systems, *score) for systems, score in judged if score != UNPARSED["score"]]
+        return Scores(tuple(points), len(judged) - len(points))
 
     def run(self, judge: "Judge", parallel: int) -> Iterator[Progress | Judged]:
         """Judge what is missing, so many at a time; at the end what came of it. Closing the iterator, or `judge.halt`, ends it; what is

@@ -9,14 +9,14 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from engine import jobs, paths, runs
+from engine import adapters, jobs, models, paths, runs
 from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
 from engine.evaluate.perplexity import As
@@ -27,9 +27,15 @@ from engine.runs import Job
 from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, BackendName, LoadSettings, Settings
 
 SETTINGS, FACTS, ROWS, RESULT = "settings.json", "facts.json", "rows.jsonl", "result.json"
-MEASURES = ("perplexity", "mmlu", "crows")
 Name = Literal["perplexity", "mmlu", "crows"]
 Phase = Literal["waiting", "starting", "measuring", "done", "stopped", "failed", "interrupted"]
+Told = TypeVar("Told")
+# What a result of each measure has at least.
+_FIGURES = {
+    "perplexity": {"perplexity", "tokens"},
+    "mmlu": {"average", "groups", "subjects", "questions"},
+    "crows": {"average", "categories", "pairs"},
+}
 # What a resumed measurement must find as it was, and how people call it.
 _FIXED = {
     "weights": "the model",
@@ -85,9 +91,9 @@ class MeasurementSettings(Settings):
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="The same seed draws the same sample.")
 
-    def with_absolute_data(self) -> "MeasurementSettings":
-        """The same, its files named so that they are found from any folder."""
-        found = {}
+    def with_absolute_paths(self) -> "MeasurementSettings":
+        """The same, its files and folders named so that they are found from any folder."""
+        found = {"model": models.absolute(self.model, self.load), "adapter": adapters.absolute(self.adapter)}
         for name in ("data", "shots_from"):
             value = getattr(self, name)
             if value and local_path(value).exists():
@@ -97,27 +103,47 @@ class MeasurementSettings(Settings):
 
 @dataclass(frozen=True)
 class Measurement(Job):
-    """A measurement's folder, by what lies where in it."""
+    """A measurement's folder, by what lies where in it. What is damaged, or of another version, raises BadInput."""
+
+    PLAN = SETTINGS
 
     @property
     def settings(self) -> MeasurementSettings:
-        """Raises BadInput where the file is damaged, or of another version."""
+        """Raises BadInput where it was deleted meanwhile, too."""
+        kept = self._read(SETTINGS)
+        if kept is None:
+            raise self.deleted()
         try:
-            return MeasurementSettings.model_validate(paths.read_object(self.folder / SETTINGS, f"{SETTINGS} of {self.id}"))
+            return MeasurementSettings.model_validate(kept)
         except ValidationError as error:
-            raise BadInput(f"{SETTINGS} of {self.id} is damaged: {error.errors()[0]['msg']}.") from error
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadInput(f"{SETTINGS} of {self.id} is damaged, or of another version: {where}: {first['msg']}.") from error
 
     @property
     def facts(self) -> dict:
         """What it was begun with, empty before that: hashes, how the model is held, how many items."""
-        path = self.folder / FACTS
-        return paths.read_object(path, f"{FACTS} of {self.id}") if path.is_file() else {}
+        return self._read(FACTS) or {}
 
     @property
     def result(self) -> dict | None:
         """Its figures, None until it is done."""
-        path = self.folder / RESULT
-        return paths.read_object(path, f"{RESULT} of {self.id}") if path.is_file() else None
+        found = self._read(RESULT)
+        if found is not None:
+            figures = _FIGURES.get(str(found.get("measure")))
+            if not (figures and figures <= found.keys()):
+                raise BadInput(f"{RESULT} of {self.id} is damaged, or of another version.")
+        return found
+
+    def _read(self, name: str) -> dict | None:
+        """The JSON object in one of its files, None where there is none."""
+        try:
+            return paths.read_object(self.folder / name, f"{name} of {self.id}")
+        except FileNotFoundError:
+            return None
+
+    def deleted(self) -> BadInput:
+        return BadInput(f"{self.id} was deleted meanwhile.")
 
     @property
     def rows(self) -> Path:
@@ -158,6 +184,7 @@ def _written(path: Path, value: dict) -> None:
 
 def create(settings: MeasurementSettings) -> Measurement:
     """A new measurement's folder. Raises EngineError where the disk is full."""
+    settings = settings.with_absolute_paths()
     name = "-".join(
         (
             settings.measure,
@@ -166,7 +193,7 @@ def create(settings: MeasurementSettings) -> Measurement:
         )
     )
     made = Measurement(runs.fresh_in(paths.measurements(), name))
-    _written(made.folder / SETTINGS, settings.with_absolute_data().model_dump(mode="json"))
+    _written(made.folder / SETTINGS, settings.model_dump(mode="json"))
     return made
 
 
@@ -195,7 +222,19 @@ def _spawn(measurement: Measurement) -> None:
 def every() -> list[Measurement]:
     """All measurements of this GUANACO_HOME, newest first."""
     found = (Measurement(path.parent) for path in paths.measurements().glob(f"*/{SETTINGS}"))
-    return sorted(found, key=lambda each: (each.folder / SETTINGS).stat().st_mtime, reverse=True)
+    return sorted(found, key=lambda each: each.begun, reverse=True)
+
+
+def of_all(tell: Callable[[Measurement], Told]) -> list[Told]:
+    """What is to be told of each measurement, newest first; of one that is deleted meanwhile nothing."""
+    told = []
+    for each in every():
+        try:
+            told.append(tell(each))
+        except BadInput:
+            if each.begun:
+                raise
+    return told
 
 
 def find(name: str) -> Measurement:
@@ -209,36 +248,44 @@ def find(name: str) -> Measurement:
 
 
 def phase(measurement: Measurement, events: Iterable[Event]) -> Phase:
-    """What a measurement is doing, from its events and whether its process lives."""
+    """What a measurement is doing, from its events, whether its process lives, and whether it has its result: one that was killed before
+    it said so is done as well."""
     last = next((event for event in reversed(list(events)) if isinstance(event, (Queued, Progress, Ended))), None)
     if measurement.process:
         if isinstance(last, Queued):
             return "waiting"
         return "measuring" if isinstance(last, Progress) and last.fraction is not None else "starting"
+    if (measurement.folder / RESULT).is_file():
+        return "done"
     return last.status if isinstance(last, Ended) else "interrupted"
 
 
 def summary(measurement: Measurement) -> dict:
-    """A measurement as a row of a history: what, of whom, how far, its result where there is one, and what it was made with."""
+    """A measurement as a row of a history: what, of whom, how far, its result where there is one, and what it was made with. Of one that is
+    damaged, or that another version wrote, the text says so. Raises BadInput where it was deleted meanwhile."""
     events = runs.all_events(measurement)
     progress = next((event for event in reversed(events) if isinstance(event, Progress)), None)
     ended = events[-1] if events and isinstance(events[-1], Ended) else None
+    kept, wrong = {"settings": {}, "facts": {}, "result": None}, ""
     try:
-        settings, wrong = measurement.settings.model_dump(mode="json"), ""
-    except BadInput as error:  # one that another version wrote; the others are still listed
-        settings, wrong = {}, str(error)
-    return {
+        kept["settings"] = measurement.settings.model_dump(mode="json")
+        kept["facts"] = measurement.facts
+        kept["result"] = measurement.result
+    except BadInput as error:  # the others are still listed
+        wrong = str(error)
+    row = {
         "id": measurement.id,
         "folder": str(measurement.folder),
-        "status": phase(measurement, events),
-        "settings": settings,
-        "facts": measurement.facts,
+        "status": "failed" if wrong and not measurement.process else phase(measurement, events),
+        **kept,
         "done": _count(measurement),
         "text": wrong or (ended.text if ended else progress.text if progress else ""),
         "fraction": progress.fraction if progress else None,
-        "when": (measurement.folder / SETTINGS).stat().st_mtime,
-        "result": measurement.result,
+        "when": measurement.begun,
     }
+    if not row["when"]:
+        raise measurement.deleted()
+    return row
 
 
 def _count(measurement: Measurement) -> int:

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from engine import adapters, hub, jobs, models, paths
 from engine.backends import open_backend
 from engine.backends.base import Backend
-from engine.backends.scoring import Scorer
 from engine.blend import NO_ADAPTER, Blend
 from engine.data_hub import NAME
 from engine.evaluate import crows, mmlu, perplexity
@@ -75,7 +74,7 @@ def _scored(measurement: Measurement, settings: MeasurementSettings, measure: Me
     system = backend.system(blend.strongest) if settings.system is None else settings.system
     subject = Subject(scorer, prompt_format(form), system)
     items = sample(measure.items(subject), settings.limit, settings.seed)
-    measurement.keep_facts(_facts(settings, measure, backend, scorer, blend, form, system, items))
+    measurement.keep_facts(_facts(settings, measure, backend, blend, form, system, items))
     rows = {row["key"]: row for row in measurement.read_rows()}
     known = {number for number, item in enumerate(items) if item.key in rows}
     title, of, before, started = TITLES[settings.measure], len(items), len(known), time.monotonic()
@@ -111,7 +110,6 @@ def _facts(
     settings: MeasurementSettings,
     measure: Measure,
     backend: Backend,
-    scorer: Scorer,
     blend: Blend,
     form: str,
     system: str,
@@ -123,9 +121,9 @@ def _facts(
     return {
         **kept,
         "notes": list(backend.loaded.notes),
-        "weights": scorer.weights,
+        "weights": backend.weights,
         "adapter": settings.adapter,
-        "adapter_sha256": scorer.adapter_weights(blend),
+        "adapter_sha256": backend.adapter_weights(blend),
         "data": settings.data if NAME.fullmatch(settings.data) else paths.public_name(settings.data),
         "data_sha256": measure.sha256,
         "prompt_format": form,

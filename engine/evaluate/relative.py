@@ -1,11 +1,21 @@
 """Relative scores: what a judge that gave both answers points gave a system, over what it gave ChatGPT (QLoRA, section 5.2)."""
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 from engine.errors import BadInput
 from engine.evaluate.matches import Scores
 
 REFERENCE = "ChatGPT"
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Percent of the reference's points by system, best first, None where no order is left to tell it. `left_out` orders of a pair count
+    nowhere: the reference got no points in them."""
+
+    percents: dict[str, float | None]
+    left_out: int
 
 
 def reference(scores: Scores) -> str:
@@ -16,9 +26,8 @@ def reference(scores: Scores) -> str:
     return REFERENCE if REFERENCE in seen else seen.most_common(1)[0][0]
 
 
-def rate(scores: Scores, reference: str = REFERENCE) -> dict[str, float]:
-    """Percent of the reference's points by system: the mean of both orders, best first. Raises BadInput where no pair has the
-    reference in it."""
+def rate(scores: Scores, reference: str = REFERENCE) -> Rated:
+    """Every system that has points beside the reference: the mean of both orders."""
     sums: dict[tuple[str, bool], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for first, second, first_score, second_score in scores.rows:
         if reference not in (first, second):
@@ -28,9 +37,10 @@ def rate(scores: Scores, reference: str = REFERENCE) -> dict[str, float]:
         both = sums[system, leads]
         both[0] += mine
         both[1] += theirs
-    if not sums:
-        raise BadInput(f"None of these ratings compares with {reference}.")
-    orders: dict[str, list[float]] = defaultdict(list)
+    orders: dict[str, list[float]] = {system: [] for system, _ in sums}
     for (system, _), (mine, theirs) in sums.items():
-        orders[system].append(100 * mine / theirs)
-    return dict(sorted(((system, sum(each) / len(each)) for system, each in orders.items()), key=lambda each: -each[1]))
+        if theirs:
+            orders[system].append(100 * mine / theirs)
+    means = {system: sum(each) / len(each) if each else None for system, each in orders.items()}
+    ordered = sorted(means.items(), key=lambda each: (each[1] is None, -(each[1] or 0)))
+    return Rated(dict(ordered), sum(not theirs for _, theirs in sums.values()))

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from engine import hub, paths
 from engine.errors import BadInput, EngineError
 from engine.evaluate import matches
@@ -96,7 +98,7 @@ def fetch(report: hub.Report) -> None:
         for path in _game():
             file(path)
         return
-    with paths.building(_kept()) as folder:
+    with _alone(), paths.building(_kept()) as folder:
         done = 0
         with _client() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
             for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path), _game()), 1):
@@ -109,17 +111,28 @@ def fetch(report: hub.Report) -> None:
 
 def at_hand(path: str, report: hub.Report) -> Path:
     """A file of the set, its hash checked; where it comes from an address and is not here yet, it is fetched. Raises as `fetch`."""
-    whole = _kept() / path
-    if not _local() and not (whole.is_file() and _as_pinned(whole, pins()[path])):
-        report(Progress(f"Fetching {path} ({pins()[path].size / 1e6:.1f} MB) from {source()}"))
-        partial = whole.with_name(f".{whole.name}.{os.getpid()}")
-        try:
-            with _client() as client:
-                _fetched(client, path, partial)
-            os.replace(partial, whole)
-        finally:
-            partial.unlink(missing_ok=True)
+    if not (_local() or _there(path)):
+        with _alone():
+            if not _there(path):  # whoever was first may have fetched it
+                _fetch_apart(path, report)
     return file(path)
+
+
+def _there(path: str) -> bool:
+    whole = _kept() / path
+    return whole.is_file() and _as_pinned(whole, pins()[path])
+
+
+def _fetch_apart(path: str, report: hub.Report) -> None:
+    report(Progress(f"Fetching {path} ({pins()[path].size / 1e6:.1f} MB) from {source()}"))
+    whole = _kept() / path
+    partial = whole.with_name(f".{whole.name}.partial")
+    try:
+        with _client() as client:
+            _fetched(client, path, partial)
+        os.replace(partial, whole)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def file(path: str) -> Path:
@@ -213,10 +226,6 @@ def _kept() -> Path:
     return paths.home() / "published" / COMMIT[:12]
 
 
-def _kept_apart() -> Path:
-    return paths.home() / "published" / f"{COMMIT[:12]}-apart"
-
-
 def _folder() -> Path | None:
     return _local() or (_kept() if _kept().is_dir() else None)
 
@@ -229,6 +238,13 @@ def _as_pinned(path: Path, pin: Pin) -> bool:
 @functools.lru_cache(maxsize=512)
 def _sha256(path: Path, size: int, changed: int) -> str:
     return paths.sha256(path)
+
+
+def _alone() -> FileLock:
+    """Held while something is fetched: what is begun has names that are the same for all, in one process and in several."""
+    folder = _kept().parent
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / ".lock")
 
 
 @contextlib.contextmanager

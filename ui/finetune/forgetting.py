@@ -68,9 +68,9 @@ class Forgetting:
 
 
 def _shown(check: forgetting.Check) -> str:
-    if forgetting.goes_on(check):
-        return told(f"{forgetting.how_far(check)} …")
     try:
+        if forgetting.goes_on(check):
+            return told(f"{forgetting.how_far(check)} …")
         return told(forgetting.words(check))
     except EngineError as error:
         return told(str(error), "wrong")

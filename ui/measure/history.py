@@ -56,7 +56,7 @@ class Shelf:
         if self._services.read_only:
             return {"rows": [], "off": NOT_HERE}
         with form.explained():
-            return {"rows": [row_of(each) for each in measurements.every()]}
+            return {"rows": measurements.of_all(row_of)}
 
     def show(self, ids: list[str]) -> dict:
         """One result, or two of the same measure beside each other: their figure, what they were made with, the paired test."""
