@@ -96,7 +96,7 @@ def test_one_that_failed_says_why(run, home, monkeypatch, tmp_path):
     checks = forgetting.start(str(run.adapter), run)
     forgetting.stop(checks)
     until(lambda: not any(map(forgetting.goes_on, checks)), 240)
-    with pytest.raises(BadInput, match="MMLU, base: "):
+    with pytest.raises(BadInput, match="MMLU, yours: "):
         forgetting.words(checks[1])
     assert len(measurements.every()) == 4
 
