@@ -1,9 +1,8 @@
-"""Measures on data whose figures are known: MMLU, CrowS-Pairs, perplexity; samples, intervals, paired tests, published tables."""
+"""Measures on data whose figures are known: MMLU, CrowS-Pairs, perplexity; samples, published tables."""
 
 import json
 import math
 
-import numpy
 import pytest
 from conftest import SHARED, shared
 from hypothesis import given
@@ -14,7 +13,7 @@ from engine.backends.scoring import divided
 from engine.backends.scripted import ScriptedBackend
 from engine.blend import BASE
 from engine.errors import BadInput
-from engine.evaluate import crows, intervals, mmlu, perplexity, published_scores
+from engine.evaluate import crows, mmlu, perplexity, published_scores
 from engine.evaluate.measure import Item, Subject, sample
 from engine.game.scoring import share
 
@@ -142,6 +141,16 @@ def test_rows_of_the_hubs_copies_are_the_same_questions(tmp_path):
     ours = question("college_physics", 3, "C")
     read = [mmlu.read(written(tmp_path / f"{name}.jsonl", [row]), 0, "", True, quiet) for name, row in (("hub", copied), ("ours", ours))]
     assert len({measure.items(subject_of())[0].content for measure in read}) == 1
+
+
+def test_the_width_foretold_of_mmlu_is_that_of_its_mean_over_subjects(tmp_path):
+    """Many questions of one subject do not help the mean over all."""
+    rows = [question(subject, number, "A") for subject, size in (("anatomy", 40), ("virology", 4)) for number in range(size)]
+    measure = mmlu.read(written(tmp_path / "mmlu.jsonl", rows), 0, "", True, quiet)
+    assert measure.half_width(44, 0) == pytest.approx(1.959964 * math.sqrt(0.25 / 40 + 0.25 / 4) / 2)
+    assert measure.half_width(11, 0) == pytest.approx(1.959964 * math.sqrt(0.25 / 10 + 0.25 / 1) / 2)
+    found = measure.result(rows_of(measure, subject_of(likes("A"))))["average"]
+    assert found["value"] - found["low"] < measure.half_width(44, 0)
 
 
 def test_every_subject_has_one_of_the_four_published_groups():
@@ -298,58 +307,6 @@ def test_a_sample_takes_of_each_group_as_large_a_part_as_of_all(groups, limit, s
 def test_other_seeds_draw_others():
     items = [Item(str(number), "", None) for number in range(100)]
     assert sample(items, 10, 0) != sample(items, 10, 1) and sample(items, None, 0) == items
-
-
-def test_the_width_foretold_is_wilsons():
-    for count in (1, 10, 300):
-        found = share(count // 2, count) if count % 2 == 0 else None
-        if found:
-            assert intervals.half_width(count) == pytest.approx((found.high - found.low) / 2, rel=1e-3)
-    assert intervals.half_width(0) == 1.0
-
-
-def test_a_mean_of_shares_is_not_certain_because_all_were_right():
-    found = intervals.mean_of([share(3, 3), share(3, 3)])
-    assert found.value == 1.0 and found.low < 0.9 and intervals.mean_of([]) is None
-
-
-def test_intervals_of_a_mean_and_of_a_perplexity_cover():
-    """Drawn anew, the true figure lies within about 95 of 100."""
-    chance = numpy.random.default_rng(0)
-    rates = chance.uniform(0.1, 0.9, 20)
-    inside = 0
-    for _ in range(200):
-        found = intervals.mean_of([share(int(chance.binomial(12, rate)), 12) for rate in rates])
-        inside += found.low <= rates.mean() <= found.high
-    assert 180 <= inside
-    inside = 0
-    for round in range(100):
-        losses = chance.normal(2.0, 0.5, 40) * 10
-        found = intervals.perplexity(losses, [10] * 40, seed=round)
-        inside += found.low <= math.exp(2.0) <= found.high
-    assert 85 <= inside <= 100
-
-
-def test_a_perplexity_of_one_row_has_no_interval():
-    assert intervals.perplexity([4.0], [2]) == intervals.Estimate(math.exp(2), None, None)
-
-
-def test_paired_choices_are_tested_on_those_that_differ():
-    first = [True] * 10 + [False] * 10
-    second = [True] * 10 + [True] * 8 + [False] * 2
-    found = intervals.paired_choices(first, second)
-    assert (found.better, found.worse, found.same) == (8, 0, 12) and found.difference.value == pytest.approx(0.4)
-    assert found.p == pytest.approx(2 * 0.5**8) and 0 < found.difference.low < 0.4 < found.difference.high
-    same = intervals.paired_choices([True, False], [True, False])
-    assert same.p is None and same.difference.low < 0 < same.difference.high
-
-
-def test_paired_losses_know_the_sign():
-    chance = numpy.random.default_rng(1)
-    first = chance.normal(20, 3, 50)
-    found = intervals.paired_losses(first, first - 1 + chance.normal(0, 0.5, 50), [10] * 50)
-    assert found.difference.value == pytest.approx(-0.1, abs=0.02) and found.difference.high < 0 and found.p < 1e-6 and found.better > 45
-    assert intervals.paired_losses([1.0, 2.0], [1.0, 2.0], [1, 1]).p is None
 
 
 def test_the_published_tables_are_whole():

@@ -42,21 +42,28 @@ class Paired:
     test: str
 
 
-def half_width(count: int, at: float = 0.5) -> float:
-    """Half of the Wilson interval that a share of `at` of so many items has; at 0.5 it is widest."""
+def half_width(count: int) -> float:
+    """Half of the Wilson interval that a share of so many items has at its widest, where it is a half."""
     if count < 1:
         return 1.0
-    return _Z / (1 + _Z**2 / count) * math.sqrt(at * (1 - at) / count + _Z**2 / (4 * count**2))
+    return _Z / (1 + _Z**2 / count) * math.sqrt(0.25 / count + _Z**2 / (4 * count**2))
+
+
+def half_width_of_mean(counts: Sequence[int]) -> float:
+    """Half of the interval that `mean_of` shares of so many items each has, at its widest."""
+    return min(1.0, _Z * math.sqrt(sum(0.25 / count for count in counts)) / len(counts)) if counts else 1.0
 
 
 def mean_of(shares: Sequence[Share]) -> Estimate | None:
-    """The mean of shares that count alike, however many items each has; None of none. Its error is that of the single shares, two
-    successes and two failures added to each (Agresti and Coull), so that all right in three does not pass for certain."""
+    """The mean of shares that count alike, however many items each has; None of none. Its error is that of the single shares, each taken
+    for nearer to a half than it is, by two successes and two failures more (Agresti and Coull), so that all right in three does not pass
+    for certain."""
     if not shares:
         return None
     mean = sum(each.share for each in shares) / len(shares)
-    added = [((each.k + 2) / (each.n + 4), each.n + 4) for each in shares]
-    error = math.sqrt(sum(p * (1 - p) / n for p, n in added)) / len(shares)
+    # Only the share is drawn to a half. Divided by the items added too, the error of shares of one to four items would be half of what it is.
+    nearer = [((each.k + 2) / (each.n + 4), each.n) for each in shares]
+    error = math.sqrt(sum(p * (1 - p) / n for p, n in nearer)) / len(shares)
     return Estimate(mean, max(0.0, mean - _Z * error), min(1.0, mean + _Z * error))
 
 

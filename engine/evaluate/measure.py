@@ -55,6 +55,11 @@ class Measure(ABC):
         """About how many tokens are read to score so many of its items, what they share once; by their bytes."""
 
     @abstractmethod
+    def half_width(self, limit: int, seed: int) -> float | None:
+        """Half of the width of its figure's interval over a sample of so many items, at its widest; None where the spread is not known
+        before."""
+
+    @abstractmethod
     def items(self, subject: Subject) -> list[Item]:
         """All that can be scored, in the data's order. Raises BadInput where that is nothing."""
 

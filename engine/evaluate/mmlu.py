@@ -17,7 +17,7 @@ from engine.blend import Blend
 from engine.data_files import BadRow
 from engine.errors import BadInput
 from engine.evaluate import intervals, sources
-from engine.evaluate.measure import Item, Measure, Subject, checked, size, text_field
+from engine.evaluate.measure import Item, Measure, Subject, checked, sample, size, text_field
 from engine.game import published
 
 PUBLISHED = "data/mmlu/zero_shot_mmlu_val.json"
@@ -78,7 +78,14 @@ class Mmlu(Measure):
         before = size([each.prompt(len(each.shots)).removesuffix(each.body) for each in firsts])
         return count * size([each.body for each in self._questions]) + min(count, len(firsts)) * before
 
+    def half_width(self, limit: int, seed: int) -> float:
+        drawn = Counter(item.group for item in sample(self._items(), limit, seed))
+        return intervals.half_width_of_mean(list(drawn.values()))
+
     def items(self, subject: Subject) -> list[Item]:
+        return self._items()
+
+    def _items(self) -> list[Item]:
         return [Item(str(each.line), each.subject, each) for each in self._questions]
 
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:

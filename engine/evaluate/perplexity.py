@@ -30,6 +30,9 @@ _TEXTS = (".txt", ".md")
 class _Perplexity(Measure):
     """Rows: `tokens` that were scored, and their summed `loss` in nats."""
 
+    def half_width(self, limit: int, seed: int) -> None:
+        return None
+
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:
         for number, figures in subject.scorer.likelihoods([item.content for item in items], blend, stop, known):
             item = items[number]
