@@ -1,6 +1,7 @@
 """How sure figures are: intervals that cover what they say, their foretold width, paired tests."""
 
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy
@@ -55,6 +56,28 @@ def test_the_interval_of_a_perplexity_covers():
         found = intervals.perplexity(losses, [10] * 40, seed=round)
         inside += found.low <= math.exp(2.0) <= found.high
     assert 85 <= inside <= 100
+
+
+def test_a_bootstrap_in_portions_is_the_whole_one(monkeypatch):
+    chance = numpy.random.default_rng(2)
+    losses, tokens = chance.normal(20, 3, 300), chance.integers(1, 50, 300)
+    draws = numpy.random.default_rng(7).multinomial(300, numpy.full(300, 1 / 300), size=intervals.ROUNDS)
+    low, high = numpy.quantile(numpy.exp((draws @ losses) / (draws @ tokens)), [0.025, 0.975])
+    for most in (1, 7 * 300 + 5, 10**9):
+        monkeypatch.setattr(intervals, "_DRAWS", most)
+        found = intervals.perplexity(losses, tokens, seed=7)
+        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_a_bootstrap_over_many_items_needs_little_memory():
+    """A table of all draws of 4,000 items would take 64 MB."""
+    losses, tokens = [20.0] * 4_000, [10] * 4_000
+    tracemalloc.start()
+    try:
+        intervals.perplexity(losses, tokens)
+        assert tracemalloc.get_traced_memory()[1] < 16e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_perplexity_of_one_row_has_no_interval():

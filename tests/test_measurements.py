@@ -18,7 +18,7 @@ from test_measures import question, written
 from engine import hardware, jobs, paths, runs
 from engine.backends import pretrained, transformers_scoring
 from engine.errors import BadInput, EngineError
-from engine.evaluate import comparing, expectations, measurements, measuring
+from engine.evaluate import comparing, expectations, intervals, measurements, measuring
 from engine.evaluate.measurements import MeasurementSettings
 from engine.events import Ended, Notice, Progress, Queued
 from engine.settings import LoadSettings
@@ -94,6 +94,17 @@ def test_what_is_not_alike_is_not_compared(data, tmp_path):
         comparing.compared(base, perplexity)
     same, _ = measured(plan(rows, measure="perplexity"))
     assert comparing.compared(perplexity, same).words == "Both are the same on all 4 items."
+
+
+def test_a_pair_is_tested_anew_only_where_its_rows_are_others(tmp_path, monkeypatch):
+    rows = written(tmp_path / "rows.jsonl", [{"instruction": "a", "output": "b"}] * 4)
+    first, second = (measured(plan(rows, measure="perplexity"))[0] for _ in range(2))
+    made, honest = [], intervals.paired_losses
+    monkeypatch.setattr(intervals, "paired_losses", lambda *asked: made.append(1) or honest(*asked))
+    found = comparing.compared(first, second)
+    assert comparing.compared(first, second, "Mine") == found and len(made) == 1
+    first.rows.write_bytes(b"".join(first.rows.read_bytes().splitlines(keepends=True)[:3]))
+    assert comparing.compared(first, second).paired.items == 3 and len(made) == 2
 
 
 def test_stopped_within_and_resumed_it_ends_with_the_same_figures(tiny, data, monkeypatch):

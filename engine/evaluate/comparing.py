@@ -1,5 +1,8 @@
 """Two measurements of the same items, such as base and adapter: item by item, with a paired test."""
 
+import contextlib
+import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from engine.errors import BadInput
@@ -35,21 +38,45 @@ def compared(first: Measurement, second: Measurement, called: str = "The second 
         raise BadInput(f"{first.id} and {second.id} differ in their {differ}, so they cannot be compared.")
     if not (first.facts and first.facts.get("data_sha256") == second.facts.get("data_sha256")):
         raise BadInput(f"{first.id} and {second.id} were not measured on the same data, so they cannot be compared.")
-    left = {row["key"]: row for row in first.read_rows()}
-    right = {row["key"]: row for row in second.read_rows()}
+    paired, groups = _tested(_Rows.of(first), _Rows.of(second))
+    return Comparison(one.measure, paired, dict(groups), _words(one.measure, paired, called))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A measurement and the state of its rows: where that is the same, the rows are."""
+
+    measurement: Measurement
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> "_Rows":
+        with contextlib.suppress(FileNotFoundError):
+            stat = measurement.rows.stat()
+            return cls(measurement, stat.st_size, stat.st_mtime_ns)
+        return cls(measurement, 0, 0)
+
+
+# A page looks at a pair again and again, and thousands of losses are drawn anew for most of a second.
+@functools.lru_cache(maxsize=64)
+def _tested(first: _Rows, second: _Rows) -> tuple[Paired, Mapping[str, Paired]]:
+    """The test over all items that both have, and by group. Raises BadInput where there are none, or their tokens are not the same."""
+    names = f"{first.measurement.id} and {second.measurement.id}"
+    left = {row["key"]: row for row in first.measurement.read_rows()}
+    right = {row["key"]: row for row in second.measurement.read_rows()}
     pairs = [(left[key], right[key]) for key in left if key in right]
     if not pairs:
-        raise BadInput(f"{first.id} and {second.id} have no item in common yet. Measure both with the same sample size and seed.")
+        raise BadInput(f"{names} have no item in common yet. Measure both with the same sample size and seed.")
     if any(a.get("tokens") != b.get("tokens") for a, b in pairs):
-        raise BadInput(f"{first.id} and {second.id} count different tokens: measure both with the same model and prompt format.")
-    test = _losses if one.measure == "perplexity" else _choices
-    paired = test(pairs)
+        raise BadInput(f"{names} count different tokens: measure both with the same model and prompt format.")
+    test = _losses if "loss" in pairs[0][0] else _choices
     groups = {}
     for group in sorted({a["group"] for a, _ in pairs} - {""}):
         inside = [pair for pair in pairs if pair[0]["group"] == group]
         if len(inside) >= LEAST:
             groups[group] = test(inside)
-    return Comparison(one.measure, paired, groups, _words(one.measure, paired, called))
+    return test(pairs), groups
 
 
 def _choices(pairs) -> Paired:

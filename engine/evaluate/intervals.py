@@ -14,6 +14,8 @@ from engine.game.scoring import Share, share
 ROUNDS = 2_000
 _Z = 1.959964
 _FEWEST = 2
+# Items times rounds of a bootstrap that are drawn at once.
+_DRAWS = 500_000
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ def perplexity(losses: Sequence[float], tokens: Sequence[int], seed: int = 0) ->
     value = math.exp(lost.sum() / count.sum())
     if len(lost) < _FEWEST:
         return Estimate(value, None, None)
-    draws = _draws(len(lost), seed)
-    low, high = numpy.quantile(numpy.exp((draws @ lost) / (draws @ count)), [0.025, 0.975])
+    low, high = numpy.quantile(numpy.exp(_drawn_means(lost, count, seed)), [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 
 
@@ -102,8 +103,7 @@ def paired_losses(first: Sequence[float], second: Sequence[float], tokens: Seque
     mean = float(apart.sum() / count.sum())
     low = high = p = None
     if len(one) >= _FEWEST:
-        draws = _draws(len(one), seed)
-        low, high = map(float, numpy.quantile((draws @ apart) / (draws @ count), [0.025, 0.975]))
+        low, high = map(float, numpy.quantile(_drawn_means(apart, count, seed), [0.025, 0.975]))
     each = apart / count
     if each.any():
         p = float(wilcoxon(each).pvalue)
@@ -117,6 +117,14 @@ def share_of(flags: Sequence[bool]) -> Share:
     return share(sum(flags), len(flags))
 
 
-def _draws(count: int, seed: int) -> numpy.ndarray:
-    """[rounds, count]: how often each item is drawn in each round of a bootstrap."""
-    return numpy.random.default_rng(seed).multinomial(count, numpy.full(count, 1 / count), size=ROUNDS)
+def _drawn_means(sums: numpy.ndarray, tokens: numpy.ndarray, seed: int) -> numpy.ndarray:
+    """[rounds]: the mean a token in each round of a bootstrap over items of so many summed nats and tokens."""
+    chance, count = numpy.random.default_rng(seed), len(sums)
+    both = numpy.stack([sums, tokens], axis=1).astype(float)
+    totals = numpy.empty((ROUNDS, 2))
+    # How often each item is drawn in each round is a table that is never held as a whole; its size changes none of the draws.
+    rounds = max(1, _DRAWS // count)
+    for first in range(0, ROUNDS, rounds):
+        part = totals[first : first + rounds]
+        part[:] = chance.multinomial(count, numpy.full(count, 1 / count), size=len(part)) @ both
+    return totals[:, 0] / totals[:, 1]
