@@ -7,7 +7,7 @@ from collections import Counter
 import numpy
 import pytest
 
-from engine.evaluate import intervals
+from engine.evaluate import comparing, forgetting, intervals
 from engine.evaluate.measure import Item, sample
 from engine.game.scoring import Share, share
 
@@ -89,7 +89,9 @@ def test_paired_choices_are_tested_on_those_that_differ():
     second = [True] * 10 + [True] * 8 + [False] * 2
     found = intervals.paired_choices(first, second)
     assert (found.better, found.worse, found.same) == (8, 0, 12) and found.difference.value == pytest.approx(0.4)
-    assert found.p == pytest.approx(2 * 0.5**8) and 0 < found.difference.low < 0.4 < found.difference.high
+    assert found.p == pytest.approx(2 * 0.5**8) and found.verdict == "change"
+    assert intervals.paired_choices([True] * 4 + [False], [True] * 3 + [False, True]).verdict == "chance"
+    assert 0 < found.difference.low < 0.4 < found.difference.high
     same = intervals.paired_choices([True, False], [True, False])
     assert same.p is None and same.difference.low < 0 < same.difference.high
 
@@ -99,4 +101,24 @@ def test_paired_losses_know_the_sign():
     first = chance.normal(20, 3, 50)
     found = intervals.paired_losses(first, first - 1 + chance.normal(0, 0.5, 50), [10] * 50)
     assert found.difference.value == pytest.approx(-0.1, abs=0.02) and found.difference.high < 0 and found.p < 1e-6 and found.better > 45
-    assert intervals.paired_losses([1.0, 2.0], [1.0, 2.0], [1, 1]).p is None
+    assert found.verdict == "change" and intervals.paired_losses(first, first - 1, [10] * 50).verdict == "change"
+    same = intervals.paired_losses([1.0, 2.0], [1.0, 2.0], [1, 1])
+    assert same.p is None and same.verdict == "same"
+    assert intervals.paired_losses(first, first + chance.normal(0, 3, 50), [10] * 50).verdict == "chance"
+    assert intervals.paired_losses([1.0], [2.0], [1]).verdict == "chance"
+
+
+def test_where_short_items_got_better_and_a_long_one_outweighs_them_it_is_mixed():
+    """By items it is much better, by tokens a little worse: neither is what happened."""
+    tokens = numpy.array([10] * 39 + [500])
+    first = 2.0 * tokens
+    change = numpy.array([*-numpy.linspace(0.25, 0.75, 39), 50.0])
+    found = intervals.paired_losses(first, first + change, tokens)
+    assert (found.better, found.worse) == (39, 1) and found.p < 1e-6 and found.difference.value > 0 > found.difference.low
+    assert found.verdict == "mixed" and "lost" not in forgetting._verdict(found, True)
+    said = comparing._words("perplexity", found, "Mine")
+    assert "nats a token higher on 40 items. Item by item (39 better, 1 worse)" in said and "chance" not in said
+    # The other way round: all tokens together are surely worse, and by items nothing is found.
+    few = numpy.array([*numpy.full(26, -0.1), *numpy.linspace(5, 6, 14)])
+    found = intervals.paired_losses(first, first + few, [10] * 40)
+    assert found.p >= 0.05 and found.difference.low > 0 and found.verdict == "mixed"

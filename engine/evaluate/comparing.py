@@ -9,7 +9,6 @@ from engine.errors import BadInput
 from engine.evaluate import intervals
 from engine.evaluate.intervals import Paired
 from engine.evaluate.measurements import Measurement
-from engine.game.scoring import SIGNIFICANT
 
 # Fewer items of a group tell nothing.
 LEAST = 10
@@ -87,10 +86,21 @@ def _losses(pairs) -> Paired:
     return intervals.paired_losses([a["loss"] for a, _ in pairs], [b["loss"] for _, b in pairs], [a["tokens"] for a, _ in pairs])
 
 
+def mixed(found: Paired) -> str:
+    """What is said where the test and the difference do not agree."""
+    return (
+        f"Item by item ({found.better:,} better, {found.worse:,} worse) it is not what it is over all tokens together, so it is called "
+        f"neither better nor worse {tested_by(found)}."
+    )
+
+
+def tested_by(found: Paired) -> str:
+    return f"(p = {found.p:.2g}, {found.test})"
+
+
 def _words(measure: str, found: Paired, called: str) -> str:
-    if found.p is None:
+    if found.verdict == "same":
         return f"Both are the same on all {found.items:,} items."
-    sure = "more than chance explains" if found.p < SIGNIFICANT else "no more than chance explains"
     if measure == "perplexity":
         change = "lower" if found.difference.value < 0 else "higher"
         what = f"{called}: the loss is {abs(found.difference.value):.3f} nats a token {change}"
@@ -101,4 +111,7 @@ def _words(measure: str, found: Paired, called: str) -> str:
             if points
             else "The shares are the same"
         )
-    return f"{what} on {found.items:,} items, {sure} (p = {found.p:.2g}, {found.test})."
+    what = f"{what} on {found.items:,} items"
+    if found.verdict == "mixed":
+        return f"{what}. {mixed(found)}"
+    return f"{what}, {'' if found.verdict == 'change' else 'no '}more than chance explains {tested_by(found)}."

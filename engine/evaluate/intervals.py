@@ -6,13 +6,15 @@ Shares have Wilson intervals (`engine.game.scoring.share`). All intervals are of
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy
 
-from engine.game.scoring import Share, share
+from engine.game.scoring import SIGNIFICANT, Share, share
 
 ROUNDS = 2_000
 _Z = 1.959964
+Verdict = Literal["same", "chance", "mixed", "change"]
 _FEWEST = 2
 # Items times rounds of a bootstrap that are drawn at once.
 _DRAWS = 500_000
@@ -31,7 +33,8 @@ class Estimate:
 class Paired:
     """A second measurement against a first one on the same items. `difference` is second less first: of shares, or of mean losses in
     nats a token. `better` and `worse` count items on which the second did better or worse, `same` the others. `p` is two-sided: McNemar's
-    exact test of choices, Wilcoxon's signed ranks of losses; None where no item differs."""
+    exact test of choices, Wilcoxon's signed ranks of losses; None where no item differs. `verdict`: no item differs, no more of a
+    difference than chance explains, the test and the difference do not agree, a change."""
 
     items: int
     first: float
@@ -42,6 +45,7 @@ class Paired:
     same: int
     p: float | None
     test: str
+    verdict: Verdict
 
 
 def half_width(count: int) -> float:
@@ -91,12 +95,17 @@ def paired_choices(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     # Without an item that differs there is no spread to go by: what so many items would have shown of a rare difference.
     reach = _Z * error if better + worse else 1 - 0.05 ** (1 / count)
     estimate = Estimate(apart, max(-1.0, apart - reach), min(1.0, apart + reach))
-    return Paired(count, float(one.mean()), float(other.mean()), estimate, better, worse, count - better - worse, p, "McNemar, exact")
+    verdict = "same" if p is None else "change" if p < SIGNIFICANT else "chance"
+    means = float(one.mean()), float(other.mean())
+    return Paired(count, *means, estimate, better, worse, count - better - worse, p, "McNemar, exact", verdict)
 
 
 def paired_losses(first: Sequence[float], second: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Paired:
-    """Two measurements of summed losses over the same tokens; less is better. The interval is a bootstrap over items."""
-    from scipy.stats import wilcoxon
+    """Two measurements of summed losses over the same tokens; less is better. The interval is a bootstrap over items.
+
+    The test weighs items alike and the difference weighs tokens alike: many short items may get better while a long one outweighs them.
+    It is a change only where both find it, the same way."""
+    from scipy.stats import rankdata, wilcoxon
 
     one, other, count = numpy.asarray(first), numpy.asarray(second), numpy.asarray(tokens)
     apart = other - one
@@ -105,11 +114,20 @@ def paired_losses(first: Sequence[float], second: Sequence[float], tokens: Seque
     if len(one) >= _FEWEST:
         low, high = map(float, numpy.quantile(_drawn_means(apart, count, seed), [0.025, 0.975]))
     each = apart / count
+    leans = float(numpy.sign(each) @ rankdata(abs(each)))  # what the test goes by: above 0 where losses rose
     if each.any():
         p = float(wilcoxon(each).pvalue)
+    surely = low is not None and (low > 0 or high < 0)
+    if p is None:
+        verdict = "same"
+    elif p >= SIGNIFICANT and not surely:
+        verdict = "chance"
+    else:
+        verdict = "change" if p < SIGNIFICANT and surely and leans * mean > 0 else "mixed"
     better, worse = int((apart < 0).sum()), int((apart > 0).sum())
     means = float(one.sum() / count.sum()), float(other.sum() / count.sum())
-    return Paired(len(one), *means, Estimate(mean, low, high), better, worse, len(one) - better - worse, p, "Wilcoxon, signed ranks")
+    same = len(one) - better - worse
+    return Paired(len(one), *means, Estimate(mean, low, high), better, worse, same, p, "Wilcoxon, signed ranks", verdict)
 
 
 def share_of(flags: Sequence[bool]) -> Share:
