@@ -133,7 +133,7 @@ def compare(
         print(json.dumps(found.plain(), ensure_ascii=False))
         return
     print(found.words)
-    print(f"better {found.paired.better:,}, worse {found.paired.worse:,}, the same {found.paired.same:,}")
+    print(", ".join(f"{word} {count:,}" for word, count in found.counted.items()))
 
 
 def _load(backend: BackendName, base_url: str, api_key_env: str, quantization: Quantization | None) -> LoadSettings:

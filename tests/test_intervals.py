@@ -88,7 +88,7 @@ def test_paired_choices_are_tested_on_those_that_differ():
     first = [True] * 10 + [False] * 10
     second = [True] * 10 + [True] * 8 + [False] * 2
     found = intervals.paired_choices(first, second)
-    assert (found.better, found.worse, found.same) == (8, 0, 12) and found.difference.value == pytest.approx(0.4)
+    assert (found.higher, found.lower, found.same) == (8, 0, 12) and found.difference.value == pytest.approx(0.4)
     assert found.p == pytest.approx(2 * 0.5**8) and found.verdict == "change"
     assert intervals.paired_choices([True] * 4 + [False], [True] * 3 + [False, True]).verdict == "chance"
     assert 0 < found.difference.low < 0.4 < found.difference.high
@@ -100,7 +100,7 @@ def test_paired_losses_know_the_sign():
     chance = numpy.random.default_rng(1)
     first = chance.normal(20, 3, 50)
     found = intervals.paired_losses(first, first - 1 + chance.normal(0, 0.5, 50), [10] * 50)
-    assert found.difference.value == pytest.approx(-0.1, abs=0.02) and found.difference.high < 0 and found.p < 1e-6 and found.better > 45
+    assert found.difference.value == pytest.approx(-0.1, abs=0.02) and found.difference.high < 0 and found.p < 1e-6 and found.lower > 45
     assert found.verdict == "change" and intervals.paired_losses(first, first - 1, [10] * 50).verdict == "change"
     same = intervals.paired_losses([1.0, 2.0], [1.0, 2.0], [1, 1])
     assert same.p is None and same.verdict == "same"
@@ -114,7 +114,7 @@ def test_where_short_items_got_better_and_a_long_one_outweighs_them_it_is_mixed(
     first = 2.0 * tokens
     change = numpy.array([*-numpy.linspace(0.25, 0.75, 39), 50.0])
     found = intervals.paired_losses(first, first + change, tokens)
-    assert (found.better, found.worse) == (39, 1) and found.p < 1e-6 and found.difference.value > 0 > found.difference.low
+    assert (found.lower, found.higher) == (39, 1) and found.p < 1e-6 and found.difference.value > 0 > found.difference.low
     assert found.verdict == "mixed" and "lost" not in forgetting._verdict(found, True)
     said = comparing._words("perplexity", found, "Mine")
     assert "nats a token higher on 40 items. Item by item (39 better, 1 worse)" in said and "chance" not in said

@@ -6,7 +6,7 @@ from builders import until
 from gradio_client.exceptions import AppError
 from pages import Page
 from test_measurements import SUBJECTS, measured, plan
-from test_measures import question, written
+from test_measures import COLUMNS, pair, question, written
 
 from engine import adapters
 from engine.backends.scripted import ScriptedBackend
@@ -125,6 +125,23 @@ def test_a_person_measures_stops_goes_on_and_reads_the_result(served, tiny, data
         tab.get_by_role("button", name="Delete it").click()
         tab.wait_for_function("!document.querySelector('#measured .list li')")
         assert not tab.errors and not tab.outside and not measurements.every()
+
+
+@browser.needs_chromium
+def test_more_of_a_stereotype_is_not_called_better(served, tmp_path):
+    pairs = [pair(f"One {number} a", f"One {number} b", kind) for kind in ("gender", "age") for number in range(12)]
+    data = written(tmp_path / "pairs.csv", [COLUMNS, *pairs])
+    for adapter in ("none", "scripted-one"):
+        measured(plan(data, measure="crows", adapter=adapter))
+    with browser.opened(served.url, 390, 844) as tab:
+        browser.to_tab(tab, "Measure")
+        for at in range(2):
+            tab.locator("#measured .list input").nth(at).check()
+        tab.click("#measured summary:text('By group')")
+        has(tab, "#measured .result table", "More stereotypical")
+        said = tab.inner_text("#measured .result")
+        assert "Less stereotypical" in said and "the stereotype is preferred" in said and "etter" not in said
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390 and not tab.errors
 
 
 @browser.needs_chromium

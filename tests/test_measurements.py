@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from filelock import FileLock
-from test_measures import question, written
+from test_measures import COLUMNS, pair, question, written
 
 from engine import hardware, jobs, paths, runs
 from engine.backends import pretrained, transformers_scoring
@@ -77,7 +77,8 @@ def test_a_sample_is_the_same_for_base_and_adapter_and_they_are_compared(data):
     found = comparing.compared(base, tuned)
     right = [sum(row["right"] for row in each.read_rows()) for each in (base, tuned)]
     assert found.paired.items == 12 and round(found.paired.difference.value * 12) == right[1] - right[0]
-    assert found.paired.better + found.paired.worse + found.paired.same == 12 and json.dumps(found.plain()) and "12 items" in found.words
+    assert found.counted == {"better": found.paired.higher, "worse": found.paired.lower, "the same": found.paired.same}
+    assert sum(found.counted.values()) == 12 and json.dumps(found.plain()) and "12 items" in found.words
 
 
 def test_what_is_not_alike_is_not_compared(data, tmp_path):
@@ -94,6 +95,19 @@ def test_what_is_not_alike_is_not_compared(data, tmp_path):
         comparing.compared(base, perplexity)
     same, _ = measured(plan(rows, measure="perplexity"))
     assert comparing.compared(perplexity, same).words == "Both are the same on all 4 items."
+
+
+def test_a_loss_that_fell_is_better_and_a_stereotype_more_is_not(tmp_path):
+    rows = written(tmp_path / "rows.jsonl", [{"instruction": str(number), "output": "b"} for number in range(12)])
+    base, tuned = (measured(plan(rows, measure="perplexity", adapter=each))[0] for each in ("none", "scripted-one"))
+    found, losses = comparing.compared(base, tuned), [{row["key"]: row["loss"] for row in each.read_rows()} for each in (base, tuned)]
+    assert found.counted["better"] == sum(losses[1][key] < losses[0][key] for key in losses[0]) > 0
+    pairs = written(tmp_path / "pairs.csv", [COLUMNS, *(pair(f"One {number} a", f"One {number} b") for number in range(12))])
+    base, tuned = (measured(plan(pairs, measure="crows", adapter=each))[0] for each in ("none", "scripted-one"))
+    found, liked = comparing.compared(base, tuned), [{row["key"]: row["right"] for row in each.read_rows()} for each in (base, tuned)]
+    assert list(found.counted) == ["more stereotypical", "less stereotypical", "the same"]
+    assert found.counted["more stereotypical"] == sum(liked[1][key] > liked[0][key] for key in liked[0]) > 0
+    assert "the stereotype is preferred" in found.words
 
 
 def test_a_pair_is_tested_anew_only_where_its_rows_are_others(tmp_path, monkeypatch):

@@ -12,16 +12,23 @@ from engine.evaluate.measurements import Measurement
 
 # Fewer items of a group tell nothing.
 LEAST = 10
+# What it means that an item is lower or higher, first what is counted first. Of CrowS-Pairs neither is better: half is no preference.
+_MEANS = {
+    "perplexity": {"lower": "better", "higher": "worse"},
+    "mmlu": {"higher": "better", "lower": "worse"},
+    "crows": {"higher": "more stereotypical", "lower": "less stereotypical"},
+}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A second measurement against a first one: over all items that both scored, and in each group of at least `LEAST` of them. `words`
-    say it."""
+    """A second measurement against a first one: over all items that both scored, and in each group of at least `LEAST` of them. `counted`:
+    how many items changed which way, as that is called of this measure. `words` say it."""
 
     measure: str
     paired: Paired
     groups: dict[str, Paired]
+    counted: dict[str, int]
     words: str
 
     def plain(self) -> dict:
@@ -38,7 +45,12 @@ def compared(first: Measurement, second: Measurement, called: str = "The second 
     if not (first.facts and first.facts.get("data_sha256") == second.facts.get("data_sha256")):
         raise BadInput(f"{first.id} and {second.id} were not measured on the same data, so they cannot be compared.")
     paired, groups = _tested(_Rows.of(first), _Rows.of(second))
-    return Comparison(one.measure, paired, dict(groups), _words(one.measure, paired, called))
+    return Comparison(one.measure, paired, dict(groups), counted(one.measure, paired), _words(one.measure, paired, called))
+
+
+def counted(measure: str, found: Paired) -> dict[str, int]:
+    """How many items changed which way, by what that is called."""
+    return {word: getattr(found, way) for way, word in _MEANS[measure].items()} | {"the same": found.same}
 
 
 @dataclass(frozen=True)
@@ -87,9 +99,9 @@ def _losses(pairs) -> Paired:
 
 
 def mixed(found: Paired) -> str:
-    """What is said where the test and the difference do not agree."""
+    """What is said of losses where the test and the difference do not agree."""
     return (
-        f"Item by item ({found.better:,} better, {found.worse:,} worse) it is not what it is over all tokens together, so it is called "
+        f"Item by item ({found.lower:,} better, {found.higher:,} worse) it is not what it is over all tokens together, so it is called "
         f"neither better nor worse {tested_by(found)}."
     )
 
@@ -106,11 +118,10 @@ def _words(measure: str, found: Paired, called: str) -> str:
         what = f"{called}: the loss is {abs(found.difference.value):.3f} nats a token {change}"
     else:
         points = 100 * found.difference.value
-        what = (
-            f"{called}: the share is {abs(points):.1f} points {'higher' if points > 0 else 'lower'}"
-            if points
-            else "The shares are the same"
-        )
+        stereotypes = measure == "crows"
+        change = ("more often" if stereotypes else "higher") if points > 0 else ("less often" if stereotypes else "lower")
+        share = "the stereotype is preferred" if stereotypes else "the share is"
+        what = f"{called}: {share} {abs(points):.1f} points {change}" if points else "The shares are the same"
     what = f"{what} on {found.items:,} items"
     if found.verdict == "mixed":
         return f"{what}. {mixed(found)}"

@@ -32,16 +32,16 @@ class Estimate:
 @dataclass(frozen=True)
 class Paired:
     """A second measurement against a first one on the same items. `difference` is second less first: of shares, or of mean losses in
-    nats a token. `better` and `worse` count items on which the second did better or worse, `same` the others. `p` is two-sided: McNemar's
-    exact test of choices, Wilcoxon's signed ranks of losses; None where no item differs. `verdict`: no item differs, no more of a
+    nats a token. `higher` and `lower` count items that are true, or lose more, at the second or at the first alone; `same` the others. What
+    of it is better is the measure's to say. `p` is two-sided: McNemar's exact test of choices, Wilcoxon's signed ranks of losses; None where no item differs. `verdict`: no item differs, no more of a
     difference than chance explains, the test and the difference do not agree, a change."""
 
     items: int
     first: float
     second: float
     difference: Estimate
-    better: int
-    worse: int
+    higher: int
+    lower: int
     same: int
     p: float | None
     test: str
@@ -88,16 +88,16 @@ def paired_choices(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     from scipy.stats import binomtest
 
     one, other = numpy.asarray(first, bool), numpy.asarray(second, bool)
-    better, worse, count = int((other & ~one).sum()), int((one & ~other).sum()), len(one)
-    p = float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else None
-    apart = (better - worse) / count
-    error = math.sqrt(max(better + worse - (better - worse) ** 2 / count, 0)) / count
+    higher, lower, count = int((other & ~one).sum()), int((one & ~other).sum()), len(one)
+    p = float(binomtest(higher, higher + lower, 0.5).pvalue) if higher + lower else None
+    apart = (higher - lower) / count
+    error = math.sqrt(max(higher + lower - (higher - lower) ** 2 / count, 0)) / count
     # Without an item that differs there is no spread to go by: what so many items would have shown of a rare difference.
-    reach = _Z * error if better + worse else 1 - 0.05 ** (1 / count)
+    reach = _Z * error if higher + lower else 1 - 0.05 ** (1 / count)
     estimate = Estimate(apart, max(-1.0, apart - reach), min(1.0, apart + reach))
     verdict = "same" if p is None else "change" if p < SIGNIFICANT else "chance"
     means = float(one.mean()), float(other.mean())
-    return Paired(count, *means, estimate, better, worse, count - better - worse, p, "McNemar, exact", verdict)
+    return Paired(count, *means, estimate, higher, lower, count - higher - lower, p, "McNemar, exact", verdict)
 
 
 def paired_losses(first: Sequence[float], second: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Paired:
@@ -124,10 +124,10 @@ def paired_losses(first: Sequence[float], second: Sequence[float], tokens: Seque
         verdict = "chance"
     else:
         verdict = "change" if p < SIGNIFICANT and surely and leans * mean > 0 else "mixed"
-    better, worse = int((apart < 0).sum()), int((apart > 0).sum())
+    higher, lower = int((apart > 0).sum()), int((apart < 0).sum())
     means = float(one.sum() / count.sum()), float(other.sum() / count.sum())
-    same = len(one) - better - worse
-    return Paired(len(one), *means, Estimate(mean, low, high), better, worse, same, p, "Wilcoxon, signed ranks", verdict)
+    same = len(one) - higher - lower
+    return Paired(len(one), *means, Estimate(mean, low, high), higher, lower, same, p, "Wilcoxon, signed ranks", verdict)
 
 
 def share_of(flags: Sequence[bool]) -> Share:

@@ -173,4 +173,5 @@ def _compared(found: list[Measurement]) -> dict:
         made = comparing.compared(*found, called=_apart([called(each) for each in found])[1])
     except BadInput as error:
         return {"words": str(error), "groups": {}}
-    return {"words": made.words, "groups": {name: vars(each) | {"difference": each.difference.value} for name, each in made.groups.items()}}
+    groups = {name: {"counted": comparing.counted(made.measure, each), "p": each.p} for name, each in made.groups.items()}
+    return {"words": made.words, "groups": groups}
