@@ -12,7 +12,7 @@ from engine import adapters
 from engine.backends.scripted import ScriptedBackend
 from engine.evaluate import measurements, measuring, published_scores
 from engine.game import published
-from ui.measure import expected, figures, settings
+from ui.measure import expected, figures, history, settings
 
 HOSTILE = "<img src=x onerror=\"document.title='measured'\">"
 
@@ -158,6 +158,17 @@ def test_one_that_was_killed_goes_on_and_names_are_text(served, tiny, tmp_path):
         has(tab, "#measured .result table", HOSTILE.replace("_", " ") + SUBJECTS[0])
         assert tab.title() != "measured" and not tab.locator("#measured img").count() and not tab.errors
     assert measurements.find(made.id).result
+
+
+def test_under_a_result_stands_how_answers_were_asked_for(data, tmp_path):
+    rows = written(tmp_path / "rows.jsonl", [{"instruction": "a", "output": "b"}] * 4)
+    settings = plan(rows, measure="perplexity", prompt_format="alpaca", system="Be brief.\n" + "So brief! " * 20)
+    facts = history.about(measured(settings)[0])["facts"]
+    assert "prompt format alpaca" in facts
+    (system,) = [each for each in facts if each.startswith("system text")]
+    assert system.startswith("system text “Be brief. So brief!") and system.endswith("…”") and len(system) < 100
+    assert "no system text" in history.about(measured(settings.model_copy(update={"system": ""}))[0])["facts"]
+    assert not any("system" in each or "format" in each for each in history.about(measured(plan(data))[0])["facts"])
 
 
 def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):

@@ -97,6 +97,21 @@ def test_what_is_not_alike_is_not_compared(data, tmp_path):
     assert comparing.compared(perplexity, same).words == "Both are the same on all 4 items."
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"), [({"prompt_format": "openorca"}, "same prompt format"), ({"system": "Be brief."}, "same system text")]
+)
+def test_answers_that_were_asked_for_otherwise_are_not_compared_though_their_tokens_are_as_many(tmp_path, changed, words):
+    rows = written(tmp_path / "rows.jsonl", [{"instruction": str(number), "output": "b"} for number in range(4)])
+    settings = plan(rows, measure="perplexity", prompt_format="guanaco", system="")
+    first, second = (measured(each)[0] for each in (settings, settings.model_copy(update=changed)))
+    assert [row["tokens"] for row in first.read_rows()] == [row["tokens"] for row in second.read_rows()]
+    with pytest.raises(BadInput, match=f"{words}.*--prompt-format and --system"):
+        comparing.compared(first, second)
+    text = settings.model_copy(update={"read_as": "text"})
+    first, second = (measured(each)[0] for each in (text, text.model_copy(update=changed)))
+    assert comparing.compared(first, second).paired.verdict == "same"  # a text is asked for in no way
+
+
 def test_a_loss_that_fell_is_better_and_a_stereotype_more_is_not(tmp_path):
     rows = written(tmp_path / "rows.jsonl", [{"instruction": str(number), "output": "b"} for number in range(12)])
     base, tuned = (measured(plan(rows, measure="perplexity", adapter=each))[0] for each in ("none", "scripted-one"))

@@ -44,6 +44,13 @@ def compared(first: Measurement, second: Measurement, called: str = "The second 
         raise BadInput(f"{first.id} and {second.id} differ in their {differ}, so they cannot be compared.")
     if not (first.facts and first.facts.get("data_sha256") == second.facts.get("data_sha256")):
         raise BadInput(f"{first.id} and {second.id} were not measured on the same data, so they cannot be compared.")
+    asked = {"prompt_format": "in the same prompt format", "system": "with the same system text"} if first.facts.get("formed") else {}
+    other_way = next((what for key, what in asked.items() if first.facts[key] != second.facts[key]), "")
+    if other_way:
+        raise BadInput(
+            f"{first.id} and {second.id} were not measured {other_way}, so they cannot be compared. Measure the base together with its adapter, "
+            "or both with the same --prompt-format and --system."
+        )
     paired, groups = _tested(_Rows.of(first), _Rows.of(second))
     return Comparison(one.measure, paired, dict(groups), counted(one.measure, paired), _words(one.measure, paired, called))
 

@@ -40,10 +40,12 @@ class Subject:
 
 
 class Measure(ABC):
-    """A measure on one set of data. `sha256` is that of the data as read, `told` what a person should know of it."""
+    """A measure on one set of data. `sha256` is that of the data as read, `told` what a person should know of it. `formed` where items
+    are conversations, whose prompt format and system text count."""
 
     sha256: str
     told: tuple[str, ...]
+    formed = False
 
     @property
     @abstractmethod

@@ -117,7 +117,7 @@ def _facts(
     system: str,
     items: list[Item],
 ) -> dict:
-    """What it is measured with; hashes are hex SHA-256."""
+    """What it is measured with; hashes are hex SHA-256. `formed`: whether prompt format and system text count."""
     loaded = asdict(backend.loaded)
     kept = {key: loaded[key] for key in ("model", "backend", "device", "quantization", "compute_dtype", "context")}
     return {
@@ -130,6 +130,7 @@ def _facts(
         "data_sha256": measure.sha256,
         "prompt_format": form,
         "system": system,
+        "formed": measure.formed,
         "items": len(items),
     }
 

@@ -85,6 +85,8 @@ def windows(count: int, window: int) -> Iterator[tuple[int, int, int]]:
 class OfAnswers(_Perplexity):
     """See `Measure`; its items are the rows of a data set, of at most `longest` tokens."""
 
+    formed = True
+
     def __init__(self, data: Data, longest: int, told: Sequence[str]):
         self._data, self._longest, self.sha256, self.told = data, longest, data.sha256, tuple(told)
 

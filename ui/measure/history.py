@@ -1,5 +1,7 @@
 """What was measured and what is being: the list, one result or two beside each other, stopping, going on, deleting."""
 
+import textwrap
+
 import gradio as gr
 
 from engine import jobs
@@ -21,6 +23,7 @@ MOST_SHOWN = 2
 # Asked for by the page's own script, which shows what it is told; none takes long.
 PLAIN = {"queue": False}
 _NAME_CHARS = 300
+_SYSTEM_CHARS = 80
 
 
 def draw(services: Services) -> gr.HTML:
@@ -155,6 +158,7 @@ def about(measurement: Measurement) -> dict:
         f"weights {facts['weights'][:12]}" + (f", adapter {facts['adapter_sha256'][:12]}" if facts["adapter_sha256"] else "")
         if facts
         else "",
+        *(_asked(facts) if facts.get("formed") else []),
         f"a sample of {settings.limit:,} (seed {settings.seed})" if settings.limit else "",
     ]
     return {
@@ -165,6 +169,12 @@ def about(measurement: Measurement) -> dict:
         "details": figures.details(measurement),
         "command": f"python -m engine evaluate {settings.measure} --resume {measurement.id}",
     }
+
+
+def _asked(facts: dict) -> list[str]:
+    """How the answers of a data set were asked for."""
+    system = textwrap.shorten(facts["system"], _SYSTEM_CHARS, placeholder=" …")
+    return [f"prompt format {facts['prompt_format']}", f"system text “{system}”" if system else "no system text"]
 
 
 def _compared(found: list[Measurement]) -> dict:
