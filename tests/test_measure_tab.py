@@ -177,6 +177,10 @@ def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):
     assert drawn["series"] == ["mine", "base", "7B", "13B", "33B", "65B", "70B"] and drawn["chance"] == 25
     assert [dot["series"] for dot in drawn["rows"][0]["dots"]] == [0, 1] and drawn["rows"][0]["dots"][0]["low"] is not None
     published_rows = {row["name"]: [dot["value"] for dot in row["dots"]] for row in drawn["rows"]}
+    heads = [row["head"] for row in drawn["rows"] if row["head"]]
+    assert [table.source in head for table, head in zip(published_scores.TABLES["mmlu"], heads, strict=True)] == [True, True]
+    assert all("five shots" in said for said in (*heads, drawn["caption"]))
+    assert published_scores.CROWS.source in figures.CAPTIONS["crows"]
     for table in published_scores.TABLES["mmlu"]:
         for name, values in table.rows.items():
             assert published_rows[name] == [value for value in values if value is not None]
