@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import threading
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -158,7 +158,7 @@ def _measure(name: str, resume: str, as_json: bool, model: str, adapter: str, lo
     print(
         f"{facts['model']}, adapter {facts['adapter']}: {facts['backend']}, {facts['quantization']}, {facts['compute_dtype']}, {facts['device']}"
     )
-    _print(measurement.settings.measure, measurement.result)
+    _print(measurement)
 
 
 def _resumed(name: str, id: str) -> Measurement:
@@ -205,9 +205,10 @@ def _show(event: Event) -> None:
             pass  # told by whoever waits for the end
 
 
-def _print(measure: Literal["perplexity", "mmlu", "crows"], result: dict) -> None:
+def _print(measurement: Measurement) -> None:
     """A result as a table."""
-    print(f"{measuring.TITLES[measure]}: {measuring.words(measure, result)}")
+    measure, result = measurement.settings.measure, measurement.result
+    print(f"{measuring.titled(measure, measurement.facts)}: {measuring.words(measure, result)}")
     groups = {"mmlu": ("groups", "subjects"), "crows": ("categories",), "perplexity": ()}[measure]
     for key in groups:
         print()

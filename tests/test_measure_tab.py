@@ -6,7 +6,7 @@ from builders import until
 from gradio_client.exceptions import AppError
 from pages import Page
 from test_measurements import SUBJECTS, measured, plan
-from test_measures import COLUMNS, pair, question, written
+from test_measures import COLUMNS, five_shot, pair, question, written
 
 from engine import adapters
 from engine.backends.scripted import ScriptedBackend
@@ -158,6 +158,14 @@ def test_one_that_was_killed_goes_on_and_names_are_text(served, tiny, tmp_path):
         has(tab, "#measured .result table", HOSTILE.replace("_", " ") + SUBJECTS[0])
         assert tab.title() != "measured" and not tab.locator("#measured img").count() and not tab.errors
     assert measurements.find(made.id).result
+
+
+def test_the_title_says_which_shots_there_were(data, tmp_path):
+    own = written(tmp_path / "five.jsonl", [five_shot("anatomy", number, "A") for number in range(4)])
+    for each, said in ((plan(data), "no shots"), (plan(data, shots=5), "five shots"), (plan(own), "5 shots in the data")):
+        shown = history.about(measured(each)[0])
+        assert shown["what"] == f"MMLU, {said}" and bool(shown["told"]) == (each.data == own)
+    assert history.row_of(measurements.create(plan(own)))["what"] == "MMLU"  # the data has not been read yet
 
 
 def test_under_a_result_stands_how_answers_were_asked_for(data, tmp_path):

@@ -86,6 +86,45 @@ def test_the_header_stands_once_and_the_first_five_rows_are_shots(tmp_path):
     )
 
 
+def five_shot(subject: str, number: int, output: str, count: int = 5, between: str = "\n\n") -> dict:
+    """A row as qlora's five-shot files have it: its shots stand in its input."""
+    header, asked = question(subject, number, output)["input"].split("\n\n")
+    shots = [question(subject, 100 + shot, "")["input"].split("\n\n")[1] + f" {'ABCDA'[shot]}" for shot in range(count)]
+    return {"subject": subject, "input": f"{header}\n\n" + between.join((*shots, asked)), "output": output}
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n", "\n\n\n"])
+def test_shots_that_the_data_has_already_are_not_put_there_twice(tmp_path, between):
+    rows = [five_shot("anatomy", number, "ABCD"[number % 4], between=between) for number in range(7)]
+    data = written(tmp_path / "five_shot_mmlu_val.json", rows)
+    with pytest.raises(BadInput, match=r"five_shot_mmlu_val.json have answered ones .*line 1: 5.*--shots 0"):
+        mmlu.read(data, 5, "", True, quiet)
+    single = written(tmp_path / "single.jsonl", [question("anatomy", number, "A") for number in range(7)])
+    with pytest.raises(BadInput, match="five_shot_mmlu_val.json have answered ones .*single questions with --shots-from"):
+        mmlu.read(single, 5, data, True, quiet)
+    measure = mmlu.read(data, 0, "", True, quiet)
+    asked = []
+    found = rows_of(measure, subject_of(lambda before, what, blend: asked.append(before) or likes("B")(before, what, blend)))
+    assert asked[::4] == [row["input"] for row in rows]  # to the letter, the last question unanswered
+    assert [row["answer"] for row in found] == [row["output"] for row in rows] and [row["right"] for row in found].count(True) == 2
+    assert measure.variant == "5 shots in the data" and "5 answered questions before each one" in measure.told[0]
+    assert mmlu.read(single, 0, "", True, quiet).variant == "no shots" and mmlu.read(single, 5, "", True, quiet).variant == "five shots"
+
+
+def test_shots_of_the_data_are_read_once_for_a_subject(tmp_path):
+    """As they are foretold, so that the time is."""
+    whole = written(tmp_path / "five.jsonl", [five_shot("anatomy", number, "A") for number in range(40)])
+    apart = written(tmp_path / "one.jsonl", [question("anatomy", number, "A") for number in range(45)])
+    inside, outside = mmlu.read(whole, 0, "", True, quiet), mmlu.read(apart, 5, "", True, quiet)
+    assert inside.tokens(40) == pytest.approx(outside.tokens(40), rel=0.05)
+
+
+def test_where_the_number_of_shots_in_the_data_differs_that_is_said(tmp_path):
+    rows = [five_shot("anatomy", 0, "A", 3), five_shot("anatomy", 1, "A", 5), question("anatomy", 2, "A")]
+    measure = mmlu.read(written(tmp_path / "some.jsonl", rows), 0, "", True, quiet)
+    assert measure.variant == "0 to 5 shots in the data" and "0 to 5 answered questions" in measure.told[0]
+
+
 def test_subjects_without_questions_or_with_few_shots_are_said(tmp_path):
     rows = [question("anatomy", number, "A") for number in range(3)] + [question("virology", number, "A") for number in range(6)]
     measure = mmlu.read(written(tmp_path / "mmlu.jsonl", rows), 5, "", True, quiet)

@@ -41,11 +41,12 @@ class Subject:
 
 class Measure(ABC):
     """A measure on one set of data. `sha256` is that of the data as read, `told` what a person should know of it. `formed` where items
-    are conversations, whose prompt format and system text count."""
+    are conversations, whose prompt format and system text count. `variant` is which of the ways to measure it is, where there are some."""
 
     sha256: str
     told: tuple[str, ...]
     formed = False
+    variant = ""
 
     @property
     @abstractmethod

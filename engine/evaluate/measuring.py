@@ -117,7 +117,7 @@ def _facts(
     system: str,
     items: list[Item],
 ) -> dict:
-    """What it is measured with; hashes are hex SHA-256. `formed`: whether prompt format and system text count."""
+    """What it is measured with; hashes are hex SHA-256. `formed`, `variant`: see `Measure`."""
     loaded = asdict(backend.loaded)
     kept = {key: loaded[key] for key in ("model", "backend", "device", "quantization", "compute_dtype", "context")}
     return {
@@ -131,8 +131,14 @@ def _facts(
         "prompt_format": form,
         "system": system,
         "formed": measure.formed,
+        "variant": measure.variant,
         "items": len(items),
     }
+
+
+def titled(measure: str, facts: dict) -> str:
+    """What is measured, and in which way as soon as the data has been read."""
+    return ", ".join(filter(None, (TITLES[measure], facts.get("variant"))))
 
 
 def words(measure: str, result: dict) -> str:

@@ -1,11 +1,12 @@
 """MMLU as qlora.py scores it: which of A, B, C and D a model finds likeliest after "Answer:", without or with five answered questions of
 the subject before it (Hendrycks et al., 2021; Dettmers et al., 2023, section 5.2).
 
-Data has the layout of artidoro/qlora (`subject`, `input`, `output`) or that of the Hub's copies (`subject`, `question`, `choices`,
-`answer`).
+Data has the layout of artidoro/qlora (`subject`, `input`, `output`; in its five-shot files `input` has the shots already) or that of the
+Hub's copies (`subject`, `question`, `choices`, `answer`).
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ CHANCE = 1 / len(LETTERS)
 # As the published file has it, two spaces and all.
 _HEADER = "The following are multiple choice questions (with answers) about  {}."
 _ANSWER = "Answer:"
+_ANSWERED = re.compile(rf"^{_ANSWER}[ \t]*\(?[{LETTERS}]\)?\.?[ \t]*$", re.MULTILINE)
 OTHER = "other (business, health, misc.)"
 # github.com/hendrycks/test, categories.py; what is in none of these three belongs to the fourth.
 _GROUPS = {
@@ -47,14 +49,15 @@ GROUP_OF = {subject: group for group, subjects in _GROUPS.items() for subject in
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a subject: the line that stands once above all of them, the question with its choices up to "Answer:", and the
-    right letter. `line` is where it stands in its file."""
+    """A question of a subject: what stands once above all of them, the question with its choices up to "Answer:", and the right letter.
+    `line` is where it stands in its file, `inside` how many answered questions it has before it there already."""
 
     line: int
     subject: str
     header: str
     body: str
     answer: str
+    inside: int = 0
     shots: tuple["Question", ...] = ()
 
     def prompt(self, shots: int) -> str:
@@ -68,6 +71,9 @@ class Mmlu(Measure):
 
     def __init__(self, questions: Sequence[Question], sha256: str, told: Sequence[str]):
         self._questions, self.sha256, self.told = questions, sha256, tuple(told)
+        inside = _range([each.inside for each in questions])
+        shots = "five shots" if any(each.shots for each in questions) else "no shots"
+        self.variant = shots if inside == "0" else f"{inside} shots in the data"
 
     @property
     def count(self) -> int:
@@ -170,11 +176,15 @@ def read(data: str, shots: int, shots_from: str, skip_bad_rows: bool, report: hu
     found = sources.read(source, report)
     questions, told = _questions(found, skip_bad_rows)
     sha256 = found.sha256
+    if not shots and any(each.inside for each in questions):
+        told = [*told, f"The data has {_range([each.inside for each in questions])} answered questions before each one that is asked."]
     if shots:
+        _check_single(questions, found, "Measure it without shots (--shots 0), or name data without answered questions.")
         answered = questions
         if shots_from:
             others = sources.read(shots_from, report)
             answered, more = _questions(others, skip_bad_rows)
+            _check_single(answered, others, "Name data of single questions with --shots-from.")
             told, sha256 = [*told, *more], f"{sha256}+{others.sha256}"
         questions, more = _with_shots(questions, answered, apart=bool(shots_from))
         told = [*told, *more]
@@ -188,6 +198,21 @@ def _questions(found: sources.Source, skip: bool) -> tuple[list[Question], list[
         made = row if isinstance(row, BadRow) else _question(row.line, row.fields)
         (bad if isinstance(made, BadRow) else good).append(made)
     return good, list(checked(bad, len(good), found.unit, skip, found.name))
+
+
+def _check_single(questions: Sequence[Question], found: sources.Source, what_to_do: str) -> None:
+    """Raise BadInput where questions have shots in their data already: five of them would be thirty."""
+    first = next((each for each in questions if each.inside), None)
+    if first:
+        raise BadInput(
+            f"The questions of {found.name} have answered ones before them already ({found.unit} {first.line}: {first.inside}), so no shots can "
+            f"be made of them or put before them. {what_to_do}"
+        )
+
+
+def _range(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _question(line: int, fields: Mapping) -> Question | BadRow:
@@ -207,7 +232,11 @@ def _question(line: int, fields: Mapping) -> Question | BadRow:
     header, parted, body = asked.partition("\n\n")
     if not (parted and header.startswith("The following are multiple choice questions")):
         header, body = _header(subject), asked
-    return Question(line, subject, header, body, answer.strip())
+    answered = list(_ANSWERED.finditer(body))
+    end = answered[-1].end() if answered else 0
+    if answered and body.startswith("\n\n", end):  # so that what questions have in common is known to be that
+        header, body = f"{header}\n\n{body[:end]}", body[end + 2 :]
+    return Question(line, subject, header, body, answer.strip(), len(answered))
 
 
 def _of_choices(line: int, subject: str, fields: Mapping) -> Question | BadRow:

@@ -118,7 +118,7 @@ def row_of(measurement: Measurement) -> dict:
     return {
         "id": told["id"],
         "status": told["status"],
-        "what": _what(settings) if settings else "",
+        "what": _what(settings, told["facts"]) if settings else "",
         "of": called(measurement) if settings else told["id"],
         "done": told["done"],
         "items": told["facts"].get("items"),
@@ -128,12 +128,10 @@ def row_of(measurement: Measurement) -> dict:
     }
 
 
-def _what(settings: dict) -> str:
+def _what(settings: dict, facts: dict) -> str:
     """What is measured, in a few words."""
-    title = measuring.TITLES[settings["measure"]]
-    if settings["measure"] == "mmlu":
-        return f"{title}, {'five shots' if settings['shots'] else 'no shots'}"
-    return f"{title} · {public_name(settings['data'])}"
+    title = measuring.titled(settings["measure"], facts)
+    return title if settings["measure"] == "mmlu" else f"{title} · {public_name(settings['data'])}"
 
 
 def called(measurement: Measurement) -> str:
