@@ -214,5 +214,5 @@ def _print(measurement: Measurement) -> None:
         print()
         for row in result[key]:
             print(f"{row.get('title', row['name']):<44}{row['share']:>7.1%}  ({row['low']:.1%} – {row['high']:.1%})  of {row['of']:,}")
-    for caveat in result.get("caveats", ()):
-        print(f"\n{caveat}")
+    for text in (*result["told"], *result.get("caveats", ())):
+        print(f"\n{text}")

@@ -36,7 +36,7 @@ def written(path, rows) -> str:
 
 def subject_of(likelihood=None, context: int = 32_768) -> Subject:
     backend = ScriptedBackend(context=context, **({"likelihood": likelihood} if likelihood else {}))
-    return Subject(backend.scorer(), prompts.prompt_format("guanaco"), "")
+    return Subject(backend.scorer(), prompts.prompt_format("guanaco"), "", context)
 
 
 def rows_of(measure, subject) -> list[dict]:
@@ -144,7 +144,19 @@ def test_where_the_context_is_short_the_last_shots_go(tmp_path):
     assert rows_of(measure, subject_of(context=whole))[0]["shots"] == 5
     short = rows_of(measure, subject_of(context=whole - 1))
     assert short[0]["shots"] == 4 and rows_of(measure, subject_of(context=one))[0]["shots"] == 4
-    assert measure.result(short)["fewer_shots"] == 1
+    assert measure.result(short)["fewer_shots"] == 1 and "Of 1 questions 1 stand behind fewer shots" in measure.remarks(short, whole - 1)[0]
+    none = len(measure.items(subject_of())[0].content.prompt(0)) + 2
+    bare = rows_of(measure, subject_of(context=none))
+    assert measure.result(bare)["fewer_shots"] == 1 and f"only 0 fitted the context of {none:,} tokens" in measure.remarks(bare, none)[0]
+    assert measure.remarks(rows_of(measure, subject_of(context=whole)), whole) == []
+    few = mmlu.read(
+        written(tmp_path / "few.jsonl", [question("anatomy", 9, "A")]),
+        5,
+        written(tmp_path / "dev.jsonl", [question("anatomy", 0, "A")]),
+        True,
+        quiet,
+    )
+    assert few.remarks(rows_of(few, subject_of()), 32_768) == []  # it has the one that there is
     with pytest.raises(BadInput, match=r"line 6 .anatomy. is longer than the 40 tokens"):
         rows_of(measure, subject_of(context=40))
 

@@ -79,7 +79,8 @@ class _Rows:
 # A page looks at a pair again and again, and thousands of losses are drawn anew for most of a second.
 @functools.lru_cache(maxsize=64)
 def _tested(first: _Rows, second: _Rows) -> tuple[Paired, Mapping[str, Paired]]:
-    """The test over all items that both have, and by group. Raises BadInput where there are none, or their tokens are not the same."""
+    """The test over all items that both have, and by group. Raises BadInput where there are none, or their tokens or shots are not
+    the same."""
     names = f"{first.measurement.id} and {second.measurement.id}"
     left = {row["key"]: row for row in first.measurement.read_rows()}
     right = {row["key"]: row for row in second.measurement.read_rows()}
@@ -88,6 +89,10 @@ def _tested(first: _Rows, second: _Rows) -> tuple[Paired, Mapping[str, Paired]]:
         raise BadInput(f"{names} have no item in common yet. Measure both with the same sample size and seed.")
     if any(a.get("tokens") != b.get("tokens") for a, b in pairs):
         raise BadInput(f"{names} count different tokens: measure both with the same model and prompt format.")
+    if any(a.get("shots") != b.get("shots") for a, b in pairs):
+        raise BadInput(
+            f"{names} put different numbers of shots before the same questions, as fitted the context: measure both in the same one."
+        )
     test = _losses if "loss" in pairs[0][0] else _choices
     groups = {}
     for group in sorted({a["group"] for a, _ in pairs} - {""}):

@@ -32,11 +32,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is asked: a scorer, and for answers of a data set the prompt format and the system text where a row has none."""
+    """Who is asked: a scorer, for answers of a data set the prompt format and the system text where a row has none, and how many tokens
+    a text may have, which is never more than the scorer takes."""
 
     scorer: Scorer
     form: Format
     system: str
+    context: int
 
 
 class Measure(ABC):
@@ -70,6 +72,10 @@ class Measure(ABC):
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:
         """A row for each item, by its number, as soon as it is scored, with `key`, `group` and what the figures are made of; of `known`
         items none. Ends early where `stop()` is true."""
+
+    def remarks(self, rows: Sequence[dict], context: int) -> list[str]:
+        """What a person should know of how these rows came about in a context of so many tokens."""
+        return []
 
     @abstractmethod
     def result(self, rows: Sequence[dict]) -> dict:

@@ -105,7 +105,7 @@ class Mmlu(Measure):
                 count -= 1
             if not count and not _fits(subject, _choice(question, 0)):
                 raise BadInput(
-                    f"The question in line {question.line} ({question.subject}) is longer than the {subject.scorer.context:,} tokens that this "
+                    f"The question in line {question.line} ({question.subject}) is longer than the {subject.context:,} tokens that this "
                     "model takes here. Leave it out, or choose a model with a longer context."
                 )
             asked.append(_choice(question, count))
@@ -127,8 +127,22 @@ class Mmlu(Measure):
                 },
             )
 
+    def remarks(self, rows: Sequence[dict], context: int) -> list[str]:
+        fewer = self._fewer(rows)
+        if not fewer:
+            return []
+        return [
+            f"Of {len(rows):,} questions {len(fewer):,} stand behind fewer shots than there are: only {_range(fewer)} fitted the context of "
+            f"{context:,} tokens."
+        ]
+
+    def _fewer(self, rows: Sequence[dict]) -> list[int]:
+        """How many shots stood before those questions that had not all of them."""
+        meant = {str(each.line): len(each.shots) for each in self._questions}
+        return [row["shots"] for row in rows if row["shots"] < meant[row["key"]]]
+
     def result(self, rows: Sequence[dict]) -> dict:
-        """`average` is the mean over subjects, as qlora.py and the paper have it, `pooled` over questions. `choices` says how often each
+        """`fewer_shots` is of how many questions the context was too short for all shots. `average` is the mean over subjects, as qlora.py and the paper have it, `pooled` over questions. `choices` says how often each
         letter was chosen."""
         subjects: dict[str, list[bool]] = {}
         for row in rows:
@@ -143,7 +157,6 @@ class Mmlu(Measure):
                 groups.append({"name": group, "subjects": len(inside), **_plain(pooled), "average": asdict(mean)})
         average = intervals.mean_of(list(shares.values()))
         chosen = Counter(row["choice"] for row in rows)
-        fewer = sum(row["shots"] < SHOTS for row in rows) if any(row["shots"] for row in rows) else 0
         return {
             "questions": len(rows),
             "average": average and asdict(average),
@@ -151,7 +164,7 @@ class Mmlu(Measure):
             "groups": groups,
             "subjects": [{"name": each, "group": GROUP_OF.get(each, OTHER), **_plain(share)} for each, share in shares.items()],
             "choices": {letter: chosen[letter] for letter in LETTERS},
-            "fewer_shots": fewer,
+            "fewer_shots": len(self._fewer(rows)),
             "chance": CHANCE,
         }
 
@@ -166,7 +179,7 @@ def _choice(question: Question, shots: int) -> Choice:
 
 def _fits(subject: Subject, choice: Choice) -> bool:
     """Counted only where it can be otherwise: no tokenizer makes more tokens of a text than it has bytes, and a start."""
-    return len(choice.before.encode()) + SHOTS < subject.scorer.context or subject.scorer.tokens(choice) <= subject.scorer.context
+    return len(choice.before.encode()) + SHOTS < subject.context or subject.scorer.tokens(choice) <= subject.context
 
 
 def read(data: str, shots: int, shots_from: str, skip_bad_rows: bool, report: hub.Report) -> Mmlu:

@@ -67,7 +67,7 @@ class OfText(_Perplexity):
             raise BadInput("A text of fewer than two tokens has no perplexity. Give a longer one.")
         return [
             Item(str(begin), "", Text(tuple(ids[start:end]), tuple(place >= begin for place in range(start, end))))
-            for start, begin, end in windows(len(ids), min(self._window, scorer.context))
+            for start, begin, end in windows(len(ids), min(self._window, subject.context))
         ]
 
 
@@ -103,7 +103,7 @@ class OfAnswers(_Perplexity):
         scorer = subject.scorer
         if scorer.tokenizer is None:
             raise BadInput("The answers of a data set need a model whose tokens are known here. Choose the backend transformers.")
-        lengths = Lengths(min(self._longest, scorer.context))
+        lengths = Lengths(min(self._longest, subject.context))
         made: list[Item] = []
         seen: dict[int, int] = {}
         for conversation, line in zip(self._data.conversations, self._data.lines, strict=True):
