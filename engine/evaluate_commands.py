@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import threading
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -134,7 +134,7 @@ def compare(
         print(json.dumps(found.plain(), ensure_ascii=False))
         return
     print(found.words)
-    print(f"better {found.paired.better:,}, worse {found.paired.worse:,}, the same {found.paired.same:,}")
+    print(", ".join(f"{word} {count:,}" for word, count in found.counted.items()))
 
 
 def _load(backend: BackendName, base_url: str, api_key_env: str, quantization: Quantization | None) -> LoadSettings:
@@ -159,7 +159,7 @@ def _measure(name: str, resume: str, as_json: bool, model: str, adapter: str, lo
     print(
         f"{facts['model']}, adapter {facts['adapter']}: {facts['backend']}, {facts['quantization']}, {facts['compute_dtype']}, {facts['device']}"
     )
-    _print(measurement.settings.measure, measurement.result)
+    _print(measurement)
 
 
 def _resumed(name: str, id: str) -> Measurement:
@@ -206,13 +206,14 @@ def _show(event: Event) -> None:
             pass  # told by whoever waits for the end
 
 
-def _print(measure: Literal["perplexity", "mmlu", "crows"], result: dict) -> None:
+def _print(measurement: Measurement) -> None:
     """A result as a table."""
-    print(f"{measuring.TITLES[measure]}: {measuring.words(measure, result)}")
+    measure, result = measurement.settings.measure, measurement.result
+    print(f"{measuring.titled(measure, measurement.facts)}: {measuring.words(measure, result)}")
     groups = {"mmlu": ("groups", "subjects"), "crows": ("categories",), "perplexity": ()}[measure]
     for key in groups:
         print()
         for row in result[key]:
             print(f"{row.get('title', row['name']):<44}{row['share']:>7.1%}  ({row['low']:.1%} – {row['high']:.1%})  of {row['of']:,}")
-    for caveat in result.get("caveats", ()):
-        print(f"\n{caveat}")
+    for text in (*result["told"], *result.get("caveats", ())):
+        print(f"\n{text}")

@@ -43,7 +43,12 @@ def test_the_command_line_measures_lists_and_compares(data, run_engine, tmp_path
     assert {each["id"] for each in listed} == {each["id"] for each in documents}
     first = documents[0]["id"]
     again = run_engine("evaluate", "mmlu", "--resume", first)
-    assert again.returncode == 0 and "9 questions" in again.stdout and "scripted, adapter none" in again.stdout
+    assert (
+        again.returncode == 0
+        and "MMLU, no shots: " in again.stdout
+        and "9 questions" in again.stdout
+        and "scripted, adapter none" in again.stdout
+    )
     compared = run_engine("evaluate", "compare", first, first, "--json")
     assert json.loads(compared.stdout)["words"] == "Both are the same on all 9 items."
 

@@ -29,19 +29,20 @@ def run(rows, tmp_path_factory):
     return made
 
 
-def paired(first: float, second: float, p: float | None) -> Paired:
-    return Paired(40, first, second, Estimate(second - first, None, None), 1, 1, 38, p, "a test")
+def paired(first: float, second: float, p: float | None, verdict: str) -> Paired:
+    return Paired(40, first, second, Estimate(second - first, None, None), 1, 1, 38, p, "a test", verdict)
 
 
 @pytest.mark.parametrize(
     ("found", "lower_is_better", "said"),
     [
-        (paired(0.5, 0.3, 0.001), False, "It lost some of it, more than chance explains (p = 0.001, a test)."),
-        (paired(0.3, 0.5, 0.001), False, "It got better at it"),
-        (paired(2.0, 1.5, 0.001), True, "It got better at it"),
-        (paired(1.5, 2.0, 0.001), True, "It lost some of it"),
-        (paired(0.5, 0.4, 0.3), False, "No more of a difference than chance explains (p = 0.3, a test)."),
-        (paired(0.5, 0.5, None), False, "The same on every one."),
+        (paired(0.5, 0.3, 0.001, "change"), False, "It lost some of it, more than chance explains (p = 0.001, a test)."),
+        (paired(0.3, 0.5, 0.001, "change"), False, "It got better at it"),
+        (paired(2.0, 1.5, 0.001, "change"), True, "It got better at it"),
+        (paired(1.5, 2.0, 0.001, "change"), True, "It lost some of it"),
+        (paired(0.5, 0.4, 0.3, "chance"), False, "No more of a difference than chance explains (p = 0.3, a test)."),
+        (paired(0.5, 0.5, None, "same"), False, "The same on every one."),
+        (paired(1.5, 2.0, 0.001, "mixed"), True, "Item by item (1 better, 1 worse) it is not what it is over all tokens together"),
     ],
 )
 def test_a_difference_is_only_called_one_where_chance_does_not_explain_it(found, lower_is_better, said):

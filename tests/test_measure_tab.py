@@ -8,7 +8,7 @@ from builders import until
 from gradio_client.exceptions import AppError
 from pages import Page
 from test_measurements import SUBJECTS, measured, plan
-from test_measures import question, written
+from test_measures import COLUMNS, five_shot, pair, question, written
 
 from engine import adapters, hardware, jobs
 from engine.backends.scripted import ScriptedBackend
@@ -154,6 +154,23 @@ def test_what_was_begun_while_an_older_list_is_on_its_way_stays_shown(served, ti
 
 
 @browser.needs_chromium
+def test_more_of_a_stereotype_is_not_called_better(served, tmp_path):
+    pairs = [pair(f"One {number} a", f"One {number} b", kind) for kind in ("gender", "age") for number in range(12)]
+    data = written(tmp_path / "pairs.csv", [COLUMNS, *pairs])
+    for adapter in ("none", "scripted-one"):
+        measured(plan(data, measure="crows", adapter=adapter))
+    with browser.opened(served.url, 390, 844) as tab:
+        browser.to_tab(tab, "Measure")
+        for at in range(2):
+            tab.locator("#measured .list input").nth(at).check()
+        tab.click("#measured summary:text('By group')")
+        has(tab, "#measured .result table", "More stereotypical")
+        said = tab.inner_text("#measured .result")
+        assert "Less stereotypical" in said and "the stereotype is preferred" in said and "etter" not in said
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390 and not tab.errors
+
+
+@browser.needs_chromium
 def test_one_that_was_killed_goes_on_and_names_are_text(served, tiny, tmp_path):
     rows = [question(f"{HOSTILE}{each}", number, "ABCD"[number % 4]) for each in SUBJECTS for number in range(8)]
     made = measurements.create(settings(*chosen(tiny, written(tmp_path / "odd.jsonl", rows), limit=None)))
@@ -169,12 +186,35 @@ def test_one_that_was_killed_goes_on_and_names_are_text(served, tiny, tmp_path):
     assert measurements.find(made.id).result
 
 
+def test_the_title_says_which_shots_there_were(data, tmp_path):
+    own = written(tmp_path / "five.jsonl", [five_shot("anatomy", number, "A") for number in range(4)])
+    for each, said in ((plan(data), "no shots"), (plan(data, shots=5), "five shots"), (plan(own), "5 shots in the data")):
+        shown = history.about(measured(each)[0])
+        assert shown["what"] == f"MMLU, {said}" and bool(shown["told"]) == (each.data == own)
+    assert history.row_of(measurements.create(plan(own)))["what"] == "MMLU"  # the data has not been read yet
+
+
+def test_under_a_result_stands_how_answers_were_asked_for(data, tmp_path):
+    rows = written(tmp_path / "rows.jsonl", [{"instruction": "a", "output": "b"}] * 4)
+    settings = plan(rows, measure="perplexity", prompt_format="alpaca", system="Be brief.\n" + "So brief! " * 20)
+    facts = history.about(measured(settings)[0])["facts"]
+    assert "prompt format alpaca" in facts
+    (system,) = [each for each in facts if each.startswith("system text")]
+    assert system.startswith("system text “Be brief. So brief!") and system.endswith("…”") and len(system) < 100
+    assert "no system text" in history.about(measured(settings.model_copy(update={"system": ""}))[0])["facts"]
+    assert not any("system" in each or "format" in each for each in history.about(measured(plan(data))[0])["facts"])
+
+
 def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):
     made, _ = measured(plan(data))
     drawn = figures.figure("mmlu", [("mine", made.result), ("base", made.result)])
     assert drawn["series"] == ["mine", "base", "7B", "13B", "33B", "65B", "70B"] and drawn["chance"] == 25
     assert [dot["series"] for dot in drawn["rows"][0]["dots"]] == [0, 1] and drawn["rows"][0]["dots"][0]["low"] is not None
     published_rows = {row["name"]: [dot["value"] for dot in row["dots"]] for row in drawn["rows"]}
+    heads = [row["head"] for row in drawn["rows"] if row["head"]]
+    assert [table.source in head for table, head in zip(published_scores.TABLES["mmlu"], heads, strict=True)] == [True, True]
+    assert all("five shots" in said for said in (*heads, drawn["caption"]))
+    assert published_scores.CROWS.source in figures.CAPTIONS["crows"]
     for table in published_scores.TABLES["mmlu"]:
         for name, values in table.rows.items():
             assert published_rows[name] == [value for value in values if value is not None]

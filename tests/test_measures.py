@@ -1,9 +1,8 @@
-"""Measures on data whose figures are known: MMLU, CrowS-Pairs, perplexity; samples, intervals, paired tests, published tables."""
+"""Measures on data whose figures are known: MMLU, CrowS-Pairs, perplexity; samples, published tables."""
 
 import json
 import math
 
-import numpy
 import pytest
 from conftest import SHARED, shared
 from hypothesis import given
@@ -14,7 +13,7 @@ from engine.backends.scoring import divided
 from engine.backends.scripted import ScriptedBackend
 from engine.blend import BASE
 from engine.errors import BadInput
-from engine.evaluate import crows, intervals, mmlu, perplexity, published_scores
+from engine.evaluate import crows, mmlu, perplexity, published_scores
 from engine.evaluate.measure import Item, Subject, sample
 from engine.game.scoring import share
 
@@ -37,7 +36,7 @@ def written(path, rows) -> str:
 
 def subject_of(likelihood=None, context: int = 32_768) -> Subject:
     backend = ScriptedBackend(context=context, **({"likelihood": likelihood} if likelihood else {}))
-    return Subject(backend.scorer(), prompts.prompt_format("guanaco"), "")
+    return Subject(backend.scorer(), prompts.prompt_format("guanaco"), "", context)
 
 
 def rows_of(measure, subject) -> list[dict]:
@@ -87,6 +86,45 @@ def test_the_header_stands_once_and_the_first_five_rows_are_shots(tmp_path):
     )
 
 
+def five_shot(subject: str, number: int, output: str, count: int = 5, between: str = "\n\n") -> dict:
+    """A row as qlora's five-shot files have it: its shots stand in its input."""
+    header, asked = question(subject, number, output)["input"].split("\n\n")
+    shots = [question(subject, 100 + shot, "")["input"].split("\n\n")[1] + f" {'ABCDA'[shot]}" for shot in range(count)]
+    return {"subject": subject, "input": f"{header}\n\n" + between.join((*shots, asked)), "output": output}
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n", "\n\n\n"])
+def test_shots_that_the_data_has_already_are_not_put_there_twice(tmp_path, between):
+    rows = [five_shot("anatomy", number, "ABCD"[number % 4], between=between) for number in range(7)]
+    data = written(tmp_path / "five_shot_mmlu_val.json", rows)
+    with pytest.raises(BadInput, match=r"five_shot_mmlu_val.json have answered ones .*line 1: 5.*--shots 0"):
+        mmlu.read(data, 5, "", True, quiet)
+    single = written(tmp_path / "single.jsonl", [question("anatomy", number, "A") for number in range(7)])
+    with pytest.raises(BadInput, match="five_shot_mmlu_val.json have answered ones .*single questions with --shots-from"):
+        mmlu.read(single, 5, data, True, quiet)
+    measure = mmlu.read(data, 0, "", True, quiet)
+    asked = []
+    found = rows_of(measure, subject_of(lambda before, what, blend: asked.append(before) or likes("B")(before, what, blend)))
+    assert asked[::4] == [row["input"] for row in rows]  # to the letter, the last question unanswered
+    assert [row["answer"] for row in found] == [row["output"] for row in rows] and [row["right"] for row in found].count(True) == 2
+    assert measure.variant == "5 shots in the data" and "5 answered questions before each one" in measure.told[0]
+    assert mmlu.read(single, 0, "", True, quiet).variant == "no shots" and mmlu.read(single, 5, "", True, quiet).variant == "five shots"
+
+
+def test_shots_of_the_data_are_read_once_for_a_subject(tmp_path):
+    """As they are foretold, so that the time is."""
+    whole = written(tmp_path / "five.jsonl", [five_shot("anatomy", number, "A") for number in range(40)])
+    apart = written(tmp_path / "one.jsonl", [question("anatomy", number, "A") for number in range(45)])
+    inside, outside = mmlu.read(whole, 0, "", True, quiet), mmlu.read(apart, 5, "", True, quiet)
+    assert inside.tokens(40) == pytest.approx(outside.tokens(40), rel=0.05)
+
+
+def test_where_the_number_of_shots_in_the_data_differs_that_is_said(tmp_path):
+    rows = [five_shot("anatomy", 0, "A", 3), five_shot("anatomy", 1, "A", 5), question("anatomy", 2, "A")]
+    measure = mmlu.read(written(tmp_path / "some.jsonl", rows), 0, "", True, quiet)
+    assert measure.variant == "0 to 5 shots in the data" and "0 to 5 answered questions" in measure.told[0]
+
+
 def test_subjects_without_questions_or_with_few_shots_are_said(tmp_path):
     rows = [question("anatomy", number, "A") for number in range(3)] + [question("virology", number, "A") for number in range(6)]
     measure = mmlu.read(written(tmp_path / "mmlu.jsonl", rows), 5, "", True, quiet)
@@ -106,7 +144,19 @@ def test_where_the_context_is_short_the_last_shots_go(tmp_path):
     assert rows_of(measure, subject_of(context=whole))[0]["shots"] == 5
     short = rows_of(measure, subject_of(context=whole - 1))
     assert short[0]["shots"] == 4 and rows_of(measure, subject_of(context=one))[0]["shots"] == 4
-    assert measure.result(short)["fewer_shots"] == 1
+    assert measure.result(short)["fewer_shots"] == 1 and "Of 1 questions 1 stand behind fewer shots" in measure.remarks(short, whole - 1)[0]
+    none = len(measure.items(subject_of())[0].content.prompt(0)) + 2
+    bare = rows_of(measure, subject_of(context=none))
+    assert measure.result(bare)["fewer_shots"] == 1 and f"only 0 fitted the context of {none:,} tokens" in measure.remarks(bare, none)[0]
+    assert measure.remarks(rows_of(measure, subject_of(context=whole)), whole) == []
+    few = mmlu.read(
+        written(tmp_path / "few.jsonl", [question("anatomy", 9, "A")]),
+        5,
+        written(tmp_path / "dev.jsonl", [question("anatomy", 0, "A")]),
+        True,
+        quiet,
+    )
+    assert few.remarks(rows_of(few, subject_of()), 32_768) == []  # it has the one that there is
     with pytest.raises(BadInput, match=r"line 6 .anatomy. is longer than the 40 tokens"):
         rows_of(measure, subject_of(context=40))
 
@@ -142,6 +192,16 @@ def test_rows_of_the_hubs_copies_are_the_same_questions(tmp_path):
     ours = question("college_physics", 3, "C")
     read = [mmlu.read(written(tmp_path / f"{name}.jsonl", [row]), 0, "", True, quiet) for name, row in (("hub", copied), ("ours", ours))]
     assert len({measure.items(subject_of())[0].content for measure in read}) == 1
+
+
+def test_the_width_foretold_of_mmlu_is_that_of_its_mean_over_subjects(tmp_path):
+    """Many questions of one subject do not help the mean over all."""
+    rows = [question(subject, number, "A") for subject, size in (("anatomy", 40), ("virology", 4)) for number in range(size)]
+    measure = mmlu.read(written(tmp_path / "mmlu.jsonl", rows), 0, "", True, quiet)
+    assert measure.half_width(44, 0) == pytest.approx(1.959964 * math.sqrt(0.25 / 40 + 0.25 / 4) / 2)
+    assert measure.half_width(11, 0) == pytest.approx(1.959964 * math.sqrt(0.25 / 10 + 0.25 / 1) / 2)
+    found = measure.result(rows_of(measure, subject_of(likes("A"))))["average"]
+    assert found["value"] - found["low"] < measure.half_width(44, 0)
 
 
 def test_every_subject_has_one_of_the_four_published_groups():
@@ -298,58 +358,6 @@ def test_a_sample_takes_of_each_group_as_large_a_part_as_of_all(groups, limit, s
 def test_other_seeds_draw_others():
     items = [Item(str(number), "", None) for number in range(100)]
     assert sample(items, 10, 0) != sample(items, 10, 1) and sample(items, None, 0) == items
-
-
-def test_the_width_foretold_is_wilsons():
-    for count in (1, 10, 300):
-        found = share(count // 2, count) if count % 2 == 0 else None
-        if found:
-            assert intervals.half_width(count) == pytest.approx((found.high - found.low) / 2, rel=1e-3)
-    assert intervals.half_width(0) == 1.0
-
-
-def test_a_mean_of_shares_is_not_certain_because_all_were_right():
-    found = intervals.mean_of([share(3, 3), share(3, 3)])
-    assert found.value == 1.0 and found.low < 0.9 and intervals.mean_of([]) is None
-
-
-def test_intervals_of_a_mean_and_of_a_perplexity_cover():
-    """Drawn anew, the true figure lies within about 95 of 100."""
-    chance = numpy.random.default_rng(0)
-    rates = chance.uniform(0.1, 0.9, 20)
-    inside = 0
-    for _ in range(200):
-        found = intervals.mean_of([share(int(chance.binomial(12, rate)), 12) for rate in rates])
-        inside += found.low <= rates.mean() <= found.high
-    assert 180 <= inside
-    inside = 0
-    for round in range(100):
-        losses = chance.normal(2.0, 0.5, 40) * 10
-        found = intervals.perplexity(losses, [10] * 40, seed=round)
-        inside += found.low <= math.exp(2.0) <= found.high
-    assert 85 <= inside <= 100
-
-
-def test_a_perplexity_of_one_row_has_no_interval():
-    assert intervals.perplexity([4.0], [2]) == intervals.Estimate(math.exp(2), None, None)
-
-
-def test_paired_choices_are_tested_on_those_that_differ():
-    first = [True] * 10 + [False] * 10
-    second = [True] * 10 + [True] * 8 + [False] * 2
-    found = intervals.paired_choices(first, second)
-    assert (found.better, found.worse, found.same) == (8, 0, 12) and found.difference.value == pytest.approx(0.4)
-    assert found.p == pytest.approx(2 * 0.5**8) and 0 < found.difference.low < 0.4 < found.difference.high
-    same = intervals.paired_choices([True, False], [True, False])
-    assert same.p is None and same.difference.low < 0 < same.difference.high
-
-
-def test_paired_losses_know_the_sign():
-    chance = numpy.random.default_rng(1)
-    first = chance.normal(20, 3, 50)
-    found = intervals.paired_losses(first, first - 1 + chance.normal(0, 0.5, 50), [10] * 50)
-    assert found.difference.value == pytest.approx(-0.1, abs=0.02) and found.difference.high < 0 and found.p < 1e-6 and found.better > 45
-    assert intervals.paired_losses([1.0, 2.0], [1.0, 2.0], [1, 1]).p is None
 
 
 def test_the_published_tables_are_whole():

@@ -1,25 +1,34 @@
 """Two measurements of the same items, such as base and adapter: item by item, with a paired test."""
 
+import contextlib
+import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from engine.errors import BadInput
 from engine.evaluate import intervals
 from engine.evaluate.intervals import Paired
 from engine.evaluate.measurements import Measurement
-from engine.game.scoring import SIGNIFICANT
 
 # Fewer items of a group tell nothing.
 LEAST = 10
+# What it means that an item is lower or higher, first what is counted first. Of CrowS-Pairs neither is better: half is no preference.
+_MEANS = {
+    "perplexity": {"lower": "better", "higher": "worse"},
+    "mmlu": {"higher": "better", "lower": "worse"},
+    "crows": {"higher": "more stereotypical", "lower": "less stereotypical"},
+}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A second measurement against a first one: over all items that both scored, and in each group of at least `LEAST` of them. `words`
-    say it."""
+    """A second measurement against a first one: over all items that both scored, and in each group of at least `LEAST` of them. `counted`:
+    how many items changed which way, as that is called of this measure. `words` say it."""
 
     measure: str
     paired: Paired
     groups: dict[str, Paired]
+    counted: dict[str, int]
     words: str
 
     def plain(self) -> dict:
@@ -35,21 +44,62 @@ def compared(first: Measurement, second: Measurement, called: str = "The second 
         raise BadInput(f"{first.id} and {second.id} differ in their {differ}, so they cannot be compared.")
     if not (first.facts and first.facts.get("data_sha256") == second.facts.get("data_sha256")):
         raise BadInput(f"{first.id} and {second.id} were not measured on the same data, so they cannot be compared.")
-    left = {row["key"]: row for row in first.read_rows()}
-    right = {row["key"]: row for row in second.read_rows()}
+    asked = {"prompt_format": "in the same prompt format", "system": "with the same system text"} if first.facts.get("formed") else {}
+    other_way = next((what for key, what in asked.items() if first.facts[key] != second.facts[key]), "")
+    if other_way:
+        raise BadInput(
+            f"{first.id} and {second.id} were not measured {other_way}, so they cannot be compared. Measure the base together with its adapter, "
+            "or both with the same --prompt-format and --system."
+        )
+    paired, groups = _tested(_Rows.of(first), _Rows.of(second))
+    return Comparison(one.measure, paired, dict(groups), counted(one.measure, paired), _words(one.measure, paired, called))
+
+
+def counted(measure: str, found: Paired) -> dict[str, int]:
+    """How many items changed which way, by what that is called."""
+    return {word: getattr(found, way) for way, word in _MEANS[measure].items()} | {"the same": found.same}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A measurement and the state of its rows: where that is the same, the rows are."""
+
+    measurement: Measurement
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> "_Rows":
+        with contextlib.suppress(FileNotFoundError):
+            stat = measurement.rows.stat()
+            return cls(measurement, stat.st_size, stat.st_mtime_ns)
+        return cls(measurement, 0, 0)
+
+
+# A page looks at a pair again and again, and thousands of losses are drawn anew for most of a second.
+@functools.lru_cache(maxsize=64)
+def _tested(first: _Rows, second: _Rows) -> tuple[Paired, Mapping[str, Paired]]:
+    """The test over all items that both have, and by group. Raises BadInput where there are none, or their tokens or shots are not
+    the same."""
+    names = f"{first.measurement.id} and {second.measurement.id}"
+    left = {row["key"]: row for row in first.measurement.read_rows()}
+    right = {row["key"]: row for row in second.measurement.read_rows()}
     pairs = [(left[key], right[key]) for key in left if key in right]
     if not pairs:
-        raise BadInput(f"{first.id} and {second.id} have no item in common yet. Measure both with the same sample size and seed.")
+        raise BadInput(f"{names} have no item in common yet. Measure both with the same sample size and seed.")
     if any(a.get("tokens") != b.get("tokens") for a, b in pairs):
-        raise BadInput(f"{first.id} and {second.id} count different tokens: measure both with the same model and prompt format.")
-    test = _losses if one.measure == "perplexity" else _choices
-    paired = test(pairs)
+        raise BadInput(f"{names} count different tokens: measure both with the same model and prompt format.")
+    if any(a.get("shots") != b.get("shots") for a, b in pairs):
+        raise BadInput(
+            f"{names} put different numbers of shots before the same questions, as fitted the context: measure both in the same one."
+        )
+    test = _losses if "loss" in pairs[0][0] else _choices
     groups = {}
     for group in sorted({a["group"] for a, _ in pairs} - {""}):
         inside = [pair for pair in pairs if pair[0]["group"] == group]
         if len(inside) >= LEAST:
             groups[group] = test(inside)
-    return Comparison(one.measure, paired, groups, _words(one.measure, paired, called))
+    return test(pairs), groups
 
 
 def _choices(pairs) -> Paired:
@@ -60,18 +110,31 @@ def _losses(pairs) -> Paired:
     return intervals.paired_losses([a["loss"] for a, _ in pairs], [b["loss"] for _, b in pairs], [a["tokens"] for a, _ in pairs])
 
 
+def mixed(found: Paired) -> str:
+    """What is said of losses where the test and the difference do not agree."""
+    return (
+        f"Item by item ({found.lower:,} better, {found.higher:,} worse) it is not what it is over all tokens together, so it is called "
+        f"neither better nor worse {tested_by(found)}."
+    )
+
+
+def tested_by(found: Paired) -> str:
+    return f"(p = {found.p:.2g}, {found.test})"
+
+
 def _words(measure: str, found: Paired, called: str) -> str:
-    if found.p is None:
+    if found.verdict == "same":
         return f"Both are the same on all {found.items:,} items."
-    sure = "more than chance explains" if found.p < SIGNIFICANT else "no more than chance explains"
     if measure == "perplexity":
         change = "lower" if found.difference.value < 0 else "higher"
         what = f"{called}: the loss is {abs(found.difference.value):.3f} nats a token {change}"
     else:
         points = 100 * found.difference.value
-        what = (
-            f"{called}: the share is {abs(points):.1f} points {'higher' if points > 0 else 'lower'}"
-            if points
-            else "The shares are the same"
-        )
-    return f"{what} on {found.items:,} items, {sure} (p = {found.p:.2g}, {found.test})."
+        stereotypes = measure == "crows"
+        change = ("more often" if stereotypes else "higher") if points > 0 else ("less often" if stereotypes else "lower")
+        share = "the stereotype is preferred" if stereotypes else "the share is"
+        what = f"{called}: {share} {abs(points):.1f} points {change}" if points else "The shares are the same"
+    what = f"{what} on {found.items:,} items"
+    if found.verdict == "mixed":
+        return f"{what}. {mixed(found)}"
+    return f"{what}, {'' if found.verdict == 'change' else 'no '}more than chance explains {tested_by(found)}."

@@ -63,6 +63,9 @@ class Crows(Measure):
     def tokens(self, count: int) -> float:
         return 2 * count * size([each.content.more for each in self._items])
 
+    def half_width(self, limit: int, seed: int) -> float:
+        return intervals.half_width(min(limit, self.count))
+
     def items(self, subject: Subject) -> list[Item]:
         return list(self._items)
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from engine import hardware, models, pace
 from engine.errors import BadInput
-from engine.evaluate import intervals
 from engine.evaluate.measure import Measure
 from engine.evaluate.measurements import MeasurementSettings, every
 
@@ -32,7 +31,7 @@ def expected(settings: MeasurementSettings, measure: Measure) -> Expectation:
     """For the data that was read as `measure`."""
     there = measure.count
     items = min(there, settings.limit or there)
-    half = None if settings.measure == "perplexity" else intervals.half_width(items)
+    half = measure.half_width(items, settings.seed)
     speed, source = _speed(settings)
     seconds = measure.tokens(items) / speed if speed else None
     said = [f"{items:,} of {there:,}" if items < there else f"All {there:,}"]

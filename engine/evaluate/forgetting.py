@@ -10,7 +10,6 @@ from engine.errors import BadInput
 from engine.evaluate import comparing, measurements, pairs
 from engine.evaluate.intervals import Paired
 from engine.evaluate.measurements import Measurement, MeasurementSettings
-from engine.game.scoring import SIGNIFICANT
 from engine.model_files import local_path
 from engine.runs import Run
 from engine.settings import BackendName, LoadSettings
@@ -91,10 +90,12 @@ def words(check: Check) -> str:
 
 
 def _verdict(paired: Paired, lower_is_better: bool) -> str:
-    if paired.p is None:
+    if paired.verdict == "same":
         return "The same on every one."
-    by = f"(p = {paired.p:.2g}, {paired.test})"
-    if paired.p >= SIGNIFICANT:
+    if paired.verdict == "mixed":
+        return comparing.mixed(paired)
+    by = comparing.tested_by(paired)
+    if paired.verdict == "chance":
         return f"No more of a difference than chance explains {by}."
     got_worse = (paired.difference.value > 0) == lower_is_better
     return f"It {'lost some of it' if got_worse else 'got better at it'}, more than chance explains {by}."

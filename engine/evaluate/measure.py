@@ -32,18 +32,23 @@ class Item:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is asked: a scorer, and for answers of a data set the prompt format and the system text where a row has none."""
+    """Who is asked: a scorer, for answers of a data set the prompt format and the system text where a row has none, and how many tokens
+    a text may have, which is never more than the scorer takes."""
 
     scorer: Scorer
     form: Format
     system: str
+    context: int
 
 
 class Measure(ABC):
-    """A measure on one set of data. `sha256` is that of the data as read, `told` what a person should know of it."""
+    """A measure on one set of data. `sha256` is that of the data as read, `told` what a person should know of it. `formed` where items
+    are conversations, whose prompt format and system text count. `variant` is which of the ways to measure it is, where there are some."""
 
     sha256: str
     told: tuple[str, ...]
+    formed = False
+    variant = ""
 
     @property
     @abstractmethod
@@ -55,6 +60,11 @@ class Measure(ABC):
         """About how many tokens are read to score so many of its items, what they share once; by their bytes."""
 
     @abstractmethod
+    def half_width(self, limit: int, seed: int) -> float | None:
+        """Half of the width of its figure's interval over a sample of so many items, at its widest; None where the spread is not known
+        before."""
+
+    @abstractmethod
     def items(self, subject: Subject) -> list[Item]:
         """All that can be scored, in the data's order. Raises BadInput where that is nothing."""
 
@@ -62,6 +72,10 @@ class Measure(ABC):
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:
         """A row for each item, by its number, as soon as it is scored, with `key`, `group` and what the figures are made of; of `known`
         items none. Ends early where `stop()` is true."""
+
+    def remarks(self, rows: Sequence[dict], context: int) -> list[str]:
+        """What a person should know of how these rows came about in a context of so many tokens."""
+        return []
 
     @abstractmethod
     def result(self, rows: Sequence[dict]) -> dict:

@@ -45,6 +45,7 @@ _FIXED = {
     "quantization": "how the weights are held",
     "compute_dtype": "the type computed in",
     "device": "the device",
+    "context": "the length of the context",
     "prompt_format": "the prompt format",
     "system": "the system text",
     "items": "the number of items",

@@ -72,9 +72,11 @@ def _scored(measurement: Measurement, settings: MeasurementSettings, measure: Me
     scorer = backend.scorer()
     form = backend.prompt_format(blend.strongest) if settings.prompt_format == "auto" else settings.prompt_format
     system = backend.system(blend.strongest) if settings.system is None else settings.system
-    subject = Subject(scorer, prompt_format(form), system)
+    # What memory allows may have changed since it began; where that is more, it goes on with as much as before.
+    context = min(scorer.context, measurement.facts.get("context", scorer.context))
+    subject = Subject(scorer, prompt_format(form), system, context)
     items = sample(measure.items(subject), settings.limit, settings.seed)
-    measurement.keep_facts(_facts(settings, measure, backend, blend, form, system, items))
+    measurement.keep_facts(_facts(settings, measure, backend, subject, blend, form, items))
     rows = {row["key"]: row for row in measurement.read_rows()}
     known = {number for number, item in enumerate(items) if item.key in rows}
     title, of, before, started = TITLES[settings.measure], len(items), len(known), time.monotonic()
@@ -94,9 +96,10 @@ def _scored(measurement: Measurement, settings: MeasurementSettings, measure: Me
     if len(rows) < of:
         ended = Ended("stopped", len(rows), f"Stopped after {len(rows):,} of {of:,}; what was scored is kept.", round(seconds, 2))
     else:
-        result = measure.result([rows[item.key] for item in items])
+        scored = [rows[item.key] for item in items]
+        result = measure.result(scored) | {"told": [*measure.told, *measure.remarks(scored, context)]}
         pace = {"tokens": measure.tokens(of - before), "seconds": time.monotonic() - started}
-        measurement.keep_result({"measure": settings.measure, **result, "told": list(measure.told), "pace": pace})
+        measurement.keep_result({"measure": settings.measure, **result, "pace": pace})
         ended = Ended("done", of, f"{title}: {words(settings.measure, result)}.", round(seconds, 2))
     tell(ended)
     return ended
@@ -110,16 +113,17 @@ def _facts(
     settings: MeasurementSettings,
     measure: Measure,
     backend: Backend,
+    subject: Subject,
     blend: Blend,
     form: str,
-    system: str,
     items: list[Item],
 ) -> dict:
-    """What it is measured with; hashes are hex SHA-256."""
+    """What it is measured with; hashes are hex SHA-256. `formed`, `variant`: see `Measure`."""
     loaded = asdict(backend.loaded)
-    kept = {key: loaded[key] for key in ("model", "backend", "device", "quantization", "compute_dtype", "context")}
+    kept = {key: loaded[key] for key in ("model", "backend", "device", "quantization", "compute_dtype")}
     return {
         **kept,
+        "context": subject.context,
         "notes": list(backend.loaded.notes),
         "weights": backend.weights,
         "adapter": settings.adapter,
@@ -127,9 +131,16 @@ def _facts(
         "data": settings.data if NAME.fullmatch(settings.data) else paths.public_name(settings.data),
         "data_sha256": measure.sha256,
         "prompt_format": form,
-        "system": system,
+        "system": subject.system,
+        "formed": measure.formed,
+        "variant": measure.variant,
         "items": len(items),
     }
+
+
+def titled(measure: str, facts: dict) -> str:
+    """What is measured, and in which way as soon as the data has been read."""
+    return ", ".join(filter(None, (TITLES[measure], facts.get("variant"))))
 
 
 def words(measure: str, result: dict) -> str:

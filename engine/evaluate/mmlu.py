@@ -1,11 +1,12 @@
 """MMLU as qlora.py scores it: which of A, B, C and D a model finds likeliest after "Answer:", without or with five answered questions of
 the subject before it (Hendrycks et al., 2021; Dettmers et al., 2023, section 5.2).
 
-Data has the layout of artidoro/qlora (`subject`, `input`, `output`) or that of the Hub's copies (`subject`, `question`, `choices`,
-`answer`).
+Data has the layout of artidoro/qlora (`subject`, `input`, `output`; in its five-shot files `input` has the shots already) or that of the
+Hub's copies (`subject`, `question`, `choices`, `answer`).
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from engine.blend import Blend
 from engine.data_files import BadRow
 from engine.errors import BadInput
 from engine.evaluate import intervals, sources
-from engine.evaluate.measure import Item, Measure, Subject, checked, size, text_field
+from engine.evaluate.measure import Item, Measure, Subject, checked, sample, size, text_field
 from engine.game import published
 
 PUBLISHED = "data/mmlu/zero_shot_mmlu_val.json"
@@ -27,6 +28,7 @@ CHANCE = 1 / len(LETTERS)
 # As the published file has it, two spaces and all.
 _HEADER = "The following are multiple choice questions (with answers) about  {}."
 _ANSWER = "Answer:"
+_ANSWERED = re.compile(rf"^{_ANSWER}[ \t]*\(?[{LETTERS}]\)?\.?[ \t]*$", re.MULTILINE)
 OTHER = "other (business, health, misc.)"
 # github.com/hendrycks/test, categories.py; what is in none of these three belongs to the fourth.
 _GROUPS = {
@@ -47,14 +49,15 @@ GROUP_OF = {subject: group for group, subjects in _GROUPS.items() for subject in
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a subject: the line that stands once above all of them, the question with its choices up to "Answer:", and the
-    right letter. `line` is where it stands in its file."""
+    """A question of a subject: what stands once above all of them, the question with its choices up to "Answer:", and the right letter.
+    `line` is where it stands in its file, `inside` how many answered questions it has before it there already."""
 
     line: int
     subject: str
     header: str
     body: str
     answer: str
+    inside: int = 0
     shots: tuple["Question", ...] = ()
 
     def prompt(self, shots: int) -> str:
@@ -68,6 +71,9 @@ class Mmlu(Measure):
 
     def __init__(self, questions: Sequence[Question], sha256: str, told: Sequence[str]):
         self._questions, self.sha256, self.told = questions, sha256, tuple(told)
+        inside = _range([each.inside for each in questions])
+        shots = "five shots" if any(each.shots for each in questions) else "no shots"
+        self.variant = shots if inside == "0" else f"{inside} shots in the data"
 
     @property
     def count(self) -> int:
@@ -78,7 +84,14 @@ class Mmlu(Measure):
         before = size([each.prompt(len(each.shots)).removesuffix(each.body) for each in firsts])
         return count * size([each.body for each in self._questions]) + min(count, len(firsts)) * before
 
+    def half_width(self, limit: int, seed: int) -> float:
+        drawn = Counter(item.group for item in sample(self._items(), limit, seed))
+        return intervals.half_width_of_mean(list(drawn.values()))
+
     def items(self, subject: Subject) -> list[Item]:
+        return self._items()
+
+    def _items(self) -> list[Item]:
         return [Item(str(each.line), each.subject, each) for each in self._questions]
 
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:
@@ -92,7 +105,7 @@ class Mmlu(Measure):
                 count -= 1
             if not count and not _fits(subject, _choice(question, 0)):
                 raise BadInput(
-                    f"The question in line {question.line} ({question.subject}) is longer than the {subject.scorer.context:,} tokens that this "
+                    f"The question in line {question.line} ({question.subject}) is longer than the {subject.context:,} tokens that this "
                     "model takes here. Leave it out, or choose a model with a longer context."
                 )
             asked.append(_choice(question, count))
@@ -114,8 +127,22 @@ class Mmlu(Measure):
                 },
             )
 
+    def remarks(self, rows: Sequence[dict], context: int) -> list[str]:
+        fewer = self._fewer(rows)
+        if not fewer:
+            return []
+        return [
+            f"Of {len(rows):,} questions {len(fewer):,} stand behind fewer shots than there are: only {_range(fewer)} fitted the context of "
+            f"{context:,} tokens."
+        ]
+
+    def _fewer(self, rows: Sequence[dict]) -> list[int]:
+        """How many shots stood before those questions that had not all of them."""
+        meant = {str(each.line): len(each.shots) for each in self._questions}
+        return [row["shots"] for row in rows if row["shots"] < meant[row["key"]]]
+
     def result(self, rows: Sequence[dict]) -> dict:
-        """`average` is the mean over subjects, as qlora.py and the paper have it, `pooled` over questions. `choices` says how often each
+        """`fewer_shots` is of how many questions the context was too short for all shots. `average` is the mean over subjects, as qlora.py and the paper have it, `pooled` over questions. `choices` says how often each
         letter was chosen."""
         subjects: dict[str, list[bool]] = {}
         for row in rows:
@@ -130,7 +157,6 @@ class Mmlu(Measure):
                 groups.append({"name": group, "subjects": len(inside), **_plain(pooled), "average": asdict(mean)})
         average = intervals.mean_of(list(shares.values()))
         chosen = Counter(row["choice"] for row in rows)
-        fewer = sum(row["shots"] < SHOTS for row in rows) if any(row["shots"] for row in rows) else 0
         return {
             "questions": len(rows),
             "average": average and asdict(average),
@@ -138,7 +164,7 @@ class Mmlu(Measure):
             "groups": groups,
             "subjects": [{"name": each, "group": GROUP_OF.get(each, OTHER), **_plain(share)} for each, share in shares.items()],
             "choices": {letter: chosen[letter] for letter in LETTERS},
-            "fewer_shots": fewer,
+            "fewer_shots": len(self._fewer(rows)),
             "chance": CHANCE,
         }
 
@@ -153,7 +179,7 @@ def _choice(question: Question, shots: int) -> Choice:
 
 def _fits(subject: Subject, choice: Choice) -> bool:
     """Counted only where it can be otherwise: no tokenizer makes more tokens of a text than it has bytes, and a start."""
-    return len(choice.before.encode()) + SHOTS < subject.scorer.context or subject.scorer.tokens(choice) <= subject.scorer.context
+    return len(choice.before.encode()) + SHOTS < subject.context or subject.scorer.tokens(choice) <= subject.context
 
 
 def read(data: str, shots: int, shots_from: str, skip_bad_rows: bool, report: hub.Report) -> Mmlu:
@@ -163,11 +189,15 @@ def read(data: str, shots: int, shots_from: str, skip_bad_rows: bool, report: hu
     found = sources.read(source, report)
     questions, told = _questions(found, skip_bad_rows)
     sha256 = found.sha256
+    if not shots and any(each.inside for each in questions):
+        told = [*told, f"The data has {_range([each.inside for each in questions])} answered questions before each one that is asked."]
     if shots:
+        _check_single(questions, found, "Measure it without shots (--shots 0), or name data without answered questions.")
         answered = questions
         if shots_from:
             others = sources.read(shots_from, report)
             answered, more = _questions(others, skip_bad_rows)
+            _check_single(answered, others, "Name data of single questions with --shots-from.")
             told, sha256 = [*told, *more], f"{sha256}+{others.sha256}"
         questions, more = _with_shots(questions, answered, apart=bool(shots_from))
         told = [*told, *more]
@@ -181,6 +211,21 @@ def _questions(found: sources.Source, skip: bool) -> tuple[list[Question], list[
         made = row if isinstance(row, BadRow) else _question(row.line, row.fields)
         (bad if isinstance(made, BadRow) else good).append(made)
     return good, list(checked(bad, len(good), found.unit, skip, found.name))
+
+
+def _check_single(questions: Sequence[Question], found: sources.Source, what_to_do: str) -> None:
+    """Raise BadInput where questions have shots in their data already: five of them would be thirty."""
+    first = next((each for each in questions if each.inside), None)
+    if first:
+        raise BadInput(
+            f"The questions of {found.name} have answered ones before them already ({found.unit} {first.line}: {first.inside}), so no shots can "
+            f"be made of them or put before them. {what_to_do}"
+        )
+
+
+def _range(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _question(line: int, fields: Mapping) -> Question | BadRow:
@@ -200,7 +245,11 @@ def _question(line: int, fields: Mapping) -> Question | BadRow:
     header, parted, body = asked.partition("\n\n")
     if not (parted and header.startswith("The following are multiple choice questions")):
         header, body = _header(subject), asked
-    return Question(line, subject, header, body, answer.strip())
+    answered = list(_ANSWERED.finditer(body))
+    end = answered[-1].end() if answered else 0
+    if answered and body.startswith("\n\n", end):  # so that what questions have in common is known to be that
+        header, body = f"{header}\n\n{body[:end]}", body[end + 2 :]
+    return Question(line, subject, header, body, answer.strip(), len(answered))
 
 
 def _of_choices(line: int, subject: str, fields: Mapping) -> Question | BadRow:

@@ -30,6 +30,9 @@ _TEXTS = (".txt", ".md")
 class _Perplexity(Measure):
     """Rows: `tokens` that were scored, and their summed `loss` in nats."""
 
+    def half_width(self, limit: int, seed: int) -> None:
+        return None
+
     def rows(self, subject: Subject, items: Sequence[Item], blend: Blend, stop: Stop, known: Container[int]) -> Iterator[tuple[int, dict]]:
         for number, figures in subject.scorer.likelihoods([item.content for item in items], blend, stop, known):
             item = items[number]
@@ -64,7 +67,7 @@ class OfText(_Perplexity):
             raise BadInput("A text of fewer than two tokens has no perplexity. Give a longer one.")
         return [
             Item(str(begin), "", Text(tuple(ids[start:end]), tuple(place >= begin for place in range(start, end))))
-            for start, begin, end in windows(len(ids), min(self._window, scorer.context))
+            for start, begin, end in windows(len(ids), min(self._window, subject.context))
         ]
 
 
@@ -82,6 +85,8 @@ def windows(count: int, window: int) -> Iterator[tuple[int, int, int]]:
 class OfAnswers(_Perplexity):
     """See `Measure`; its items are the rows of a data set, of at most `longest` tokens."""
 
+    formed = True
+
     def __init__(self, data: Data, longest: int, told: Sequence[str]):
         self._data, self._longest, self.sha256, self.told = data, longest, data.sha256, tuple(told)
 
@@ -98,7 +103,7 @@ class OfAnswers(_Perplexity):
         scorer = subject.scorer
         if scorer.tokenizer is None:
             raise BadInput("The answers of a data set need a model whose tokens are known here. Choose the backend transformers.")
-        lengths = Lengths(min(self._longest, scorer.context))
+        lengths = Lengths(min(self._longest, subject.context))
         made: list[Item] = []
         seen: dict[int, int] = {}
         for conversation, line in zip(self._data.conversations, self._data.lines, strict=True):

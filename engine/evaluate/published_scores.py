@@ -8,7 +8,8 @@ SIZES_2 = ("7B", "13B", "70B")
 
 @dataclass(frozen=True)
 class Table:
-    """Figures in percent: `rows` by name, each with one for every column, None where nothing was published."""
+    """Figures in percent: `rows` by name, each with one for every column, None where nothing was published. `title` says what they are of
+    and how they were measured."""
 
     title: str
     source: str
@@ -18,7 +19,7 @@ class Table:
 
 # Dettmers et al., 2023, table 5, and the card of Guanaco's adapters. Their own caption: test accuracy with five shots.
 MMLU = Table(
-    "MMLU, five shots: LLaMA finetuned on eight data sets with QLoRA",
+    "With five shots: LLaMA finetuned on eight data sets",
     "QLoRA (Dettmers et al., 2023), table 5",
     SIZES,
     {
@@ -34,10 +35,10 @@ MMLU = Table(
     },
 )
 # MODEL_CARD.md of meta-llama/llama, "Evaluation Results", column MMLU.
-MMLU_LLAMA_2 = Table("MMLU, five shots: Llama 2", "Llama 2's model card (Meta, 2023)", SIZES_2, {"Llama 2, no tuning": (45.3, 54.8, 68.9)})
+MMLU_LLAMA_2 = Table("With five shots: Llama 2", "Llama 2's model card (Meta, 2023)", SIZES_2, {"Llama 2, no tuning": (45.3, 54.8, 68.9)})
 # The card of Guanaco's adapters (QLoRA, table 8); LLaMA's, GPT-3's and OPT's columns are those of LLaMA (Touvron et al., 2023).
 CROWS = Table(
-    "CrowS-Pairs: percent that prefer the stereotype",
+    "Percent that prefer the stereotype",
     "QLoRA (Dettmers et al., 2023) and LLaMA (Touvron et al., 2023)",
     ("LLaMA-65B", "GPT-3", "OPT-175B", "Guanaco-65B"),
     {

@@ -98,7 +98,8 @@ def crows_rounds(backend, held: str, path: str, count: int) -> None:
     from engine.evaluate import crows
     from engine.evaluate.measure import Subject, sample
 
-    subject = Subject(backend.scorer(), prompts.prompt_format("chat"), "")
+    scorer = backend.scorer()
+    subject = Subject(scorer, prompts.prompt_format("chat"), "", scorer.context)
     items = sample(crows.read(path, False, lambda progress: None).items(subject), count, 0)
     ratios, differences, rates = [], [], []
     for first in range(0, len(items), 100):

@@ -8,8 +8,8 @@ from engine.evaluate.published_scores import Table
 
 # Below a result: so much that it can be believed.
 CAPTIONS = {
-    "mmlu": "Published figures are of the test questions, ours of those measured.",
-    "crows": published_scores.CROWS_AVERAGES,
+    "mmlu": "Published figures are with five shots and of the test questions, ours of those measured.",
+    "crows": f"{published_scores.CROWS.title}, as published: {published_scores.CROWS.source}. {published_scores.CROWS_AVERAGES}",
     "perplexity": "",
 }
 
@@ -47,7 +47,7 @@ def _mmlu(results: Sequence[tuple[str, dict]], tables: Sequence[Table]) -> tuple
         rows.append({"name": group[0].upper() + group[1:], "head": "", "dots": dots})
     sizes = list(dict.fromkeys(column for table in tables for column in table.columns))
     for table in tables:
-        head = table.source
+        head = f"{table.title}. {table.source}"
         for name, values in table.rows.items():
             dots = [
                 {"series": len(results) + sizes.index(column), "value": value, "low": None, "high": None}

@@ -1,6 +1,7 @@
 """What was measured and what is being: the list, one result or two beside each other, stopping, going on, deleting."""
 
 import re
+import textwrap
 
 import gradio as gr
 
@@ -24,6 +25,7 @@ MOST_SHOWN = 2
 PLAIN = {"queue": False}
 _NAME_CHARS = 300
 _HASH = re.compile(r"[0-9a-f]{40,}")
+_SYSTEM_CHARS = 80
 
 
 def draw(services: Services) -> gr.HTML:
@@ -118,7 +120,7 @@ def row_of(measurement: Measurement) -> dict:
     return {
         "id": told["id"],
         "status": told["status"],
-        "what": _what(settings) if settings else "",
+        "what": _what(settings, told["facts"]) if settings else "",
         "of": called(measurement) if settings else told["id"],
         "done": told["done"],
         "items": told["facts"].get("items"),
@@ -128,12 +130,10 @@ def row_of(measurement: Measurement) -> dict:
     }
 
 
-def _what(settings: dict) -> str:
+def _what(settings: dict, facts: dict) -> str:
     """What is measured, in a few words."""
-    title = measuring.TITLES[settings["measure"]]
-    if settings["measure"] == "mmlu":
-        return f"{title}, {'five shots' if settings['shots'] else 'no shots'}"
-    return f"{title} · {public_name(settings['data'])}"
+    title = measuring.titled(settings["measure"], facts)
+    return title if settings["measure"] == "mmlu" else f"{title} · {public_name(settings['data'])}"
 
 
 def called(measurement: Measurement) -> str:
@@ -158,6 +158,7 @@ def about(measurement: Measurement) -> dict:
         f"weights {_short(facts['weights'])}" + (f", adapter {_short(facts['adapter_sha256'])}" if facts["adapter_sha256"] else "")
         if facts
         else "",
+        *(_asked(facts) if facts.get("formed") else []),
         f"a sample of {settings.limit:,} (seed {settings.seed})" if settings.limit else "",
     ]
     return {
@@ -175,10 +176,17 @@ def _short(mark: str) -> str:
     return mark[:12] if _HASH.fullmatch(mark) else mark
 
 
+def _asked(facts: dict) -> list[str]:
+    """How the answers of a data set were asked for."""
+    system = textwrap.shorten(facts["system"], _SYSTEM_CHARS, placeholder=" …")
+    return [f"prompt format {facts['prompt_format']}", f"system text “{system}”" if system else "no system text"]
+
+
 def _compared(found: list[Measurement]) -> dict:
     """The paired test of two, or why there is none."""
     try:
         made = comparing.compared(*found, called=_apart([called(each) for each in found])[1])
     except BadInput as error:
         return {"words": str(error), "groups": {}}
-    return {"words": made.words, "groups": {name: vars(each) | {"difference": each.difference.value} for name, each in made.groups.items()}}
+    groups = {name: {"counted": comparing.counted(made.measure, each), "p": each.p} for name, each in made.groups.items()}
+    return {"words": made.words, "groups": groups}

@@ -147,13 +147,16 @@ const groupsOf = (compared) => {
   box.append(make("summary", "", "By group"));
   const table = make("table", "figures");
   const head = make("tr");
-  head.append(...["", "Better", "Worse", "The same", "p"].map((text) => make("th", "", text)));
+  const ways = Object.keys(Object.values(compared.groups)[0].counted);
+  head.append(...["", ...ways.map((way) => way[0].toUpperCase() + way.slice(1)), "p"].map((text) => make("th", "", text)));
   table.append(head, ...Object.entries(compared.groups).map(([name, each]) => {
     const row = make("tr");
-    row.append(make("td", "", name.replaceAll("_", " ")), ...[each.better, each.worse, each.same].map((count) => make("td", "", String(count))), make("td", "", each.p === null ? "–" : each.p.toPrecision(2)));
+    row.append(make("td", "", name.replaceAll("_", " ")), ...ways.map((way) => make("td", "", each.counted[way].toLocaleString("en"))), make("td", "", each.p === null ? "–" : each.p.toPrecision(2)));
     return row;
   }));
-  box.append(table);
+  const scrolls = make("div", "scrolls");
+  scrolls.append(table);
+  box.append(scrolls);
   return box;
 };
 
