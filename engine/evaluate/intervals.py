@@ -33,8 +33,9 @@ class Estimate:
 class Paired:
     """A second measurement against a first one on the same items. `difference` is second less first: of shares, or of mean losses in
     nats a token. `higher` and `lower` count items that are true, or lose more, at the second or at the first alone; `same` the others. What
-    of it is better is the measure's to say. `p` is two-sided: McNemar's exact test of choices, Wilcoxon's signed ranks of losses; None where no item differs. `verdict`: no item differs, no more of a
-    difference than chance explains, the test and the difference do not agree, a change."""
+    of it is better is the measure's to say. `p` is two-sided: McNemar's exact test of choices, Wilcoxon's signed ranks of losses; None where
+    no item differs. `verdict`: no item differs, no more of a difference than chance explains, the test and the difference do not agree, a
+    change."""
 
     items: int
     first: float
