@@ -1,11 +1,11 @@
-"""Two measurements of the same items: what is compared, what its counts are called, what is worked out once."""
+"""Two measurements of the same items: what is compared, and what its counts are called."""
 
 import pytest
 from test_measurements import measured, plan
 from test_measures import COLUMNS, pair, written
 
 from engine.errors import BadInput
-from engine.evaluate import comparing, intervals
+from engine.evaluate import comparing
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,3 @@ def test_a_loss_that_fell_is_better_and_a_stereotype_more_is_not(tmp_path):
     assert list(found.counted) == ["more stereotypical", "less stereotypical", "the same"]
     assert found.counted["more stereotypical"] == sum(liked[1][key] > liked[0][key] for key in liked[0]) > 0
     assert "the stereotype is preferred" in found.words
-
-
-def test_a_pair_is_tested_anew_only_where_its_rows_are_others(tmp_path, monkeypatch):
-    rows = written(tmp_path / "rows.jsonl", [{"instruction": "a", "output": "b"}] * 4)
-    first, second = (measured(plan(rows, measure="perplexity"))[0] for _ in range(2))
-    made, honest = [], intervals.paired_losses
-    monkeypatch.setattr(intervals, "paired_losses", lambda *asked: made.append(1) or honest(*asked))
-    found = comparing.compared(first, second)
-    assert comparing.compared(first, second, "Mine") == found and len(made) == 1
-    first.rows.write_bytes(b"".join(first.rows.read_bytes().splitlines(keepends=True)[:3]))
-    assert comparing.compared(first, second).paired.items == 3 and len(made) == 2

@@ -1,8 +1,5 @@
 """Two measurements of the same items, such as base and adapter: item by item, with a paired test."""
 
-import contextlib
-import functools
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from engine.errors import BadInput
@@ -51,8 +48,8 @@ def compared(first: Measurement, second: Measurement, called: str = "The second 
             f"{first.id} and {second.id} were not measured {other_way}, so they cannot be compared. Measure the base together with its adapter, "
             "or both with the same --prompt-format and --system."
         )
-    paired, groups = _tested(_Rows.of(first), _Rows.of(second))
-    return Comparison(one.measure, paired, dict(groups), counted(one.measure, paired), _words(one.measure, paired, called))
+    paired, groups = _tested(first, second)
+    return Comparison(one.measure, paired, groups, counted(one.measure, paired), _words(one.measure, paired, called))
 
 
 def counted(measure: str, found: Paired) -> dict[str, int]:
@@ -60,30 +57,12 @@ def counted(measure: str, found: Paired) -> dict[str, int]:
     return {word: getattr(found, way) for way, word in _MEANS[measure].items()} | {"the same": found.same}
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A measurement and the state of its rows: where that is the same, the rows are."""
-
-    measurement: Measurement
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, measurement: Measurement) -> "_Rows":
-        with contextlib.suppress(FileNotFoundError):
-            stat = measurement.rows.stat()
-            return cls(measurement, stat.st_size, stat.st_mtime_ns)
-        return cls(measurement, 0, 0)
-
-
-# A page looks at a pair again and again, and thousands of losses are drawn anew for most of a second.
-@functools.lru_cache(maxsize=64)
-def _tested(first: _Rows, second: _Rows) -> tuple[Paired, Mapping[str, Paired]]:
+def _tested(first: Measurement, second: Measurement) -> tuple[Paired, dict[str, Paired]]:
     """The test over all items that both have, and by group. Raises BadInput where there are none, or their tokens or shots are not
     the same."""
-    names = f"{first.measurement.id} and {second.measurement.id}"
-    left = {row["key"]: row for row in first.measurement.read_rows()}
-    right = {row["key"]: row for row in second.measurement.read_rows()}
+    names = f"{first.id} and {second.id}"
+    left = {row["key"]: row for row in first.read_rows()}
+    right = {row["key"]: row for row in second.read_rows()}
     pairs = [(left[key], right[key]) for key in left if key in right]
     if not pairs:
         raise BadInput(f"{names} have no item in common yet. Measure both with the same sample size and seed.")
