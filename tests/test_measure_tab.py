@@ -167,6 +167,8 @@ def test_more_of_a_stereotype_is_not_called_better(served, tmp_path):
         has(tab, "#measured .result table", "More stereotypical")
         said = tab.inner_text("#measured .result")
         assert "Less stereotypical" in said and "the stereotype is preferred" in said and "etter" not in said
+        heights = tab.evaluate("[...document.querySelectorAll('#measured .result td')].map((cell) => cell.offsetHeight)")
+        assert max(heights) < 40  # no word and no number is broken in two
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390 and not tab.errors
 
 
