@@ -19,14 +19,18 @@ from hub_server import HubServer
 from pages import BARE, DEFAULTS
 
 from engine import presets
+from engine.models import ADAPTERS, MODELS, ON_A_GPU
+from engine.requirements import needed
 
 # What a Space's host sets.
 HOST = {"SYSTEM": "spaces", "SPACE_ID": "me/playground", "SPACE_HOST": "me-playground.hf.space", "SPACE_AUTHOR_NAME": "me"}
 
 
 def deploy(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+    """The command, without the Hub where `env` names none."""
     command = [sys.executable, "spaces/deploy.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+    place = env or {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **place}, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module", params=["zero", "gpu", "cpu"])
@@ -53,6 +57,27 @@ def test_the_folder_is_the_app_with_a_card(built):
     assert ("preload_from_hub" in card.data.to_dict()) == (hardware != "cpu")
 
 
+    wanted = {each.name for each in needed(folder / "requirements.txt")}
+    assert {"torch", "transformers", "spaces"} <= wanted and "gradio" not in wanted, "as `doctor` reads them there"
+
+
+@pytest.mark.long
+def test_the_host_fetches_the_files_that_are_opened_and_no_others(tmp_path):
+    from huggingface_hub import SpaceCard
+
+    base, adapter = MODELS[ON_A_GPU].source, ADAPTERS[MODELS[ON_A_GPU].adapter].source
+    there = tmp_path / "there"
+    there.mkdir()
+    names = ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name in (*names, "pytorch_model-00001-of-00002.bin", "README.md"):
+        (there / name).write_text("{}")
+    with HubServer({base: there}) as hub:
+        done = deploy("me/playground", "--folder", str(tmp_path / "asked"), HF_ENDPOINT=hub.url)
+        assert done.returncode == 0 and not hub.fetched(), done.stderr
+    done = deploy("me/playground", "--folder", str(tmp_path / "offline"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0 and "fetches twice what is opened: " in done.stdout
+    for folder, files in (("asked", " " + ",".join(names)), ("offline", "")):
+        assert SpaceCard.load(tmp_path / folder / "README.md").data.preload_from_hub == [base + files, adapter]
 @pytest.mark.long
 def test_its_requirements_resolve_on_the_host(built, tmp_path):
     """With what the card brings: gradio with the extras that the host installs, which pin an older pydantic."""
