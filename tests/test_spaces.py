@@ -213,6 +213,13 @@ def test_it_is_sent_by_the_real_client(tmp_path):
         assert again.returncode == 2 and "--update" in again.stderr
         (sent / "old.py").write_text("")
         assert deploy("me/playground", "--upload", "--update", **place).returncode == 0
+        lender.asked.clear()
+        visitor = Client(url, verbose=False, headers={"x-ip-token": "a-visitor"})
+        visitor.predict("Hello", None, *BARE, *DEFAULTS, api_name="/chat")
+        sides = ["", *BARE[:4]] * 2
+        visitor.predict(None, "Hello", *sides, "", *DEFAULTS, api_name="/compare")
+        borrowed = [path for path in lender.asked if path.startswith("/schedule")]
+        assert len(borrowed) == 3 and all("token=a-visitor" in path for path in borrowed), "the quota is that of whoever asks"
         assert not (sent / "old.py").exists() and (sent / "app.py").is_file()
         for wrong, words in (("hf_wrong", "does not accept the token"), ("", "there is no token")):
             done = deploy("me/other", "--upload", **{**place, "HF_TOKEN": wrong})
