@@ -3,6 +3,7 @@
 A comparison comes from a client each time, so all of it is checked like a stranger's.
 """
 
+import contextvars
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +104,7 @@ class Comparison(Settings):
 
 def together(answers: Sequence[Callable[[Stop], Iterator[Event]]], stop: Stop) -> Iterator[tuple[int, Event]]:
     """Make several answers at the same time: their events as they come, each with the number of its answer. `stop` and
-    closing the iterator end all of them."""
+    closing the iterator end all of them. Each runs in a copy of the caller's context."""
     arrived: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
     gone = Flag()
 
@@ -115,7 +116,8 @@ def together(answers: Sequence[Callable[[Stop], Iterator[Event]]], stop: Stop) -
             arrived.put((number, None))
 
     with ThreadPoolExecutor(len(answers)) as pool:
-        made = [pool.submit(make, number, answer) for number, answer in enumerate(answers)]
+        # Whose answer it is stands in the context: a host that lends GPUs looks there for the quota of whoever asks.
+        made = [pool.submit(contextvars.copy_context().run, make, number, answer) for number, answer in enumerate(answers)]
         try:
             under_way = len(answers)
             while under_way:

@@ -98,6 +98,7 @@ def head(
     columns: Mapping[str, str] | None = None,
     report: hub.Report = lambda progress: None,
     limit: int | None = None,
+    public: bool = False,
 ) -> Head:
     """Begin to read a data set, as `load` does. Raises BadInput where there is no such format or column, or no row."""
     if format != AUTO and format not in FORMATS:
@@ -105,7 +106,7 @@ def head(
     if limit is not None and limit < 1:
         raise BadInput(f"The limit of rows is {limit}; it must be at least 1.")
     name, path = str(source), _file(source)
-    unit, found = data_files.opened(path) if path else data_hub.opened(name, report)
+    unit, found = data_files.opened(path) if path else data_hub.opened(name, report, public)
     rest = itertools.islice(found, limit)
     rows = tuple(itertools.islice(rest, _SAMPLE_ROWS))
     if not rows:
@@ -121,14 +122,16 @@ def load(
     report: hub.Report = lambda progress: None,
     limit: int | None = None,
     draw: Draw | None = None,
+    public: bool = False,
 ) -> Data:
     """Read at most `limit` rows of a local file, or of a Hub data set `owner/name[@config][:split]` (default split: train). With
     `draw` all are read, and those drawn are kept, in their order.
 
-    `columns` says which column of the data is a format's field: `{"instruction": "my question column"}`. Raises BadInput where
+    `columns` says which column of the data is a format's field: `{"instruction": "my question column"}`. `public` as in
+    `data_hub.opened`: it reads for a visitor of a public host. Raises BadInput where
     nothing can be read or no row is good, EngineError where the Hub does not answer.
     """
-    begun = head(source, format, columns, report, limit)
+    begun = head(source, format, columns, report, limit, public)
     name, path, unit = begun.name, begun.path, begun.unit
     checksum = None if path else data_hub.RowsChecksum()
     form, reason = begun.form(format)

@@ -36,9 +36,10 @@ _GONE = ".guanaco-deleted"
 NICENESS, NICENESS_VARIABLE = 19, "GUANACO_NICENESS"
 
 
-def start(plan: Recipe, name: str) -> Run:
-    """Write a new run's folder and train it in a process of its own, which outlives this one. `name` becomes part of its id."""
-    run = runs.create(runs.fresh_folder(name), plan.with_absolute_data())
+def start(plan: Recipe, name: str, public: bool = False) -> Run:
+    """Write a new run's folder and train it in a process of its own, which outlives this one. `name` becomes part of its id; `public` as
+    in `runs.create`."""
+    run = runs.create(runs.fresh_folder(name), plan.with_absolute_data(), public=public)
     _spawn(run)
     return run
 

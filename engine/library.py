@@ -1,8 +1,9 @@
 """All conversations of one visitor, kept in their own browser: find, take out and bring in.
 
-The host keeps none of it; it only keeps the key with which a browser finds its store again after a restart.
+The host keeps none of it; it only keeps the key with which a browser finds its store again after a restart, or makes the same again.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -142,8 +143,11 @@ def _from_markdown(document: str) -> Thread:
 
 
 def storage_secret() -> str:
-    """The key with which Gradio encrypts a browser's store. It protects nothing from the visitor whose browser it is;
-    it must outlive a restart of the app, or the store could not be read again."""
+    """The key with which Gradio encrypts a browser's store. It protects nothing from the visitor whose browser it is, and is no
+    secret: Gradio sends it to every visitor, so none of the host's may go into it. It must outlive a restart of the app, or the store
+    could not be read again; the disk of a Space does not."""
+    if (space := os.environ.get("SPACE_ID")) and not os.environ.get("GUANACO_HOME"):
+        return hashlib.sha256(f"{FORMAT}, {space}".encode()).hexdigest()
     path = paths.home() / "browser-store-key"
     if not path.exists():
         made = path.with_name(f"{path.name}.{os.getpid()}")

@@ -153,10 +153,11 @@ def first(
     format: str = AUTO,
     columns: Mapping[str, str] | None = None,
     report: hub.Report = lambda progress: None,
+    public: bool = False,
 ) -> First:
-    """The first 50 rows, as the format that is asked for or that the first 100 are in. Raises BadInput where nothing can be read, there
+    """The first 50 rows, as the format that is asked for or that the first 100 are in. `public` as in `datasets.load`. Raises BadInput where nothing can be read, there
     is no such format or column, EngineError where the Hub does not answer."""
-    head = datasets.head(source, format, columns, report)
+    head = datasets.head(source, format, columns, report, public=public)
     found = tuple(dict.fromkeys(str(name) for row in head.rows if isinstance(row, Row) for name in row.fields))
     shown = head.rows[:SHOWN_ROWS]
     try:
@@ -201,12 +202,13 @@ def measuring(
     system: str = "",
     report: hub.Report = lambda progress: None,
     stop: Stop = lambda: False,
+    public: bool = False,
 ) -> Iterator[Progress | Measured]:
     """Read a data set and make every row tokens, without keeping those: what is counted so far soon and every other second, all of it at
     the end, or what there is where it is stopped. `system` stands before rows that bring no system text. `report` hears of what
-    comes before that. Raises BadInput or EngineError where the data or the tokenizer cannot be read, or the format suits no row.
+    comes before that. `public` as in `datasets.load`. Raises BadInput or EngineError where the data or the tokenizer cannot be read, or the format suits no row.
     """
-    data = datasets.load(source, format, columns, report)
+    data = datasets.load(source, format, columns, report, public=public)
     tokenizer = tokenizer_files.opened(spec, report)
     yield from counting(data, tokenizer, form, system, stop)
 

@@ -61,10 +61,10 @@ class Probe:
         return self.peak_bytes and self.peak_bytes + (memory.RUNTIME_BYTES if hardware.machine().has_gpu else 0)
 
 
-def start(recipe: Recipe, report: hub.Report) -> Run:
-    """Begin a probe of a recipe. Raises BadInput or EngineError where its data or tokenizer cannot be read, as the run would."""
+def start(recipe: Recipe, report: hub.Report, public: bool = False) -> Run:
+    """Begin a probe of a recipe. `public` as in `datasets.load`. Raises BadInput or EngineError where its data or tokenizer cannot be read, as the run would."""
     _remove_left_alone()
-    longest, tokens = _longest(recipe, report)
+    longest, tokens = _longest(recipe, report, public)
     folder = Path(tempfile.mkdtemp(prefix="probe-", dir=paths.probes()))
     try:
         _rows_file(folder).write_text("".join(f"{json.dumps(_row(each))}\n" for each in longest), encoding="utf-8")
@@ -93,10 +93,10 @@ def stop(run: Run) -> None:
         _remove(run.folder)
 
 
-def _longest(recipe: Recipe, report: hub.Report) -> tuple[list[Conversation], int]:
+def _longest(recipe: Recipe, report: hub.Report, public: bool) -> tuple[list[Conversation], int]:
     """As many of the rows with the most tokens as a step takes, and how many tokens the longest has."""
     spec = models.resolve(recipe.model)
-    data = rows.read(recipe.data, report, rows.needed(recipe))
+    data = rows.read(recipe.data, report, rows.needed(recipe), public)
     tokenizer = tokenizer_files.opened(spec, report)
     limits = recipe.data
     form, lengths = chosen_format(limits.prompt_format, spec.prompt, tokenizer), limits.lengths

@@ -11,9 +11,9 @@ LEAST_TORCHAO = Version("0.16")
 
 
 def needed(path: Path | None = None) -> list[Requirement]:
-    """The packages by name and range, in the file's order."""
+    """The packages by name and range, in the file's order; options of pip are none."""
     lines = (line.partition("#")[0].strip() for line in (path or REQUIREMENTS).read_text(encoding="utf-8").splitlines())
-    return [Requirement(line) for line in lines if line]
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]
 
 
 def met(wanted: Requirement, version: str | None) -> bool:

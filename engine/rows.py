@@ -68,12 +68,12 @@ def needed(recipe: Recipe) -> Draw | None:
     return Draw(learnt + math.ceil(held_out), 0, plan.seed)
 
 
-def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None) -> Data:
-    """The conversations of a recipe's data, or of those rows that are drawn. Raises BadInput where there are too few, or bad
+def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None, public: bool = False) -> Data:
+    """The conversations of a recipe's data, or of those rows that are drawn. `public` as in `datasets.load`. Raises BadInput where there are too few, or bad
     ones that are not to be skipped."""
     if not plan.source:
         raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
-    data = datasets.load(plan.source, plan.format, plan.columns, report, draw=draw)
+    data = datasets.load(plan.source, plan.format, plan.columns, report, draw=draw, public=public)
     if data.bad and not plan.skip_bad_rows:
         raise BadInput(f"{_told(data, data.bad)} {_MEND}")
     if len(data.conversations) < LEAST_ROWS:

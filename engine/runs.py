@@ -30,8 +30,10 @@ _PARTIAL, LOCK, OUTPUT = f".{RECIPE}", ".lock", "output.log"
 HUB_JOB = "hub_job.json"
 # Where an adapter comes from: in a run's folder from its start, beside the adapter at its end.
 PLAYGROUND = "playground.json"
+# Says that a visitor of a public host began it.
+_PUBLIC = ".public"
 # What a run that never came to train may leave in its folder.
-_OURS = {RECIPE, EVENTS, PLAYGROUND, f".{PLAYGROUND}", _PARTIAL, LOCK, OUTPUT, _PROCESS, _STOP}
+_OURS = {RECIPE, EVENTS, PLAYGROUND, f".{PLAYGROUND}", _PARTIAL, LOCK, OUTPUT, _PROCESS, _STOP, _PUBLIC}
 _STEP = re.compile(r"step-(\d+)")
 # A read of a growing file: so much at once, so that following a long run stays in little memory.
 READ_BYTES = 4_000_000
@@ -114,6 +116,11 @@ class Run(Job):
     @property
     def checkpoints(self) -> Path:
         return self.folder / CHECKPOINTS
+
+    @property
+    def public(self) -> bool:
+        """Whether a visitor of a public host began it: its data is read as `data_hub.opened` says."""
+        return (self.folder / _PUBLIC).exists()
 
     @property
     def trained_on_the_hub(self) -> bool:
@@ -228,9 +235,9 @@ def finished(run: Run) -> Ended | None:
     return last if isinstance(last, Ended) and last.status == "done" and run.adapter.is_dir() else None
 
 
-def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
-    """Make a run's folder with its recipe. One that never came to train gives way; one elsewhere is `listed` among the runs or not.
-    Raises BadInput where there is another run."""
+def create(folder: Path, plan: Recipe, listed: bool = True, public: bool = False) -> Run:
+    """Make a run's folder with its recipe. One that never came to train gives way; one elsewhere is `listed` among the runs or not;
+    a visitor's is `public`. Raises BadInput where there is another run."""
     run = Run(folder)
     if (folder / RECIPE).exists() and (run.process or any(isinstance(event, Started) for event in all_events(run))):
         raise BadInput(f"{folder} already holds a run. Go on with it by --resume, or choose another --run-dir.")
@@ -239,8 +246,10 @@ def create(folder: Path, plan: Recipe, listed: bool = True) -> Run:
     try:
         with full_disk_told(folder.parent, 10_000):
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (EVENTS, PLAYGROUND, f".{PLAYGROUND}"):
+            for name in (EVENTS, PLAYGROUND, f".{PLAYGROUND}", _PUBLIC):
                 (folder / name).unlink(missing_ok=True)
+            if public:
+                (folder / _PUBLIC).touch()
             partial = folder / _PARTIAL
             partial.write_text(plan.to_yaml(), encoding="utf-8")
             os.replace(partial, folder / RECIPE)

@@ -5,6 +5,7 @@ Thread-safe. A request made while a model loads waits for it; a failed load keep
 
 import sys
 import threading
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -189,11 +190,11 @@ class Runtime:
             text = str(error) if expected else f"Loading {spec.title} failed unexpectedly ({type(error).__name__}: {error})."
             if log:
                 print(text, file=sys.stderr, flush=True)
+            if not expected:
+                traceback.print_exc()
             if not self._go_back(number, text):
                 self._settle(number, State("failed", spec.id, text))
-            if expected:
-                return
-            raise
+            return
         with self._condition:
             if number != self._load_number:
                 backend.close()

@@ -2,18 +2,21 @@
 
 import functools
 import json
+import os
 import queue
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from engine import adapters, children, hardware, layout_figures
+from engine import adapters, children, hardware, layout_figures, paths
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
 from engine.destinations import Exported
-from engine.errors import BadInput
+from engine.errors import BadInput, EngineError
 from engine.events import Event, Progress
 from engine.game import answering, published
 from engine.game.answer_files import Question
@@ -24,9 +27,10 @@ from engine.hub import Report
 from engine.messages import Conversation
 from engine.model_spec import ModelSpec
 from engine.models import ADAPTERS, MODELS, resolve
-from engine.offers import Offers
+from engine.offers import Offers, pack
 from engine.pair import Pair
 from engine.paths import public_name
+from engine.runs import Run
 from engine.runtime import Runtime, State
 from engine.settings import ChatSettings, Layout
 from engine.store import Store
@@ -44,7 +48,7 @@ DUEL = ChatSettings(temperature=0.7, top_p=0.9, max_new_tokens=256)
 @dataclass(frozen=True)
 class Services:
     """`read_only`: a public host, where visitors may not download, upload, switch models or see paths, nor train unless its owner
-    allows it by `training`. `offers` are files that its owner may fetch."""
+    allows it by `training`; then each may take along what came of it. `offers` are files to be fetched by whoever has their address."""
 
     runtime: Runtime
     read_only: bool = False
@@ -136,11 +140,26 @@ class Services:
         Raises BadInput or EngineError."""
         if self.read_only:
             raise BadInput("This public host gives nothing out. Run the app on your own machine for exports.")
-        for each in children.told([sys.executable, "-m", "engine", "export", run, "--to", kind, "--json", "--", dest]):
-            if isinstance(each, Progress):
-                yield each
-            else:
-                yield Exported(**json.loads(each))
+        yield from _exported(run, kind, dest)
+
+    def own_adapter(self, run: Run) -> Iterator[Progress | Path]:
+        """The adapter of a run that a visitor began, as `export` gives it, packed once; whoever knows the run's name may have it. Raises
+        BadInput for other runs, EngineError without the host's paths."""
+        if not (self.may_train and run.public):
+            raise BadInput("This public host gives out the adapters that visitors train on it, and nothing else.")
+        whole = paths.home() / "exports" / f"{run.id}.zip"
+        if not whole.exists():
+            yield Progress("Your adapter is being packed")
+            try:
+                with tempfile.TemporaryDirectory(dir=paths.home()) as place:
+                    *_, made = _exported(run.folder, "adapter", Path(place) / run.id)
+                    pack(Path(made.place), Path(place) / whole.name)
+                    whole.parent.mkdir(exist_ok=True)
+                    os.replace(Path(place) / whole.name, whole)
+            except (EngineError, OSError) as error:
+                print(f"{run.id} could not be packed: {error}", file=sys.stderr, flush=True)
+                raise EngineError("Your adapter could not be packed; the host's log says why. Try again later.") from error
+        yield whole
 
     def unload(self) -> None:
         """Give the model and its memory back, for everybody. Raises BadInput on a public host."""
@@ -231,6 +250,11 @@ class Services:
         """The adapter that the loaded model came with."""
         wanted = self.runtime.wanted_adapter or NO_ADAPTER
         return public_name(wanted) if self.read_only else wanted
+
+
+def _exported(run: str | Path, kind: str, dest: str | Path) -> Iterator[Progress | Exported]:
+    for each in children.told([sys.executable, "-m", "engine", "export", str(run), "--to", kind, "--json", "--", str(dest)]):
+        yield each if isinstance(each, Progress) else Exported(**json.loads(each))
 
 
 def _chat(runtime: Runtime, blend: Blend, stop: Stop, conversation: Conversation, settings: ChatSettings) -> Iterator[Event]:

@@ -164,7 +164,7 @@ def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _T
     spec = trainable.base(recipe.model)
     if not ranks.index() and (warning := memory.training_warning(spec.shape, recipe, hardware.machine())):
         tell(Notice(warning))
-    data = rows.read(recipe.data, tell, rows.needed(recipe))
+    data = rows.read(recipe.data, tell, rows.needed(recipe), run.public)
     learner = trainee.prepare(recipe, spec, tell, found.numbers["unpacked"] if found else None)
     if not learner.parameters:
         raise EngineError("The adapter has nothing that could learn: no matrix of it is trained. Check lora.targets.")

@@ -42,7 +42,7 @@ def questions(run: Run) -> list[Question]:
     recipe = run.recipe
     asked: list[str] = []
     with contextlib.suppress(EngineError):  # the data may be gone, and the Hub too
-        data = rows.read(recipe.data, lambda progress: None, rows.needed(recipe))
+        data = rows.read(recipe.data, lambda progress: None, rows.needed(recipe), run.public)
         count = len(data.conversations)
         held_out = datasets.at_most_half(recipe.data.held_out, count)
         _, tested = datasets.split(count, held_out, recipe.optimization.seed, recipe.data.held_out_from)

@@ -10,6 +10,7 @@ import spaces  # first of all: where a GPU is only lent, it stands in for CUDA b
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 
 import gradio as gr
@@ -35,8 +36,14 @@ def seconds(prompt: Prompt, settings: ChatSettings, seed: int, blend: Blend, col
     return min(MOST_SECONDS, START_SECONDS + settings.max_new_tokens // TOKENS_A_SECOND)
 
 
+@spaces.GPU
+def decorated() -> None:
+    """Never called. ZeroGPU refuses a Space that has decorated nothing when its page opens, and a model that could not be loaded has
+    not: then the page is to say so."""
+
+
 def lend(task: Task) -> Task:
-    """ZeroGPU's decorator; what it says of queues and quotas becomes the answer's own failure."""
+    """ZeroGPU's decorator; what it says of queues and quotas becomes the answer's own failure, and so does what its client raises."""
     lent = spaces.GPU(duration=seconds)(task)
 
     def answer(*asked: object) -> Iterator[Delta | EngineError]:
@@ -44,6 +51,13 @@ def lend(task: Task) -> Task:
             yield from lent(*asked)
         except gr.Error as error:
             raise EngineError(str(error.message)) from error
+        except EngineError:
+            raise
+        except Exception as error:  # of its connection to the service that lends, of its queues
+            traceback.print_exc()
+            raise EngineError(
+                f"This host could borrow no GPU for the answer, or lost it ({type(error).__name__}). Try again in a minute."
+            ) from error
 
     return answer
 
@@ -51,6 +65,8 @@ def lend(task: Task) -> Task:
 def main() -> None:
     """Load the model and serve the page."""
     lent = hardware.gpu_is_lent()
+    if lent:  # its stand-in for CUDA is there in this thread alone, and transformers would load quantized weights in others
+        os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     model = os.environ.get("GUANACO_MODEL") or (ON_A_GPU if hardware.machine().has_gpu else STARTER)
     training = os.environ.get("GUANACO_TRAINING", "").lower() == "on" and not lent
     try:

@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from engine import pushing  # noqa: E402
+from engine import hub, pushing  # noqa: E402
 from engine.errors import BadInput, EngineError  # noqa: E402
 from engine.models import ADAPTERS, MODELS, ON_A_GPU  # noqa: E402
 from engine.requirements import needed  # noqa: E402
@@ -44,8 +44,8 @@ TORCH = {
 }
 
 
-def build(target: Path, hardware: Hardware) -> list[Path]:
-    """Write the Space's folder, which must not be there yet; its files by their paths in it."""
+def build(target: Path, hardware: Hardware, preload: list[str]) -> list[Path]:
+    """Write the Space's folder, which must not be there yet; its files by their paths in it. `preload` is for its card."""
     target.mkdir(parents=True)
     for name in APP:
         if (ROOT / name).is_dir():
@@ -54,7 +54,7 @@ def build(target: Path, hardware: Hardware) -> list[Path]:
             shutil.copyfile(ROOT / name, target / name)
     shutil.copyfile(HERE / "app.py", target / "app.py")
     (target / "requirements.txt").write_text("\n".join(requirements(hardware)) + "\n", encoding="utf-8")
-    (target / "README.md").write_text(card(hardware), encoding="utf-8")
+    (target / "README.md").write_text(card(hardware, preload), encoding="utf-8")
     return sorted(path.relative_to(target) for path in target.rglob("*") if path.is_file())
 
 
@@ -64,7 +64,18 @@ def requirements(hardware: Hardware) -> list[str]:
     return [*TORCH[hardware], "spaces>=0.51", *kept]
 
 
-def card(hardware: Hardware) -> str:
+def preloaded() -> tuple[list[str], str]:
+    """What the host fetches before it starts, as the card names it: of the base only the files that are opened, since it is there in
+    other forms too. Where the Hub does not answer it is all of them; then the reason is given beside it."""
+    model, adapter = MODELS[ON_A_GPU], ADAPTERS[MODELS[ON_A_GPU].adapter]
+    try:
+        files = hub.model_files(hub.repository(model.source))
+    except EngineError as error:
+        return [model.source, adapter.source], str(error)
+    return [f"{model.source} {','.join(file.name for file in files)}", adapter.source], ""
+
+
+def card(hardware: Hardware, preload: list[str]) -> str:
     """The Space's README with the settings that the Hub reads from it."""
     from huggingface_hub import SpaceCardData
 
@@ -82,7 +93,7 @@ def card(hardware: Hardware) -> str:
         license="apache-2.0",
         short_description="Chat with 4-bit Guanaco and guess who answered",
         models=[model.source, adapter.source] if on_gpu else ["HuggingFaceTB/SmolLM2-135M-Instruct"],
-        preload_from_hub=[model.source, adapter.source] if on_gpu else None,
+        preload_from_hub=preload or None,
         suggested_hardware=SUGGESTED[hardware],
         startup_duration_timeout="1h",
     )
@@ -116,7 +127,7 @@ def main(
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The Space.")],
     hardware: Annotated[Hardware, typer.Option(help="What it is to run on.")] = Hardware.zero,
     folder: Annotated[Path | None, typer.Option(help="Keep the folder here, to be looked at.")] = None,
-    send: Annotated[bool, typer.Option("--upload", help="Send it; without this nothing leaves this machine.")] = False,
+    send: Annotated[bool, typer.Option("--upload", help="Send it; without this it stays on this machine.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it; without this it is private.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Replace the files of a Space that is there already.")] = False,
 ) -> None:
@@ -126,9 +137,12 @@ def main(
             raise BadInput(f"{folder} is there already. Name a folder that is not.")
         with tempfile.TemporaryDirectory() as place:
             target = folder or Path(place) / "space"
-            files = build(target, hardware)
+            preload, unknown = preloaded() if hardware != Hardware.cpu else ([], "")
+            files = build(target, hardware, preload)
             size = sum((target / file).stat().st_size for file in files)
             print(f"{len(files)} files, {size / 1e6:.1f} MB, for {hardware.value}" + (f", in {folder}" if folder else ""))
+            if unknown:
+                print(f"The card names the base as a whole, of which the host fetches twice what is opened: {unknown}")
             if send:
                 print(f"Sent: {upload(target, name, hardware, public, update)}")
             else:

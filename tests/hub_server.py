@@ -20,10 +20,10 @@ DATA = (".jsonl", ".csv", ".parquet")
 class HubServer:
     """`repos`: id -> folder. `status` answers everything with that code, and with `message` where there is one; `lie` breaks one byte of every weights file;
     `hang` never answers for weights, a number only after so many bytes; `gated` asks for a token, "everybody" lets
-    nobody in.
+    nobody in, "listed" tells everybody what there is; `private` has the names of what nobody without a token may know of.
     `datasets`: the same for repositories of data sets, whose data files count as weights where they hang.
     `owned`: a folder in which repositories may be made by whoever has the token `hf_test`, owner `me`; `spaces` has the folders of these
-    Spaces, `private` the names of what is. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
+    Spaces. `requests` records (method, path, authorization), `ranges` the first bytes that were asked for, `committed` the texts
     of files that were sent to other data sets, by name."""
 
     def __init__(
@@ -32,7 +32,7 @@ class HubServer:
         status: int | None = None,
         lie: bool = False,
         hang: bool | int = False,
-        gated: bool | Literal["everybody"] = False,
+        gated: bool | Literal["everybody", "listed"] = False,
         datasets: dict[str, Path] | None = None,
         owned: Path | None = None,
         message: str = "",
@@ -100,8 +100,10 @@ class HubServer:
                 )
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             if path.startswith(f"/api/{kind}/{repo}"):
-                if self.gated == "everybody" or (self.gated and not request.headers.get("authorization")):
+                if self.gated == "everybody" or (self.gated is True and not request.headers.get("authorization")):
                     return self._send(request, 401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}, body)
+                if repo in self.private and not request.headers.get("authorization"):
+                    return self._send(request, 401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "not found"}, body)
                 answer = self._listing(request, path.removeprefix(f"/api/{kind}/{repo}"), repo, folder)
                 return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
             for prefix in (f"{root}/resolve/{COMMIT}/", f"{root}/resolve/main/"):

@@ -1,6 +1,7 @@
 """Two answers to one prompt: both ends of a conversation, made at the same time, on one model or on two."""
 
 import contextlib
+import contextvars
 import itertools
 import json
 import threading
@@ -129,6 +130,17 @@ def test_answers_come_at_the_same_time_and_end_together():
         seen.add(next(events)[0])
     events.close()
     assert threading.active_count() == before
+
+
+def test_each_answer_is_made_in_the_context_of_whoever_asks():
+    asks = contextvars.ContextVar("asks")
+    asks.set("a visitor")
+
+    def answer(stop):
+        yield Token(asks.get("nobody"))
+        asks.set("the other answer")
+
+    assert [event.text for _, event in together([answer, answer], lambda: False)] == ["a visitor"] * 2 and asks.get() == "a visitor"
 
 
 def test_an_unexpected_failure_of_one_answer_is_not_swallowed():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,12 +13,18 @@ from hub_server import HubServer
 
 from engine import data_hub
 
-LOAD = (
-    "import sys, json; from engine import datasets; from engine.errors import EngineError\n"
-    "try:\n    data = datasets.load(sys.argv[1])\n"
-    "    print(json.dumps([data.rows, data.format, data.sha256, [each.messages[0].text for each in data.conversations]]))\n"
-    "except EngineError as error:\n    print(type(error).__name__, error)"
-)
+LOAD = """
+import json, sys
+from engine import data_hub, datasets
+from engine.errors import EngineError
+name, public, limits = sys.argv[1], sys.argv[2] == "public", json.loads(sys.argv[3])
+vars(data_hub).update(limits)
+try:
+    data = datasets.load(name, report=lambda progress: print(progress.text), public=public)
+    print(json.dumps([data.rows, data.format, data.sha256, [each.messages[0].text for each in data.conversations]]))
+except EngineError as error:
+    print(type(error).__name__, error)
+"""
 
 
 @pytest.fixture
@@ -30,20 +37,25 @@ def folder(tmp_path):
     return folder
 
 
-def loaded(folder, name: str, **options) -> str:
-    """What loading says, in a process of its own: the client reads HF_ENDPOINT when it is imported."""
-    environment = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
-    with HubServer({}, datasets={"someone/rows": folder}, **options) as hub:
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD, name],
-            cwd=ROOT,
-            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder.parent / "hub"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
+def said(hub: HubServer, home, name: str, public: bool = False, limits: dict | None = None, **env: str) -> list[str]:
+    """What loading says, in a process of its own: the client reads HF_ENDPOINT when it is imported. `limits` are those of `data_hub`."""
+    place = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, name, "public" if public else "", json.dumps(limits or {})],
+        cwd=ROOT,
+        env={**os.environ, **place, "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2", **env},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return done.stdout.strip().splitlines()
+
+
+def loaded(folder, name: str, **options) -> str:
+    """The last line of that, from a Hub of these `options`."""
+    with HubServer({}, datasets={"someone/rows": folder}, **options) as hub:
+        return said(hub, folder.parent / "hub", name)[-1]
 
 
 @pytest.mark.long
@@ -82,8 +94,47 @@ def test_code_is_never_run_and_pickles_never_opened(folder, tmp_path):
 def test_files_outside_of_the_repository_are_not_read(folder, tmp_path):
     (tmp_path / "secret.jsonl").write_text('{"instruction": "secret", "output": "x"}\n')
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path}/secret.jsonl\n---\n")
-    said = loaded(folder, "someone/rows")
-    assert said.startswith("BadInput someone/rows cannot be read as asked") and '"secret"' not in said
+    told = loaded(folder, "someone/rows")
+    assert told.startswith("BadInput someone/rows cannot be read as asked") and '"secret"' not in told
+
+
+@pytest.mark.long
+def test_a_visitor_reads_without_the_hosts_token_and_hears_how_much_is_fetched(folder):
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    with HubServer({}, datasets={"someone/rows": folder}) as hub:
+        told = said(hub, folder.parent / "hub", "someone/rows", public=True, HF_TOKEN="hf_test")
+        assert json.loads(told[-1])[3] == ["first", "second"] and f"{size / 1e3:.1f} kB" in told[0]
+        assert hub.requests and {authorization for _, _, authorization in hub.requests} == {None}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["private", "gated", "listed"])
+def test_a_visitor_gets_nothing_that_only_the_hosts_owner_may_read(folder, kind):
+    with HubServer({}, datasets={"someone/rows": folder}, gated={"gated": True, "listed": "listed"}.get(kind, False)) as hub:
+        hub.private |= {"someone/rows"} if kind == "private" else set()
+        for public in (False, True):  # what its owner has fetched before is not given out either
+            told = said(hub, folder.parent / "hub", "someone/rows", public, HF_TOKEN="hf_test")[-1]
+            assert ("first" in told) != public, told
+        assert told.startswith("BadInput") and "only data sets that everybody may read" in told
+
+
+@pytest.mark.long
+def test_a_visitor_cannot_fill_the_disk(folder):
+    rows = b'{"instruction": "again and again", "output": "a"}\n' * 2_000
+    (folder / "train.jsonl").write_bytes(rows)
+    with HubServer({}, datasets={"someone/rows": folder}) as hub:
+        for limit, words in (("MOST_BYTES", "someone/rows has 0.1 MB of data files"), ("MOST_BUILT_BYTES", "unpacks to more")):
+            told = said(hub, folder.parent / limit, "someone/rows", True, {limit: 50_000})[-1]
+            assert told.startswith("BadInput") and words in told and "on this public host at most 0 MB" in told
+            assert ("train.jsonl" in hub.fetched()) == (limit == "MOST_BUILT_BYTES"), "its size is known before anything is fetched"
+        assert said(hub, folder.parent / "own", "someone/rows", False, {"MOST_BYTES": 1, "MOST_BUILT_BYTES": 1})[-1].startswith("[2000")
+        told = said(hub, folder.parent / "full", "someone/rows", True, {"MOST_BYTES": 10**18})[-1]
+        assert told.startswith("EngineError The disk of this public host is nearly full")
+        hub.datasets["someone/packed"] = folder.parent / "packed"
+        shutil.copytree(folder, hub.datasets["someone/packed"]).joinpath("train.jsonl").rename(folder.parent / "packed/train.arrow")
+        (folder.parent / "packed/test.jsonl").unlink()
+        told = said(hub, folder.parent / "other", "someone/packed", True)[-1]
+        assert told.startswith("BadInput") and "'train.arrow'; on this public host .csv" in told
 
 
 def test_rows_of_the_hub_have_a_checksum_of_their_values():

@@ -7,6 +7,7 @@ import pytest
 from engine import hardware, links
 from engine.hardware import GIB, Gpu, Machine
 from ui import doors
+from ui.finetune import LABELS
 
 
 def on(host: str, *gpus: Gpu) -> Machine:
@@ -34,6 +35,15 @@ def test_every_host_is_known_and_says_what_works(monkeypatch):
     monkeypatch.delenv("SPACE_ID")
     said = doors.told(True, on("colab"))
     assert "Colab (CPU only" in said and "finetuning," in said and "gone with the runtime" in said and "href" not in said
+
+
+def test_a_space_says_that_its_disk_forgets_what_visitors_train(monkeypatch):
+    assert "gone when the Space restarts" not in doors.told(True, on("space")), "its owner has named a folder"
+    monkeypatch.delenv("GUANACO_HOME")
+    said = doors.told(True, on("space"))
+    assert "gone when the Space restarts: take your adapter along before, in step 7" in said
+    assert LABELS[7 - 1] == "Try it"
+    assert "restarts" not in doors.told(False, on("space")), "visitors leave nothing there"
 
 
 def test_doors_open_where_they_have_addresses(monkeypatch):

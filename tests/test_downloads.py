@@ -1,4 +1,4 @@
-"""What was exported, fetched through the browser: what was offered and nothing else, and nothing from a public host."""
+"""What was exported, fetched through the browser: what was offered and nothing else, and from a public host only visitors' own adapters."""
 
 import io
 import urllib.error
@@ -43,8 +43,8 @@ def test_a_file_comes_as_it_is_and_a_folder_as_a_zip(home, made):
         page.close()
 
 
-def test_a_public_host_gives_nothing(home, made):
-    page = Page(ScriptedBackend(), read_only=True, training=True)
+def test_a_public_host_that_does_not_train_gives_nothing(home, made):
+    page = Page(ScriptedBackend(), read_only=True)
     try:
         address, _ = downloads.address(page.services.offers, made)
         with pytest.raises(urllib.error.HTTPError, match="404"):

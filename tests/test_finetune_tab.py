@@ -3,21 +3,25 @@
 import itertools
 
 import browser
+import builders
 import numpy
 import pytest
 import training
 from gradio_client.exceptions import AppError
 from pages import Page
 
-from engine import drafts, fitting, jobs, memory, models, pace, presets, runs, uploads
+from engine import drafts, fitting, jobs, memory, models, pace, presets, probing, runs, uploads
 from engine.backends.scripted import ScriptedBackend
+from engine.data_files import Row
 from engine.drafts import Draft
 from engine.errors import BadInput
 from engine.hardware import GIB
 from engine.probing import Probe
 from engine.runtime import Runtime
 from engine.services import Services
+from engine.tokenizers import PretrainedTokenizer
 from ui.finetune import views
+from ui.finetune.start import TrainStep
 from ui.finetune.workshop import Workshop
 
 BAD = '{"instruction": "Say one.", "output": null}'
@@ -236,6 +240,40 @@ def test_a_visitor_names_no_file_of_the_host(home, source):
         shop.allowed(drafts.with_data(Draft(), source, "x"))
     shop.allowed(drafts.with_data(Draft(), "owner/name:train", "x"))
     shop.allowed(drafts.with_data(Draft(), str(uploads.paste('{"text": "a"}')), "x"))
+
+
+def test_what_a_visitor_names_is_read_as_everybody_may_read_it(home, monkeypatch):
+    heard = []
+
+    def opened(name, report, public=False):
+        heard.append(public)
+        return "row", iter([Row(number, {"text": "a"}) for number in range(9)])
+
+    monkeypatch.setattr("engine.data_hub.opened", opened)
+    monkeypatch.setattr("engine.tokenizer_files.opened", lambda *asked: PretrainedTokenizer(builders.byte_tokenizer()))
+    monkeypatch.setattr("engine.jobs.start", lambda plan, name, public=False: heard.append(public) or runs.Run(home))
+    for visitors in (True, False):
+        shop = Workshop(Services(Runtime(isolated=False), read_only=visitors, training=True))
+        draft = drafts.changed(drafts.with_data(Draft(), "owner/name", "x"), {"optimization.steps": 3})
+        assert shop.first(draft).rows == 9
+        TrainStep(shop).begin(draft)
+        probing._longest(draft.recipe, lambda progress: None, visitors)
+        assert heard == [visitors] * (4 if visitors else 3), "the first rows, all rows where visitors are limited, the run, the probe"
+        heard.clear()
+
+
+def test_a_visitor_chooses_no_base_that_the_owner_alone_may_fetch(home):
+    shop = Workshop(Services(Runtime(isolated=False), read_only=True, training=True))
+    gated = drafts.changed(Draft(), {"model": "llama-3.2-1b"})
+    for refused in (shop.allowed, shop.spec):
+        with pytest.raises(BadInput, match="llama-3.2-1b is gated"):
+            refused(gated)
+    assert "llama-3.2-1b" not in [base.id for base in shop.bases()]
+    folder = models.MODELS["llama-3.2-1b"].folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")  # its owner has fetched it
+    shop.allowed(gated)
+    assert shop.spec(gated).id in [base.id for base in shop.bases()]
 
 
 def test_quick_events_wait_for_no_slow_one(page):

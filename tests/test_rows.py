@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import fresh, plan, trained
 
-from engine import rows
+from engine import rows, runs
 from engine.errors import BadInput
 from engine.events import Notice, Started
 from engine.prompts import PROMPTS
@@ -29,6 +29,20 @@ def made(**fields) -> tuple[rows.Rows, list[str]]:
     plan, told = DataRecipe(**fields), []
     found = rows.encoded(plan, rows.read(plan, told.append), 0, BYTES, PROMPTS["chat"], told.append)
     return found, [event.text for event in told if isinstance(event, Notice)]
+
+
+def test_a_visitors_run_reads_as_a_visitor(tiny, rows, tmp_path, monkeypatch):
+    heard = []
+
+    def load(*asked, public, **how):
+        heard.append(public)
+        raise BadInput("So much for that.")
+
+    monkeypatch.setattr("engine.datasets.load", load)
+    for public in (True, False):
+        with pytest.raises(BadInput, match="So much"):
+            trained(runs.create(tmp_path / str(public), plan(tiny, rows), public=public))
+    assert heard == [True, False]
 
 
 @pytest.mark.parametrize("count, words", [(0, "no rows"), (1, "1 row of .* can be used; at least 2")])

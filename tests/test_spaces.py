@@ -19,14 +19,18 @@ from hub_server import HubServer
 from pages import BARE, DEFAULTS
 
 from engine import presets
+from engine.models import ADAPTERS, MODELS, ON_A_GPU
+from engine.requirements import needed
 
 # What a Space's host sets.
 HOST = {"SYSTEM": "spaces", "SPACE_ID": "me/playground", "SPACE_HOST": "me-playground.hf.space", "SPACE_AUTHOR_NAME": "me"}
 
 
 def deploy(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+    """The command, without the Hub where `env` names none."""
     command = [sys.executable, "spaces/deploy.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+    place = env or {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **place}, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module", params=["zero", "gpu", "cpu"])
@@ -51,6 +55,27 @@ def test_the_folder_is_the_app_with_a_card(built):
     assert len(card.data.short_description) <= 60 and card.data.license == "apache-2.0" and card.data.models
     assert card.data.suggested_hardware in {each.value for each in SpaceHardware} and "hardware" not in card.data.to_dict()
     assert ("preload_from_hub" in card.data.to_dict()) == (hardware != "cpu")
+    wanted = {each.name for each in needed(folder / "requirements.txt")}
+    assert {"torch", "transformers", "spaces"} <= wanted and "gradio" not in wanted, "as `doctor` reads them there"
+
+
+@pytest.mark.long
+def test_the_host_fetches_the_files_that_are_opened_and_no_others(tmp_path):
+    from huggingface_hub import SpaceCard
+
+    base, adapter = MODELS[ON_A_GPU].source, ADAPTERS[MODELS[ON_A_GPU].adapter].source
+    there = tmp_path / "there"
+    there.mkdir()
+    names = ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name in (*names, "pytorch_model-00001-of-00002.bin", "README.md"):
+        (there / name).write_text("{}")
+    with HubServer({base: there}) as hub:
+        done = deploy("me/playground", "--folder", str(tmp_path / "asked"), HF_ENDPOINT=hub.url)
+        assert done.returncode == 0 and not hub.fetched(), done.stderr
+    done = deploy("me/playground", "--folder", str(tmp_path / "offline"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0 and "fetches twice what is opened: " in done.stdout
+    for folder, files in (("asked", " " + ",".join(names)), ("offline", "")):
+        assert SpaceCard.load(tmp_path / folder / "README.md").data.preload_from_hub == [base + files, adapter]
 
 
 @pytest.mark.long
@@ -73,11 +98,11 @@ def test_its_requirements_resolve_on_the_host(built, tmp_path):
 
 class Lender:
     """A stand-in for the host's own service that hands out GPUs. `asked` has the path and query of every request; `refused` makes it
-    say that a visitor's quota is used up."""
+    say that a visitor's quota is used up, `broken` that something is wrong with it."""
 
     def __init__(self):
         self.asked: list[str] = []
-        self.refused = False
+        self.refused = self.broken = False
         lender = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -87,7 +112,9 @@ class Lender:
                 status, answer = 200, {}
                 if self.path.startswith("/schedule"):
                     answer = {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "none", "allowToken": "token"}
-                    if lender.refused:
+                    if lender.broken:
+                        status = 500
+                    elif lender.refused:
                         status, answer = 429, {"left": 0, "wait": 7200}
                 body = json.dumps(answer).encode()
                 self.send_response(status)
@@ -111,6 +138,23 @@ sys.modules["torch"] = None
 import spaces
 del sys.modules["torch"]
 runpy.run_path("app.py", run_name="__main__")
+"""
+
+
+# The model "broken" fails in a way that nobody foresaw.
+BREAKING = """
+import os
+from dataclasses import replace
+import engine.backends, engine.models
+opens = engine.backends.open_backend
+
+def opened(spec, *asked):
+    if spec.id == "broken":
+        raise ZeroDivisionError(f"while HF_DEACTIVATE_ASYNC_LOAD is {os.environ.get('HF_DEACTIVATE_ASYNC_LOAD')}")
+    return opens(spec, *asked)
+
+engine.backends.open_backend = opened
+engine.models.MODELS["broken"] = replace(engine.models._SCRIPTED, id="broken")
 """
 
 
@@ -169,9 +213,35 @@ def test_on_zerogpu_each_answer_borrows_a_gpu(folder, tmp_path):
         kinds = [path.partition("?")[0] for path in lender.asked]
         assert kinds == ["/startup-report", "/schedule", "/allow", "/release"]
         assert "durationSeconds=49" in lender.asked[1], "15 s to start, 512 tokens at 15 a second"
+        lender.asked.clear()
+        visitor = Client(url, verbose=False, headers={"x-ip-token": "a-visitor"})
+        visitor.predict("Hello", None, *BARE, *DEFAULTS, api_name="/chat")
+        sides = ["", *BARE[:4]] * 2
+        visitor.predict(None, "Hello", *sides, "", *DEFAULTS, api_name="/compare")
+        borrowed = [path for path in lender.asked if path.startswith("/schedule")]
+        assert len(borrowed) == 3 and all("token=a-visitor" in path for path in borrowed), "the quota is that of whoever asks"
         lender.refused = True
         with pytest.raises(Exception, match="GPU limit"):
             chat(url)
+        lender.broken = True
+        with pytest.raises(Exception, match="borrow no GPU.*RuntimeError.*Try again"):
+            chat(url)
+        lender.server.shutdown()
+        lender.server.server_close()
+        with pytest.raises(Exception, match="borrow no GPU.*ConnectError.*Try again"):
+            chat(url)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["someone/nothing", "broken"])
+def test_on_zerogpu_a_model_that_cannot_be_loaded_is_told_on_the_page(folder, tmp_path, model):
+    lender = Lender()
+    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": lender.url, "GUANACO_MODEL": model, "HOME": str(tmp_path)}
+    with started(folder, "-c", BREAKING + WITHOUT_A_GPU, **zero) as (url, _):
+        assert lender.asked == ["/startup-report"], "its host would refuse it"
+        assert "could not load its model" in str(Client(url, verbose=False).predict("none", api_name="/status"))
+    log = (folder.parent / "log").read_text()
+    assert ("HF_HUB_OFFLINE" if model == "someone/nothing" else "ZeroDivisionError: while HF_DEACTIVATE_ASYNC_LOAD is 1") in log
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import library
+from engine import library, paths
 from engine.errors import BadInput
 from engine.events import Finished
 from engine.library import Library, imported, storage_secret, to_json, to_markdown
@@ -203,6 +203,17 @@ def test_the_storage_secret_outlives_a_restart(home):
     assert len(first) >= 24 and storage_secret() == first
     assert (home / "browser-store-key").stat().st_mode & 0o077 == 0
     assert [path.name for path in home.iterdir()] == ["browser-store-key"]
+
+
+def test_the_storage_secret_of_a_space_outlives_its_disk(monkeypatch, home):
+    monkeypatch.setenv("SPACE_ID", "me/playground")
+    assert storage_secret() == (home / "browser-store-key").read_text().strip(), "a folder that its owner names outlives a restart"
+    monkeypatch.delenv("GUANACO_HOME")
+    monkeypatch.setattr(paths, "home", lambda: pytest.fail("the disk was asked"))
+    mine = storage_secret()
+    assert len(mine) >= 24 and mine == storage_secret()
+    monkeypatch.setenv("SPACE_ID", "me/another")
+    assert storage_secret() != mine
 
 
 def test_the_storage_secret_where_files_cannot_be_linked(home, monkeypatch):

@@ -1,8 +1,12 @@
 """A finished run put to the test: what changed, which questions it never learnt from, how it is exported from the page."""
 
+import re
 import shutil
 import sys
+import zipfile
+from pathlib import Path
 
+import exporting
 import gradio as gr
 import pytest
 import training
@@ -13,6 +17,7 @@ from engine.errors import BadInput, EngineError
 from engine.events import Progress, Sample
 from engine.runtime import Runtime
 from engine.services import Services
+from ui.finetune.taking import Taking
 from ui.finetune.tryout import TryStep
 from ui.finetune.workshop import Workshop
 
@@ -112,3 +117,36 @@ def test_an_export_goes_to_a_folder_and_a_public_host_gives_none(spelling, home,
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     with pytest.raises(BadInput, match="gives nothing out"):
         list(Services(Runtime(isolated=False), read_only=True, training=True).export(run.id, "adapter", str(tmp_path / "no")))
+
+
+@pytest.mark.long
+def test_a_visitor_takes_the_adapter_of_their_own_run_along_and_nothing_else(spelling, home, monkeypatch, capfd):
+    mine = exporting.copied(spelling[0], home / "runs" / "0123456789abcdef-mine")
+    owners = exporting.copied(spelling[0], home / "runs" / "owners")
+    (mine.folder / ".public").touch()  # as `runs.create` does for a visitor
+    services = Services(Runtime(isolated=False), read_only=True, training=True)
+    with gr.Blocks():
+        taking = Taking(Workshop(services), runs.known_as).draw()
+    *_, shown = taking._own(mine)
+    (address,) = re.findall('href="download/(.*?)/', shown)
+    archive = zipfile.ZipFile(services.offers.find(address))
+    packed = {Path(name).name: archive.read(name) for name in archive.namelist()}
+    assert packed["adapter_model.safetensors"] == (mine.adapter / "adapter_model.safetensors").read_bytes()
+    assert {"adapter_config.json", "recipe.yaml", "README.md"} < set(packed)
+    assert not any(str(folder).encode() in content for content in packed.values() for folder in (home, spelling[1].parent))
+    monkeypatch.setattr(children, "told", lambda command: pytest.fail("it was packed once"))
+    assert len(list(taking._own(mine))) == 1 and str(home) not in shown
+    with pytest.raises(BadInput, match="and nothing else"):
+        list(taking._own(owners))
+    with pytest.raises(BadInput, match="and nothing else"):
+        list(Services(Runtime(isolated=False), read_only=True).own_adapter(mine))
+
+    def fails(command):
+        raise EngineError(f"The disk of {home} is full.")
+        yield
+
+    monkeypatch.setattr(children, "told", fails)
+    (home / "exports" / f"{mine.id}.zip").unlink()
+    with pytest.raises(EngineError, match="^Your adapter could not be packed"):
+        list(taking._own(mine))
+    assert f"{home} is full" in capfd.readouterr().err and exporting.left(home / "exports") == []

@@ -74,7 +74,7 @@ def launch(page: gr.Blocks, services: Services, host: str, port: int, share: boo
         run_history=False,
         app_kwargs={
             "middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, uploads=services.may_train)],
-            "routes": [] if services.read_only else [downloads.route(services.offers)],
+            "routes": [downloads.route(services.offers)] if services.may_train else [],
         },
         ssr_mode=False,
         prevent_thread_lock=True,

@@ -1,6 +1,7 @@
 """The foot of the page: where it runs, what can be done there, and the other doors into the same app, as far as they are open."""
 
 import html
+import os
 
 import gradio as gr
 
@@ -34,6 +35,8 @@ def _here(may_train: bool, machine: Machine) -> str:
         can = "Chat, comparing, the blind game and ratings work here; finetuning is off for visitors."
     if machine.host == "colab":
         can += " What is made here is gone with the runtime, unless it is kept on Drive."
+    if machine.host == "space" and may_train and not os.environ.get("GUANACO_HOME"):  # its owner may have put that on a lasting disk
+        can += " What is trained here is gone when the Space restarts: take your adapter along before, in step 7 of Finetune."
     return f"This page runs on {place} ({html.escape(machine.summary)}{lent}). {can}"
 
 

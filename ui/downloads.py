@@ -1,7 +1,6 @@
 """What was exported, fetched through the browser: a file as it is, a folder as a zip."""
 
 import tempfile
-import zipfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from engine.offers import Offers
+from engine.offers import Offers, pack
 
 _FOLDER = "download"
 
@@ -42,14 +41,12 @@ def route(offers: Offers) -> Route:
 
 
 def _zipped(folder: Path) -> Path:
-    """The files of a folder as a zip in the system's folder for such, to be removed when it is sent. Weights do not get smaller."""
-    file = tempfile.NamedTemporaryFile(suffix=".zip", delete=False)
+    """A folder packed in the system's folder for such, to be removed when it is sent."""
+    with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as made:
+        file = Path(made.name)
     try:
-        with file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.is_symlink():
-                    archive.write(path, f"{folder.name}/{path.relative_to(folder)}")
+        pack(folder, file)
     except OSError:
-        Path(file.name).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         raise
-    return Path(file.name)
+    return file

@@ -1,5 +1,6 @@
 """Step 2 of the wizard: the rows to learn from, what is in them, and where long ones are cut."""
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,8 @@ class DataStep:
             """What was asked for, and what it was asked in place of; the draft may be another by now."""
             before = read(kept_draft)
             changed = drafts.with_data(before, str(source), title, format, columns)
-            self.shop.first(changed)  # what cannot be read at all does not become the draft's
+            # What cannot be read at all does not become the draft's. What is fetched from the Hub may take long: its size is told.
+            self.shop.first(changed, lambda progress: gr.Info(html.escape(progress.text)))
             return {**ask, "before": kept(before), "draft": kept(changed)}
 
         def upload(ask: dict, kept_draft: object, file: str | None) -> dict:

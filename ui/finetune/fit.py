@@ -83,7 +83,7 @@ class FitStep:
                 if not now.recipe.data.source:
                     raise BadInput("Choose the data first: the probe trains on its longest rows.")
                 yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True)]
-                run = probing.start(now.recipe, lambda progress: None)
+                run = probing.start(now.recipe, lambda progress: None, self.shop.services.read_only)
                 try:
                     began, found = time.monotonic(), None
                     while found is None:

@@ -102,7 +102,7 @@ class TrainStep:
             if waiting >= _MOST_UNDER_WAY:
                 raise BadInput(f"{waiting} runs are under way or in line here already. Try again when one has ended.")
             name = f"{secrets.token_hex(8)}-{name}"  # who knows a run's name can follow and stop it
-        return jobs.start(draft.recipe, name).id
+        return jobs.start(draft.recipe, name, self.shop.services.read_only).id
 
     def wire(self, draft: gr.BrowserState) -> None:
         def start(kept_draft: object) -> list:

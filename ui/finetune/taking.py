@@ -10,6 +10,7 @@ import gradio as gr
 from engine import history, paths
 from engine.destinations import Exported
 from engine.errors import BadInput, EngineError
+from engine.events import Progress
 from engine.runs import Run
 from engine.services import EXPORTS
 from ui import assets, downloads, form
@@ -48,12 +49,16 @@ class Taking:
     found: Callable[[str | None], Run]
 
     def draw(self) -> "Taking":
+        mine = not self.shop.services.read_only
         with gr.Accordion("Take it along", open=True, elem_id="ft-export"):
             with gr.Row():
-                self.kind = gr.Dropdown(list(EXPORTS), value="adapter", label="Export as", elem_id="ft-export-kind")
+                self.kind = gr.Dropdown(
+                    list(EXPORTS) if mine else ["adapter"], value="adapter", label="Export as", elem_id="ft-export-kind"
+                )
                 self.where = gr.Textbox(
                     label="Where to",
                     info="A folder on this machine; owner/name for the Hub. Empty: a folder among the app's own.",
+                    visible=mine,
                     elem_id="ft-export-where",
                 )
             with gr.Row():
@@ -64,7 +69,7 @@ class Taking:
             self.place = gr.Textbox(label="Where it is", elem_id="ft-export-place", **copied)
             self.use = gr.Textbox(label="How to use it", elem_id="ft-export-use", max_lines=2, **copied)
             self.command = gr.Textbox(
-                label="The same on the command line", interactive=False, buttons=["copy"], elem_id="ft-export-command"
+                label="The same on the command line", interactive=False, buttons=["copy"], visible=mine, elem_id="ft-export-command"
             )
             self.recipe = gr.Textbox(visible=False, label="recipe")
         self.results = [self.told, self.place, self.use]
@@ -95,12 +100,24 @@ class Taking:
         files = [place / name for name in found.files if name.endswith(".gguf")] if found.kind == "gguf" else [place]
         return [downloads.address(self.shop.services.offers, path) for path in files]
 
+    def _own(self, run: Run) -> Iterator[str]:
+        """What a visitor of a public host sees of the adapter that came of their run, at last where to fetch it."""
+        for each in self.shop.services.own_adapter(run):
+            if isinstance(each, Progress):
+                yield views.told(f"{each.text}.")
+            else:
+                said = views.told("Here are your adapter, its recipe and its card. This host may lose them when it restarts.", "good")
+                yield said + views.downloads([downloads.address(self.shop.services.offers, each)])
+
     def wire(self, run: gr.Dropdown) -> None:
         services = self.shop.services
 
         def exported(run: str, kind: str, where: str) -> Iterator[list]:
             try:
                 found = self.found(run)
+                if services.read_only:
+                    yield from map(self._nothing, self._own(found))
+                    return
                 target = (where or "").strip() or str(self._own_folder(run, kind))
                 if kind not in EXPORTS:
                     raise BadInput(f"Export as one of {', '.join(EXPORTS)}.")

@@ -195,17 +195,24 @@ def changes(found: Sequence[Change]) -> str:
 
 def exported(found: Exported, offered: Sequence[tuple[str, str]]) -> str:
     """What an export gave: notes, downloads as address and name, what was measured of it, its files."""
-    links = "".join(
-        f'<a href="{html.escape(address)}" download="{html.escape(name)}">Download {html.escape(name)}</a>' for address, name in offered
-    )
+    links = downloads(offered)
     if found.kind == "hub":
-        links = f'<a href="{html.escape(found.place)}" target="_blank" rel="noopener noreferrer">{html.escape(found.place)}</a>'
+        address = html.escape(found.place)
+        links = f'<p class="links"><a href="{address}" target="_blank" rel="noopener noreferrer">{address}</a></p>'
     size = destinations.size_text(sum(found.files.values()))
     head = told(f"Exported as {found.kind}: {len(found.files)} files, {size}.", "good") + "".join(map(told, found.notes))
     figures = [(f"{of}: {name.replace('_', ' ')}", f"{value:,}") for of, numbers in found.checks.items() for name, value in numbers.items()]
     files = [(name, destinations.size_text(count)) for name, count in found.files.items()]
     tables = "".join(_figures(caption, rows) for caption, rows in (("Files", files), ("Checked", figures)) if rows)
-    return f'{head}<p class="links">{links}</p><div class="scrolls" tabindex="0">{tables}</div>'
+    return f'{head}{links}<div class="scrolls" tabindex="0">{tables}</div>'
+
+
+def downloads(offered: Sequence[tuple[str, str]]) -> str:
+    """Links to downloads, given as address and name."""
+    links = (
+        f'<a href="{html.escape(address)}" download="{html.escape(name)}">Download {html.escape(name)}</a>' for address, name in offered
+    )
+    return f'<p class="links">{"".join(links)}</p>'
 
 
 def _figures(caption: str, rows: Sequence[tuple[str, str]]) -> str:

@@ -47,14 +47,25 @@ class Workshop:
             raise BadInput(NO_TRAINING)
         if draft is None or not self.services.read_only:
             return
-        recipe, source = draft.recipe, draft.recipe.data.source
+        source, start = draft.recipe.data.source, draft.recipe.lora.start_from
         path, ours = local_path(source), (*uploads.bundled().values(), paths.uploads())
         kept = any(path.resolve().is_relative_to(each.resolve()) for each in ours)
         on_the_hub = HUB_ID.fullmatch(source.partition(":")[0].partition("@")[0]) and not path.exists()
         if source and not (kept or on_the_hub):
             raise BadInput("On this public host rows are uploaded, pasted or fetched from the Hub; its own files are not for visitors.")
-        if recipe.model not in models.MODELS or recipe.lora.start_from not in (NO_ADAPTER, *models.ADAPTERS):
+        if draft.recipe.model not in models.MODELS or start not in (NO_ADAPTER, *models.ADAPTERS):
             raise BadInput("On this public host the bases and adapters in the lists can be finetuned, no others.")
+        self._check_open(models.MODELS[draft.recipe.model])
+
+    def _check_open(self, spec: ModelSpec) -> None:
+        """Raises BadInput for a base that would be fetched for a visitor by what its owner alone has agreed to."""
+        if not self._open(spec):
+            raise BadInput(
+                f"{spec.id} is gated, and not on the disk of this public host. Choose another base, or run the app on your own machine."
+            )
+
+    def _open(self, spec: ModelSpec) -> bool:
+        return not (self.services.read_only and spec.gated) or spec.in_safetensors
 
     def _peek(self, key: tuple) -> Any:
         """What was made of that, None where nothing is kept."""
@@ -78,6 +89,7 @@ class Workshop:
         if self.services.read_only and draft.recipe.model not in models.MODELS:
             raise BadInput("On this public host the bases in the list can be finetuned, no others.")
         spec = trainable.as_known_here(models.resolve(draft.recipe.model))
+        self._check_open(spec)
         return spec if spec.shape else self._peek(("base", spec.id)) or spec
 
     def base(self, draft: Draft) -> ModelSpec:
@@ -117,12 +129,12 @@ class Workshop:
         """The format that turns become text in."""
         return chosen_format(draft.recipe.data.prompt_format, self.spec(draft).prompt, self.tokenizer(draft))
 
-    def first(self, draft: Draft) -> preview.First:
-        """The beginning of the data, at once."""
+    def first(self, draft: Draft, report: hub.Report = lambda progress: None) -> preview.First:
+        """The beginning of the data, at once; `report` hears what is fetched for it."""
         self.allowed(draft)
         data = draft.recipe.data
         key = "first", data.source, data.format, tuple(sorted(data.columns.items()))
-        return self._once(key, lambda: preview.first(data.source, data.format, data.columns))
+        return self._once(key, lambda: preview.first(data.source, data.format, data.columns, report, self.services.read_only))
 
     def readable(self, draft: Draft) -> preview.First:
         """The same. Raises BadInput that says what to do where no row of it can be read."""
@@ -141,9 +153,8 @@ class Workshop:
 
         def make(stop: Stop) -> Iterator[Progress | Measured]:
             data = draft.recipe.data
-            for each in preview.measuring(
-                data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system, stop=stop
-            ):
+            asked = data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system
+            for each in preview.measuring(*asked, stop=stop, public=self.services.read_only):
                 if isinstance(each, Measured) and each.done:
                     self._once(self._key(draft), lambda: each)
                 yield each
@@ -220,7 +231,7 @@ class Workshop:
     def bases(self, chosen: ModelSpec | None = None) -> list[Base]:
         """All bases of the registry and the `chosen` one, where its shape is known: those that fit this machine first, small before large."""
         machine, found = jobs.machine(), []
-        specs = {spec.id: spec for spec in (*models.MODELS.values(), chosen) if spec and spec.shape}
+        specs = {spec.id: spec for spec in (*models.MODELS.values(), chosen) if spec and spec.shape and self._open(spec)}
         for spec in specs.values():
             recipe = presets.of_model(spec.id)
             plan = memory.training_plan(spec.shape, recipe, machine)
