@@ -1,8 +1,10 @@
 """Modules of the engine as child processes."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,22 @@ def started(module: str, capture_errors: bool = False, **defaults: str) -> subpr
         stderr=subprocess.PIPE if capture_errors else None,
         env=environment(**defaults),
     )
+
+
+def ignore_interrupts() -> None:
+    """For a child's first line: Ctrl-C and a notebook's stop button reach a whole process group, and are for the parent to act on. A
+    handler that does nothing, since to ignore the signal would be passed on to the child's own children."""
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
+def end_with_parent() -> None:
+    """For a child: end it at once when its stdin closes, as it does however the parent ends. Nothing else may read stdin."""
+
+    def outlived() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=outlived, daemon=True).start()
 
 
 def told(command: list[str]) -> Iterator[Progress | str]:

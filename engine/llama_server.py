@@ -10,6 +10,8 @@ import sys
 import threading
 from dataclasses import dataclass
 
+from engine import children
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,15 +64,11 @@ def start(settings: Settings):
 
 def main() -> None:
     """Start, say where, and stay until stdin closes. Whatever the library prints goes to stderr."""
+    children.ignore_interrupts()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = Settings(**json.loads(sys.stdin.buffer.readline()))
-
-    def outlived() -> None:
-        sys.stdin.buffer.read()
-        os._exit(0)
-
-    threading.Thread(target=outlived, daemon=True).start()
+    children.end_with_parent()
     try:
         server = start(settings)
         answer = {"address": server.listening_address}

@@ -18,6 +18,7 @@ from engine.blend import Blend
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
 from engine.likeness import Likeness, Probe
+from engine.model_files import read_config
 from engine.model_spec import ModelSpec
 from engine.settings import LoadSettings
 from engine.trained import Trained
@@ -54,12 +55,12 @@ def merged(trained: Trained, target: Path, report: hub.Report, inside: str = "."
     """Yield the merged model, checked and open, in a folder `inside` of what becomes `target` when the block ends well; `copies` of its
     size are needed there. Raises BadInput or EngineError; the message says what memory or disk is needed, or what differs."""
     spec = models.resolve(trained.recipe.model)
-    _check_memory(spec)
+    check_memory(spec)
     destinations.check_room(target, copies * size(spec))
     with contextlib.ExitStack() as opened:
         backend = opened.enter_context(contextlib.closing(_opened(spec, _held(trained), report)))
         base = backend.base
-        _check_memory(base.spec)
+        check_memory(base.spec)
         _check_unchanged(trained, base)
         name = str(trained.run.adapter)
         backend.attach(name)
@@ -103,8 +104,11 @@ def _held(trained: Trained) -> LoadSettings:
     )
 
 
-def _check_memory(spec: ModelSpec) -> None:
-    """Refuse what could not be loaded unquantized to be checked, with the numbers. A shape not known yet is checked once it is."""
+def check_memory(spec: ModelSpec) -> None:
+    """Refuse what could not be loaded unquantized to be checked, with the numbers. A shape is not known before the base is here. Raises
+    EngineError."""
+    if spec.in_safetensors:
+        spec = models.described(spec, read_config(spec.folder))
     fit = spec.fit(hardware.machine(), LoadSettings(backend="transformers", quantization="none"))
     if fit.fits is False:
         raise EngineError(

@@ -4,6 +4,7 @@ Folders made here are complete or absent: `building` writes beside the target an
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -103,7 +104,7 @@ def building(target: Path) -> Iterator[Path]:
             shutil.rmtree(target)
         os.replace(partial, target)
         if os.name == "posix":
-            _sync(target.parent)
+            _sync_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -114,6 +115,15 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder last, where its file system can: a mounted Drive may refuse that, and what is in the files lasts."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from engine import children
 from engine.backends import open_backend
 from engine.backends.base import Prompt
 from engine.backends.turns import SLICE_SECONDS
@@ -111,6 +112,7 @@ class Worker:
 
 def main() -> None:
     """Read requests until stdin closes. Whatever libraries print goes to stderr: stdout belongs to the protocol."""
+    children.ignore_interrupts()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", newline="\n")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker = Worker(out)

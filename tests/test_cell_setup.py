@@ -1,11 +1,15 @@
 """What a notebook begins with: installing beside a torch that stays, commands, the page, Colab's Drive and secrets (faults, rows 1 and
 31)."""
 
+import http.server
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
+import threading
 import types
+import urllib.request
 
 import pytest
 import training
@@ -137,6 +141,26 @@ def test_the_page_opens_in_the_background_and_ends(capsys):
     assert process.poll() is not None and not commands._answers(port)
     with pytest.raises(EngineError, match="The page did not start: There is no model 'nonsense'"):
         commands.open_page("--model", "nonsense", port=port)
+    commands.close_page()
+
+
+@pytest.mark.long
+def test_the_page_takes_another_port_where_another_program_has_its_own(capsys):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        commands.open_page("--model", "scripted", port=other.server_port)
+        other.shutdown()
+    address = re.search(r"http://127\.0\.0\.1:(\d+)", capsys.readouterr().out)
+    assert int(address[1]) != other.server_port
+    assert "Guanaco Playground" in urllib.request.urlopen(address[0], timeout=5).read().decode()
     commands.close_page()
 
 

@@ -3,13 +3,15 @@
 import io
 import json
 import os
+import re
 
 import pytest
 import training
 from builders import until
+from conftest import ROOT
 from playing import ANOTHER, FOUND, OTHER, deck, game
 
-from engine import fitting, hardware, jobs, memory, models, nf4, pictures, presets, runs, telling
+from engine import fitting, hardware, jobs, memory, merging, models, nf4, pictures, presets, runs, telling
 from engine.cells import playing, showing, talking
 from engine.cells import training as cells
 from engine.errors import BadInput, EngineError
@@ -18,6 +20,7 @@ from engine.game.rounds import Game
 from engine.hardware import Machine
 
 T4 = fitting.MACHINES["T4"]
+FINETUNE = (ROOT / "notebooks/sources/guanaco_finetune.py").read_text(encoding="utf-8")
 
 
 def test_texts_are_shown_as_texts(monkeypatch):
@@ -132,7 +135,7 @@ def test_the_stop_button_saves_and_resume_goes_on(plan, shown, capsys, monkeypat
             raise KeyboardInterrupt
 
     monkeypatch.setattr(cells.time, "sleep", sleep)
-    with pytest.raises(EngineError, match="Stopped after step .* The cell “Resume” goes on with it."):
+    with pytest.raises(EngineError, match="Stopped after step .* Run this cell again and it goes on."):
         cells.follow(run)
     assert "Saving." in capsys.readouterr().out and run.steps_saved() and not runs.finished(run)
     assert shown["pictures"]
@@ -149,19 +152,89 @@ def test_a_run_whose_process_dies_says_its_last_words(plan, shown, monkeypatch):
             process.wait(10)
 
     monkeypatch.setattr(cells.time, "sleep", sleep)
-    with pytest.raises(EngineError, match="ended without a word. The cell “Resume” goes on with it."):
+    with pytest.raises(EngineError, match="ended without a word. Run this cell again and it goes on."):
         cells.follow(run)
 
 
-def test_only_the_latest_run_is_gone_on_with(plan, home, capsys):
+def done(run: runs.Run) -> runs.Run:
+    """A run as its end leaves it."""
+    run.adapter.mkdir()
+    run.events.write_text(json.dumps({"event": "Ended", "status": "done", "step": 6, "text": "", "seconds": 1.0}) + "\n")
+    return run
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Which runs were started, gone on with and followed, in place of doing so."""
+    told = []
+    monkeypatch.setattr(jobs, "resume", lambda run: told.append(("resume", run.id)))
+    monkeypatch.setattr(jobs, "start", lambda plan, name: told.append(("start", name)) or training.fresh(plan, runs.fresh_folder(name)))
+    monkeypatch.setattr(cells, "follow", lambda run: told.append(("follow", run.id)))
+    return told
+
+
+def aged(run: runs.Run, seconds: float) -> runs.Run:
+    """It, begun so many seconds after the others."""
+    os.utime(run.folder / runs.RECIPE, (2e9 + seconds, 2e9 + seconds))
+    return run
+
+
+def test_the_latest_run_that_is_not_done_goes_on_or_the_one_that_is_named(plan, home, capsys, begun):
     with pytest.raises(BadInput, match="No run is here yet: run the cell that trains"):
         cells.resume()
-    training.fresh(plan, home / "runs" / "older")
-    newer = training.fresh(plan, home / "runs" / "newer")
-    newer.adapter.mkdir()
-    newer.events.write_text(json.dumps({"event": "Ended", "status": "done", "step": 6, "text": "", "seconds": 1.0}) + "\n")
-    os.utime(newer.folder / runs.RECIPE, (2e9, 2e9))
-    assert cells.resume() == newer and "newer is done" in capsys.readouterr().out
+    named, lost = (aged(training.fresh(plan, home / "runs" / name), age) for age, name in enumerate(("named", "lost")))
+    newest = aged(done(training.fresh(plan, home / "runs" / "newest")), 2)
+    assert cells.resume() == lost and "lost had saved nothing yet and begins anew." in capsys.readouterr().out
+    assert cells.resume(" named ") == named and begun == [(what, name) for name in ("lost", "named") for what in ("resume", "follow")]
+    with pytest.raises(BadInput, match="There is no run 'none'. The latest are: newest, lost, named."):
+        cells.resume("none")
+    done(named), done(lost)
+    assert cells.resume() == newest and "newest is done: there is nothing to go on with." in capsys.readouterr().out
+    assert len(begun) == 4
+
+
+def test_all_cells_run_again_after_a_lost_runtime_go_on_with_the_lost_run(plan, home, capsys, begun):
+    other = aged(training.fresh(plan.changed({"optimization.steps": 9}), home / "runs" / "other"), 2)
+    lost = aged(training.fresh(plan.with_absolute_data(), home / "runs" / "lost"), 1)
+    broken = aged(training.fresh(plan, home / "runs" / "broken"), 3)
+    (broken.folder / runs.RECIPE).write_text("model: [")
+    assert cells.train(plan) == lost and begun == [("resume", "lost"), ("follow", "lost")]
+    said = capsys.readouterr().out
+    assert "lost has this very recipe and is not done" in said and f"- other: interrupted at step 0 of ?, on {plan.model}" in said
+    assert "- broken: " in said and "- lost" not in said
+    done(lost), done(other), done(broken)
+    assert cells.train(plan) not in (lost, other, broken) and begun[2] == ("start", "notebook")
+    assert "ot done" not in capsys.readouterr().out
+
+
+def test_a_run_is_begun_anew_where_that_is_asked_for(plan, home, capsys, begun):
+    lost = training.fresh(plan.with_absolute_data(), home / "runs" / "lost")
+    assert cells.train(plan, anew=True) != lost and begun[0] == ("start", "notebook") and "- lost: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("base", re.findall(r'"([\w.-]+)"', re.search(r"MODEL = .*# @param (\[.*\])", FINETUNE)[1]))
+def test_on_a_t4_gguf_files_are_written_or_it_says_what_they_take(plan, home, monkeypatch, capsys, base):
+    monkeypatch.setattr(hardware, "machine", lambda: T4)
+    called = []
+    monkeypatch.setattr(cells.commands, "engine", lambda *arguments: called.append(arguments))
+    cells.to_gguf(training.fresh(plan.changed({"model": base}), home / "runs" / "mine"))
+    said = capsys.readouterr().out
+    if models.MODELS[base].shape.parameters < 4e9:
+        assert called == [("export", "mine", "mine-gguf", "--to", "gguf")] and not said
+    else:
+        assert not called and said.startswith("No GGUF files are written here. Merging ")
+        assert re.search(r"needs [\d.]+ GB of GPU memory, 13.8 GB can be used. Export the adapter instead", said)
+
+
+def test_what_a_base_of_the_hub_takes_to_merge_is_known_once_it_is_here(monkeypatch, home):
+    monkeypatch.setattr(hardware, "machine", lambda: T4)
+    spec = models.resolve("someone/large")
+    merging.check_memory(spec)
+    spec.folder.mkdir(parents=True)
+    sizes = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
+    (spec.folder / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    with pytest.raises(EngineError, match="Merging someone/large needs it unquantized in memory once"):
+        merging.check_memory(spec)
 
 
 def test_events_as_lines():

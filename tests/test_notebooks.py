@@ -16,7 +16,8 @@ from nbclient.exceptions import CellExecutionError
 
 import notebooks
 from engine import links, runs
-from engine.cells import first
+from engine.cells import commands, first
+from engine.errors import EngineError
 from engine.game import starter_pack
 from engine.runs import Run
 from notebooks import build, fresh, outputs, run_all
@@ -94,6 +95,19 @@ def test_outputs_are_cleaned_and_old_ones_kept_for_cells_that_stay():
     assert next(each for each in again.cells if "play(ROUNDS)" in each.source).outputs == cell.outputs and changed.outputs == []
 
 
+def test_the_game_is_played_whatever_the_self_test_says(monkeypatch, capsys):
+    def failing(*arguments: str) -> None:
+        raise EngineError("-m engine doctor ended with 1; the lines above say why.")
+
+    monkeypatch.setattr(commands, "engine", failing)
+    cells = {name: next(cell.source for cell in fresh(name).cells if 'engine("doctor")' in cell.source) for name in notebooks.NAMES}
+    exec(cells.pop("guanaco_guess"), {})
+    assert capsys.readouterr().out == "-m engine doctor ended with 1; the lines above say why. The game is played all the same.\n"
+    for source in cells.values():
+        with pytest.raises(EngineError):
+            exec(source, {})
+
+
 def begin(folder, **environment: str) -> subprocess.CompletedProcess:
     """The install cell as a program, in a folder."""
     variables = {key: value for key, value in os.environ.items() if key != "GUANACO_PLAYGROUND"}
@@ -116,7 +130,13 @@ def test_the_project_is_found_beside_around_and_in_a_zip(tmp_path):
     shutil.copytree(ROOT / "engine", project / "engine", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "requirements.txt", project)
     shutil.make_archive(str(zipped / "guanaco-playground"), "zip", project.parent)
-    for folder, found in ((beside, ROOT), (around / "notebooks", around), (zipped, zipped / "guanaco-playground")):
+    # As GitHub packs it: the branch is part of the folder's name, and of the file's unless somebody renamed it.
+    branch = project.rename(project.with_name("guanaco-playground-main"))
+    for name, file in (("renamed", "guanaco-playground"), ("github", "guanaco-playground-main")):
+        (tmp_path / name).mkdir()
+        shutil.make_archive(str(tmp_path / name / file), "zip", branch.parent)
+    found_in = [(beside, ROOT), (around / "notebooks", around), (zipped, zipped / "guanaco-playground")]
+    for folder, found in (*found_in, *((tmp_path / name, tmp_path / name / branch.name) for name in ("renamed", "github"))):
         done = begin(folder, PIP_NO_INDEX="1")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == str(found) and done.stdout.startswith("Guanaco Playground is ready: torch ")
@@ -201,12 +221,12 @@ def test_nothing_tells_the_sides_before_the_guess(own_home, tmp_path):
 
 @pytest.mark.long
 def test_guanaco_finetune_runs_top_to_bottom(own_home, tmp_path):
-    done = run_all(fresh("guanaco_finetune", STEPS=4), tmp_path, own_home)
+    done = run_all(fresh("guanaco_finetune", STEPS=4, RESUME=True), tmp_path, own_home)
     assert "Runs lie in " in outputs(done, "DRIVE = ") and "computing in float32: there is no GPU" in outputs(done, "training.recipe")
     assert "256: 256 good, 0 bad" in outputs(done, "show_data") and "prompt format chat" in outputs(done, "show_data")
     trained = outputs(done, "training.train")
     assert "step 4/4" in trained and "is done." in trained and notebooks.pictures(done) == 1
-    assert "there is nothing to go on with" in outputs(done, "training.resume")
+    assert "is done: there is nothing to go on with" in outputs(done, "training.resume")
     assert outputs(done, "before_and_after").count("After: ") == 2
     assert re.findall(r"^--- (\S+)", outputs(done, "talk.compare"), re.MULTILINE)[0] == "the"
     [folder] = [path for path in (own_home / "runs").iterdir() if path.is_dir()]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 
 import builders
 import pytest
@@ -22,6 +23,7 @@ from playing import written
 
 from engine import export, memory, models, presets, recipe, runs
 from engine.backends.scripted import ScriptedBackend
+from engine.cells import first
 from engine.events import Step
 from engine.game import answer_files, starter_pack
 from engine.hardware import GIB, Gpu, Machine
@@ -239,6 +241,13 @@ def test_the_notebooks_command_builds_what_is_there():
     done = shell(command("notebooks"))
     assert done.returncode == 0 and [file.read_bytes() for file in files] == before, done.stderr
     assert set(re.findall(r"`notebooks/(\w+\.ipynb)` \| [a-z]", README)) == {file.name for file in files}
+
+
+def test_the_zip_command_packs_what_notebooks_look_for(tmp_path):
+    done = shell(command("zip").replace("--output guanaco-playground.zip", f"--output {tmp_path}/guanaco-playground.zip"))
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "guanaco-playground.zip") as packed:
+        assert {f"{first.FOLDER}/engine/cells/installing.py", f"{first.FOLDER}/app.py"} <= set(packed.namelist())
 
 
 @pytest.mark.long

@@ -1,6 +1,9 @@
 """Fetching and converting the starter: all or nothing, and every trouble says what to do (faults, rows 9, 33)."""
 
+import contextlib
+import errno
 import importlib.util
+import os
 import shutil
 import signal
 import subprocess
@@ -105,6 +108,23 @@ def test_a_failed_build_leaves_the_old_one(home):
         raise OSError("disk full")
     assert (target / "file").read_text() == "old"
     assert len(list(paths.models().iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are opened and synchronized on POSIX alone")
+@pytest.mark.parametrize("number, kept", [(errno.EINVAL, True), (errno.ENOSPC, False)])
+def test_a_file_system_that_synchronizes_no_folders_takes_what_is_built(home, monkeypatch, number, kept):
+    """Drives that are mounted by a program may refuse it; a full disk is no such thing."""
+    honest = os.fsync
+
+    def fsync(handle: int) -> None:
+        if os.path.isdir(f"/dev/fd/{handle}"):
+            raise OSError(number, os.strerror(number))
+        honest(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with contextlib.nullcontext() if kept else pytest.raises(OSError), paths.building(paths.models() / "x") as folder:
+        (folder / "file").write_text("whole")
+    assert (paths.models() / "x" / "file").read_text() == "whole"
 
 
 def test_a_home_that_cannot_be_made_says_so(monkeypatch, tmp_path):

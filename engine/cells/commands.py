@@ -1,19 +1,19 @@
 """The command line and the web page, from a cell."""
 
 import atexit
+import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from pathlib import Path
 
 from engine import children, hardware
 from engine.errors import EngineError
 
 PORT = 7860
 HEIGHT = 900
-_APP = Path(__file__).resolve().parents[2] / "app.py"
 _pages: list[subprocess.Popen] = []
 
 
@@ -31,19 +31,24 @@ def engine(*arguments: str) -> None:
 
 
 def open_page(*arguments: str, port: int = PORT) -> None:
-    """The web page below the cell, served in the background until the notebook ends or this is called again; `arguments` are those
-    of app.py. Raises EngineError where it does not start."""
+    """The web page below the cell, served in the background until the notebook ends or this is called again, at another port where
+    something has that one; `arguments` are those of app.py. Raises EngineError where it does not start."""
     close_page()
-    command = [sys.executable, str(_APP), "--port", str(port), *arguments]
+    port = _free(port)
+    command = [sys.executable, "-m", "engine.cells.page", "--port", str(port), *arguments]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=children.environment())
+        # In a session of its own no stop button reaches it; it ends when its stdin closes.
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
+        process = subprocess.Popen(command, env=children.environment(), start_new_session=True, **pipes)
         _pages.append(process)
-        while not _answers(port):
+        answers = False
+        while not answers:
+            time.sleep(0.2)
+            answers = _answers(port)
             if process.poll() is not None:
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
                 raise EngineError(f"The page did not start: {lines[-1] if lines else f'code {process.returncode}'}")
-            time.sleep(0.2)
     if hardware.machine().host == "colab":
         from google.colab import output
 
@@ -62,6 +67,19 @@ def close_page() -> None:
         process = _pages.pop()
         process.terminate()
         process.wait()
+        process.stdin.close()
+
+
+def _free(port: int) -> int:
+    """The port, or another one where something listens there."""
+    with socket.socket() as probe:
+        if os.name == "posix":  # what a page that has just ended leaves of its connections takes no port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _answers(port: int) -> bool:

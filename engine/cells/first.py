@@ -11,10 +11,19 @@ from pathlib import Path
 
 # Guanaco Playground: where GUANACO_PLAYGROUND says, beside this notebook (a folder, or a zip of it), or around it.
 NAME = "{FOLDER}"
-if Path(f"{{NAME}}.zip").is_file() and not Path(NAME).exists():
-    shutil.unpack_archive(f"{{NAME}}.zip")
-places = [os.environ.get("GUANACO_PLAYGROUND", NAME), ".", ".."]
-APP = next((Path(place).resolve() for place in places if (Path(place) / "engine" / "cells").is_dir()), None)
+
+
+def found():
+    beside = sorted(Path().glob(f"{{NAME}}-*"))  # as in a zip from GitHub, with the branch behind the name
+    places = [os.environ.get("GUANACO_PLAYGROUND", NAME), *beside, ".", ".."]
+    return next((Path(place).resolve() for place in places if (Path(place) / "engine" / "cells").is_dir()), None)
+
+
+APP = found()
+for packed in sorted(Path().glob(f"{{NAME}}*.zip")):
+    if APP is None:
+        shutil.unpack_archive(packed)
+        APP = found()
 """
 _CLONE = """\
 if APP is None and shutil.which("git"):

@@ -11,6 +11,7 @@ from engine import (
     hardware,
     inspecting,
     jobs,
+    merging,
     models,
     pictures,
     prompts,
@@ -20,7 +21,7 @@ from engine import (
     trying,
     uploads,
 )
-from engine.cells import colab
+from engine.cells import colab, commands
 from engine.cells.showing import Line, picture, side_by_side
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Sample, Saved, Started, Step
@@ -33,6 +34,7 @@ BUNDLED = "bundled"
 _PARTS = 4
 _LOOK = 0.3
 _LOG_LINES = 5
+_NAMED = 5
 
 
 def recipe(model: str, data: str, steps: int) -> Recipe:
@@ -71,19 +73,28 @@ def show_data(plan: Recipe) -> None:
     print(found.table())
 
 
-def train(plan: Recipe, name: str = "notebook") -> Run:
-    """Start a run and follow it to its end."""
+def train(plan: Recipe, name: str = "notebook", anew: bool = False) -> Run:
+    """A run of this recipe, followed to its end: unless `anew`, the latest one that is not done, as after a lost runtime, goes on; else
+    one is started. The latest others that are not done are named."""
+    left = _unfinished()
+    run = None if anew else next((each for each in left if _has_recipe(each, plan)), None)
+    if others := [each for each in left if each != run]:
+        print("Not done; the cell “Resume” goes on with one of them:", *map(_standing, others[:_NAMED]), sep="\n- ")
+    if run:
+        print(f"{run.id} has this very recipe and is not done. To begin another one: training.train(plan, anew=True)")
+        return resume(run.id)
     run = jobs.start(plan, name)
     follow(run)
     return run
 
 
-def resume() -> Run:
-    """The latest run: it goes on to its end where it is not done, and is only followed where it is under way. Raises BadInput where
-    there is none."""
-    run = next(iter(runs.every()), None)
-    if run is None:
+def resume(name: str = "") -> Run:
+    """The run of that id or folder, without a name the latest that is not done: it goes on to its end, and is only followed where it is
+    under way. Where all are done, the latest. Raises BadInput where there is none."""
+    latest = next(iter(runs.every()), None)
+    if latest is None:
         raise BadInput("No run is here yet: run the cell that trains. What an earlier runtime left on a Drive is found with DRIVE on.")
+    run = runs.find(name.strip()) if name.strip() else next(iter(_unfinished()), latest)
     if runs.finished(run):
         print(f"{run.id} is done: there is nothing to go on with.")
         return run
@@ -93,6 +104,23 @@ def resume() -> Run:
         jobs.resume(run)
     follow(run)
     return run
+
+
+def _unfinished() -> list[Run]:
+    """The runs that are not done, newest first."""
+    return [run for run in runs.every() if not runs.finished(run)]
+
+
+def _has_recipe(run: Run, plan: Recipe) -> bool:
+    with contextlib.suppress(BadInput):  # a recipe of another version is another one
+        return run.recipe == plan.with_absolute_data()
+    return False
+
+
+def _standing(run: Run) -> str:
+    """How far a run is, for a list."""
+    about = runs.summary(run)
+    return f"{run.id}: {about['status']} at step {about['step']} of {about['steps'] or '?'}, on {about['model']}"
 
 
 def follow(run: Run) -> None:
@@ -152,10 +180,21 @@ def _told(run: Run) -> None:
     if phase == "done":
         print(f"{run.id} is done.")
     elif ended:
-        raise EngineError(f"{run.id}: {ended.text} The cell “Resume” goes on with it.")
+        raise EngineError(f"{run.id}: {ended.text} Run this cell again and it goes on.")
     else:
         log = (run.folder / runs.OUTPUT).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LOG_LINES:]
-        raise EngineError("\n".join([f"{run.id} ended without a word. The cell “Resume” goes on with it. Its last lines:", *log]))
+        raise EngineError("\n".join([f"{run.id} ended without a word. Run this cell again and it goes on. Its last lines:", *log]))
+
+
+def to_gguf(run: Run) -> None:
+    """Write a run's GGUF files into a folder here. Where this machine has no memory for it, say what it takes and write none. Raises
+    EngineError where it fails otherwise, which it has explained then."""
+    try:
+        merging.check_memory(models.resolve(run.recipe.model))
+    except EngineError as error:
+        print(f"No GGUF files are written here. {error}")
+        return
+    commands.engine("export", run.id, f"{run.id}-gguf", "--to", "gguf")
 
 
 def before_and_after(run: Run) -> None:

@@ -66,7 +66,8 @@ training.show_data(plan)
 # ## Train
 #
 # Training runs in a process of its own. The line below changes with every step; the losses are drawn at the end, with what they say. The
-# stop button saves and ends; *Resume* goes on.
+# stop button saves and ends; run the cell again and it goes on. After a lost runtime too: with `DRIVE` and the recipe's forms as they
+# were, *Run all* finds the run and goes on from its last checkpoint. Other runs that are not done are named.
 #
 # Falling training loss means that the rows are learnt. The held-out loss is measured on rows that are never trained on: while it falls too,
 # what is learnt holds elsewhere; where it rises again, rows are learnt by heart.
@@ -77,11 +78,18 @@ run = training.train(plan)
 # %% [markdown]
 # ## Resume
 #
-# After a lost runtime: run the cells down to *Where runs are kept*, with `DRIVE` as it was, and the recipe's cell; leave out the one that
-# trains, and run this one. It goes on with the latest run that is not done, from its last checkpoint. Where all is done it says so.
+# For a run of another recipe, or one whose data you have not at hand: run the cells down to *Where runs are kept*, with `DRIVE` as it was,
+# then this one with `RESUME` on. It goes on from the last checkpoint with the run that `RUN` names, without a name with the latest that
+# is not done. Where all are done it says so and takes the latest. The cells below then are about that run.
 
 # %%
-run = training.resume()
+from engine.cells import training
+
+RESUME = False  # @param {"type":"boolean"}
+RUN = ""  # @param {"type":"string"}
+
+if RESUME:
+    run = training.resume(RUN)
 
 # %% [markdown]
 # ## Before and after
@@ -99,7 +107,7 @@ training.before_and_after(run)
 # %% tags=["machine"]
 from engine.cells.talking import Talk
 
-talk = Talk(plan.model, run.id)
+talk = Talk(run.recipe.model, run.id)
 
 # %%
 MESSAGE = "Give me one tip for learning a language."  # @param {"type":"string"}
@@ -114,6 +122,11 @@ talk.compare(MESSAGE, strengths=(0, 1))
 #
 # The adapter in PEFT's form with its card and recipe, and GGUF files for llama.cpp (merged weights, and the adapter alone). What is
 # written is checked before it counts. On Colab they are in the folder symbol on the left.
+#
+# For GGUF the adapter is merged into the base in 16 bits, which must fit the GPU once, and main memory once as llama.cpp reads it. On a T4
+# bases of up to 4 billion parameters do; 7B wants a GPU of 24 GB, 13B one of 40 GB. Where it does not fit the cell says so and writes
+# none. A larger machine with the run's folder (with `DRIVE` on it is on your Drive, in `guanaco-playground/runs`) writes them later by
+# `python -m engine export FOLDER my-gguf --to gguf`.
 
 # %%
 from engine.cells import talking
@@ -122,7 +135,7 @@ talking.close()
 engine("export", run.id, f"{run.id}-adapter", "--to", "adapter")
 
 # %%
-engine("export", run.id, f"{run.id}-gguf", "--to", "gguf")
+training.to_gguf(run)
 
 # %% [markdown]
 # ## The web page, if you like
@@ -135,4 +148,4 @@ from engine.cells.commands import open_page
 OPEN_PAGE = False  # @param {"type":"boolean"}
 
 if OPEN_PAGE:
-    open_page("--model", plan.model, "--adapter", run.id)
+    open_page("--model", run.recipe.model, "--adapter", run.id)
