@@ -41,7 +41,8 @@ def end_with_parent() -> None:
     """For a child: end it at once when its stdin closes, as it does however the parent ends. Nothing else may read stdin."""
 
     def outlived() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 4096):  # not by Python's own reader: that one's lock breaks an end of the child's own
+            pass
         os._exit(0)
 
     threading.Thread(target=outlived, daemon=True).start()
