@@ -34,7 +34,8 @@ class LlamaProcess:
         self._errors: deque[str] = deque(maxlen=KEPT_LINES)
         answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._process = children.started("engine.llama_server", capture_errors=True)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
         threading.Thread(target=lambda: answer.put(self._process.stdout.readline()), daemon=True).start()
         try:
             with contextlib.suppress(OSError):
@@ -73,6 +74,7 @@ class LlamaProcess:
     def _reason(self) -> str:
         """What llama.cpp gave as its first error."""
         self.ended()
+        self._listening.join(ENDING_SECONDS)  # to the last line
         first = next((line for line in self._errors if " E " in line), "")
         return first.partition(" E ")[2].strip()[:200]
 
