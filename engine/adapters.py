@@ -165,7 +165,7 @@ def _found(name: str, from_hub: Callable[[AdapterSpec], Adapter]) -> Adapter:
 
 def absolute(name: str) -> str:
     """A name that means the same from any folder: a local folder's with the whole path, any other as it is."""
-    known = name == NO_ADAPTER or _official(name) or name in runs.known()
+    known = name in ("", NO_ADAPTER) or _official(name) or name in runs.known()
     return name if known else str(_folder_here(local_path(name)) or name)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine import gguf_file, hardware, hub, paths
+from engine import gguf_file, hardware, hub, paths, quiet
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
 from engine.models import smaller_models
@@ -18,14 +18,14 @@ def gguf_to_folder(gguf: Path, target: Path, report: hub.Report, **about: object
     report(Progress(f"Converting {gguf.name} once (under a minute for a small model)", None))
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    quiet.libraries()
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         report(Progress(f"Converting {gguf.name}: weights", 0.3))
-        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        with quiet.bars():
+            read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except Exception as error:
         raise BadInput(
             f"{gguf.name} cannot be read: it is damaged, or of an architecture this cannot convert ({type(error).__name__}: {str(error)[:160]})."

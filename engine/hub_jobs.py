@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from engine import adapters, checkpoints, hub, job_bundle, job_script, jobs, paths, pushing, runs
+from engine import adapters, checkpoints, hub, job_bundle, job_script, jobs, paths, pushing, recipe_paths, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Event, Notice, Progress, Step, from_json
 from engine.line_files import full_disk_told
@@ -79,7 +79,7 @@ def start(plan: Recipe, name: str, flavor: str, limit: float, report: hub.Report
     """
     from huggingface_hub import HfApi
 
-    plan = plan.with_absolute_data()
+    plan = recipe_paths.absolute(plan)
     job_bundle.check(plan)
     token, api = pushing.token(), HfApi()
     with pushing.explained("Your account", "could not be looked up, so nothing was sent"):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, runs, trainable, training_commands
+from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, recipe_paths, runs, trainable, training_commands
 from engine.errors import BadInput
 from engine.job_offer import Offer
 from engine.recipe import Recipe
@@ -37,7 +37,7 @@ def job(
                 return
     else:
         plan, name = training_commands.recipe_of(what)
-        plan = (plan.with_data(data) if data else plan).with_absolute_data()
+        plan = recipe_paths.absolute(plan.with_data(data) if data else plan)
         offer = _offer(plan, flavor, timeout)
         if as_json and not yes:
             print(json.dumps(offer.document(), ensure_ascii=False))

@@ -19,7 +19,7 @@ from typing import NoReturn
 import psutil
 from filelock import FileLock, Timeout
 
-from engine import children, hardware, paths, ranks, runs
+from engine import children, hardware, paths, ranks, recipe_paths, runs
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Queued
 from engine.hardware import Machine
@@ -39,14 +39,14 @@ NICENESS, NICENESS_VARIABLE = 19, "GUANACO_NICENESS"
 def start(plan: Recipe, name: str, public: bool = False) -> Run:
     """Write a new run's folder and train it in a process of its own, which outlives this one. `name` becomes part of its id; `public` as
     in `runs.create`."""
-    run = runs.create(runs.fresh_folder(name), plan.with_absolute_data(), public=public)
+    run = runs.create(runs.fresh_folder(name), recipe_paths.absolute(plan), public=public)
     _spawn(run)
     return run
 
 
 def start_unlisted(plan: Recipe, folder: Path) -> Run:
     """The same in a folder elsewhere; it stands in line with the runs and is not listed among them."""
-    run = runs.create(folder, plan.with_absolute_data(), listed=False)
+    run = runs.create(folder, recipe_paths.absolute(plan), listed=False)
     _spawn(run)
     return run
 

@@ -81,17 +81,16 @@ def generate(
         }
         called = name or (f"{about['model']} with {blend.label}" if blend.parts else about["model"])
         called = called.replace(":", " ")  # in published files what follows a colon is a version, and no part of the name
-        for each in generations.generate(chat, out, called, asked, settings, about):
-            match each:
-                case Progress():
-                    report(each)
-                case Made():
-                    made = each
+        with _written(out):
+            for each in generations.generate(chat, out, called, asked, settings, about):
+                match each:
+                    case Progress():
+                        report(each)
+                    case Made():
+                        made = each
     except KeyboardInterrupt:
         log(f"Stopped. What was answered is in {out}; the same command goes on with it.")
         raise typer.Exit(1) from None
-    except OSError as error:
-        raise EngineError(f"{out} cannot be written: {error.strerror}.") from error
     finally:
         opened.close()
     if as_json:
@@ -143,7 +142,7 @@ def judge(
         log(note)
     out = out or judgements.folder(judge_model, data, kind)
     price = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
-    with judging.opened(plan, out, judge_model) as under_way:
+    with _written(out), judging.opened(plan, out, judge_model) as under_way:
         if under_way.missing:
             log(_estimate(under_way, price))
             client, _ = connected(load, timeout)
@@ -167,6 +166,15 @@ def judge(
     if ended.failed:
         log(f"{len(ended.failed)} comparisons came to nothing: {ended.failed[-1]} The same command asks again.")
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _written(out: Path) -> Iterator[None]:
+    """Say which place cannot be written where the system refuses it within the block."""
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
 
 
 def _answers(named: str) -> AnswerFile:

@@ -18,6 +18,11 @@ def local_path(name: str) -> Path:
     return path
 
 
+def absolute_path(name: str) -> str:
+    """A file's or folder's name with the whole path, so that it is found from any folder; any other name, and none, as it is."""
+    return str(local_path(name).resolve()) if name and local_path(name).exists() else name
+
+
 def read_config(folder: Path) -> dict:
     """The parsed `config.json` of a model folder. Raises BadInput where there is none or it is no JSON object."""
     path = folder / "config.json"

@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from engine.errors import BadInput
 from engine.examples import Lengths
-from engine.model_files import local_path
 from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, Dtype, MemoryLimits, Settings
 
 ALL_LINEAR = "all-linear"
@@ -250,13 +249,6 @@ class Recipe(Settings):
             section, _, name = key.rpartition(".")
             (fields[section] if section else fields)[name] = value
         return Recipe.model_validate(fields)
-
-    def with_absolute_data(self) -> "Recipe":
-        """The same recipe, its data file named so that it is found from any folder."""
-        path = local_path(self.data.source) if self.data.source else None
-        if path is None or not path.exists():
-            return self
-        return self.model_copy(update={"data": self.data.model_copy(update={"source": str(path.resolve())})})
 
 
 def parse(text: str, what: str = "The recipe") -> Recipe:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -80,12 +81,19 @@ MemoryLimits = Annotated[
 
 
 def _address(url: str) -> str:
-    """Refuses one that has a user and a password in it: settings are kept and shown."""
+    """Refuses what is no address, and one that has a user and a password in it: settings are kept and shown."""
     if "@" in url:
         raise ValueError(
             "--base-url is kept and shown, so it may hold no user or password. Leave out what ends with @; the server's key comes from the "
             "environment variable that --api-key-env names."
         )
+    import httpx  # where an address is given, it is loaded anyway
+
+    try:
+        httpx.URL(url)
+        urlsplit(url).port  # httpx takes any number for a port
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"--base-url is no address: {error}. It looks like http://localhost:8000/v1.") from error
     return url
 
 

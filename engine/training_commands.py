@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from engine import hardware, jobs, memory, models, presets, ranks, recipe, runs, telling
+from engine import hardware, jobs, memory, models, presets, ranks, recipe, recipe_paths, runs, telling
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Progress, Started, Step
 from engine.findings import Finding, findings
@@ -38,7 +38,7 @@ def train(
     plan, name = recipe_of(what)
     if data:
         plan = plan.with_data(data)
-    run = _run(plan.with_absolute_data(), name, run_dir, resume)
+    run = _run(recipe_paths.absolute(plan), name, run_dir, resume)
     done = runs.finished(run)
     if not done:
         _end_on_signals(run)
@@ -182,7 +182,7 @@ def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
     if not (resume and (folder / runs.RECIPE).is_file()):
         return runs.create(folder, plan)
     run = Run(folder)
-    if run.recipe.with_absolute_data() != plan:
+    if recipe_paths.absolute(run.recipe) != plan:
         raise BadInput(
             f"{folder} was begun with another recipe. Resume it with its own, {folder / runs.RECIPE}, or choose another --run-dir."
         )

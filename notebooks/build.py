@@ -131,14 +131,10 @@ def main() -> None:
             continue
         notebook, place = built(source), target(source)
         if chosen.run:
-            with tempfile.TemporaryDirectory() as folder:
-                # Without a token: outputs may say whether there is one.
-                executed(notebook, Path(folder), HF_TOKEN="")
-                home = os.environ.get("GUANACO_HOME", "")
-                scrubbed(
-                    notebook,
-                    {str(ROOT): "guanaco-playground", folder: ".", **({home: "GUANACO_HOME"} if home else {}), str(Path.home()): "~"},
-                )
+            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as home:
+                # Nothing of the person who builds: without a token and without other runs, of both of which outputs may tell.
+                executed(notebook, Path(folder), HF_TOKEN="", GUANACO_HOME=home)
+                scrubbed(notebook, {str(ROOT): "guanaco-playground", folder: ".", home: "GUANACO_HOME", str(Path.home()): "~"})
         elif place.is_file():
             _with_old_outputs(notebook, nbformat.read(place, 4))
         nbformat.write(notebook, place)

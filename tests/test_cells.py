@@ -11,7 +11,7 @@ from builders import until
 from conftest import ROOT
 from playing import ANOTHER, FOUND, OTHER, deck, game
 
-from engine import fitting, hardware, jobs, memory, merging, models, nf4, pictures, presets, runs, telling
+from engine import fitting, hardware, jobs, memory, merging, models, nf4, pictures, presets, recipe_paths, runs, telling
 from engine.cells import playing, showing, talking
 from engine.cells import training as cells
 from engine.errors import BadInput, EngineError
@@ -117,7 +117,7 @@ def test_after_a_lost_runtime_the_run_goes_on(plan, shown, capsys):
     jobs.kill(run)
     saved = max(run.steps_saved())
     (run.folder / runs.RECIPE).write_text(
-        plan.changed({"optimization.steps": saved + 2, "cadence.save_every": 2}).with_absolute_data().to_yaml()
+        recipe_paths.absolute(plan.changed({"optimization.steps": saved + 2, "cadence.save_every": 2})).to_yaml()
     )
     assert cells.resume() == run
     said = capsys.readouterr().out
@@ -195,7 +195,7 @@ def test_the_latest_run_that_is_not_done_goes_on_or_the_one_that_is_named(plan, 
 
 def test_all_cells_run_again_after_a_lost_runtime_go_on_with_the_lost_run(plan, home, capsys, begun):
     other = aged(training.fresh(plan.changed({"optimization.steps": 9}), home / "runs" / "other"), 2)
-    lost = aged(training.fresh(plan.with_absolute_data(), home / "runs" / "lost"), 1)
+    lost = aged(training.fresh(recipe_paths.absolute(plan), home / "runs" / "lost"), 1)
     broken = aged(training.fresh(plan, home / "runs" / "broken"), 3)
     (broken.folder / runs.RECIPE).write_text("model: [")
     assert cells.train(plan) == lost and begun == [("resume", "lost"), ("follow", "lost")]
@@ -208,7 +208,7 @@ def test_all_cells_run_again_after_a_lost_runtime_go_on_with_the_lost_run(plan, 
 
 
 def test_a_run_is_begun_anew_where_that_is_asked_for(plan, home, capsys, begun):
-    lost = training.fresh(plan.with_absolute_data(), home / "runs" / "lost")
+    lost = training.fresh(recipe_paths.absolute(plan), home / "runs" / "lost")
     assert cells.train(plan, anew=True) != lost and begun[0] == ("start", "notebook") and "- lost: " in capsys.readouterr().out
 
 

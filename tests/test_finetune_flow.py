@@ -9,7 +9,7 @@ import pytest
 import training
 from pages import Page
 
-from engine import preview, runs
+from engine import preview, recipe_paths, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import EngineError
 from engine.events import Progress
@@ -132,7 +132,7 @@ def test_rows_are_counted_wherever_counts_are_missing(page, tiny, rows, home, mo
                 return
         yield whole
 
-    run = training.fresh(training.plan(tiny, rows).with_absolute_data(), runs.fresh_folder("kept"))
+    run = training.fresh(recipe_paths.absolute(training.plan(tiny, rows)), runs.fresh_folder("kept"))
     with browser.opened(page.url) as tab:
         brought(tab, tiny, rows)
         to_recipe(tab)

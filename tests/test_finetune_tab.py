@@ -10,7 +10,7 @@ import training
 from gradio_client.exceptions import AppError
 from pages import Page
 
-from engine import drafts, fitting, jobs, memory, models, pace, presets, probing, runs, uploads
+from engine import drafts, fitting, jobs, memory, models, pace, presets, probing, recipe_paths, runs, uploads
 from engine.backends.scripted import ScriptedBackend
 from engine.data_files import Row
 from engine.drafts import Draft
@@ -49,7 +49,7 @@ def test_a_program_previews_estimates_and_starts(page, tiny, rows):
     needs = client.predict(recipe, api_name="/finetune_estimate")
     assert list(needs)[0] == "This machine" and needs["T4"]["fits"] and needs["T4"]["resident"] > 0
     run = client.predict(recipe, "mine", api_name="/finetune_start")
-    assert run.startswith("mine-") and runs.find(run).recipe == training.plan(tiny, rows).with_absolute_data()
+    assert run.startswith("mine-") and runs.find(run).recipe == recipe_paths.absolute(training.plan(tiny, rows))
 
 
 def test_what_a_program_may_not_start_is_told(page):

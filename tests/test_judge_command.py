@@ -45,6 +45,17 @@ def options(server, *more: str) -> tuple[str, ...]:
     return ("--base-url", server.url, "--judge-model", "judge-1", *more)
 
 
+def test_a_place_that_cannot_be_written_and_an_address_that_is_none(files, run_engine, tmp_path):
+    (tmp_path / "note").write_text("x")
+    with JudgeServer() as server:
+        done = run_engine("judge", *files, *options(server, "--out", str(tmp_path / "note/inside")))
+        assert done.returncode == 1 and not server.asked, done.stderr
+    assert "inside cannot be written: Not a directory. Choose another --out." in done.stderr and "Traceback" not in done.stderr
+    wrong = run_engine("judge", *files, "--base-url", "http://localhost:port", "--judge-model", "judge-1")
+    assert wrong.returncode == 2 and "--base-url is no address: Invalid port: 'port'" in wrong.stderr, wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
 def test_models_are_judged_and_rated_to_the_known_order(files, run_engine, home):
     with JudgeServer(favour=0.5) as server:
         done = run_engine("judge", *files, *options(server, "--json"))

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from training import ROOT, begun, fresh, plan, trained, wait_for, written
 
-from engine import ranks, runs
+from engine import ranks, recipe_paths, runs
 from engine.events import Adjusted, Ended, Evaluated, Notice, Started, Step
 
 
@@ -118,7 +118,7 @@ def test_an_evaluation_that_runs_out_of_memory_in_one_is_made_smaller_in_both(ho
 @pytest.mark.long
 def test_a_finished_run_ends_all_of_them(home, tiny, rows, tmp_path):
     recipe = plan(tiny, rows)
-    trained(fresh(recipe.with_absolute_data(), tmp_path / "run"))
+    trained(fresh(recipe_paths.absolute(recipe), tmp_path / "run"))
     process, _ = launched(torchrun(), recipe, tmp_path, "run", "--resume")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and output.count("Done: 6 steps") == 1, errors

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import models, optimizers, presets, recipe
+from engine import models, optimizers, presets, recipe, recipe_paths
 from engine.errors import BadInput
 from engine.presets import PRESETS
 from engine.recipe import OptimizationRecipe, Recipe, parse
@@ -87,9 +87,18 @@ def test_files_that_are_no_recipe(tmp_path):
 def test_other_data_is_looked_at_anew(tmp_path):
     other = PRESETS["openorca-7b"].with_data("rows.csv")
     assert (other.data.source, other.data.format, other.data.source_length) == ("rows.csv", "auto", 384)
+
+
+def test_what_a_recipe_names_here_is_found_from_any_folder(tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    plan = PRESETS["starter"].with_data("rows.csv").changed({"model": "base", "lora.start_from": "further"})
+    assert recipe_paths.absolute(plan) == plan  # nothing of it is here: three ids of the Hub, perhaps
     (tmp_path / "rows.csv").write_text("x")
-    assert PRESETS["starter"].with_data(str(tmp_path / "rows.csv")).with_absolute_data().data.source == str(tmp_path / "rows.csv")
-    assert other.with_absolute_data() == other
+    for name in ("base", "further", "starter", "none"):
+        (tmp_path / name).mkdir()
+    found = recipe_paths.absolute(plan)
+    assert [found.model, found.lora.start_from, found.data.source] == [str(tmp_path / name) for name in ("base", "further", "rows.csv")]
+    assert recipe_paths.absolute(PRESETS["starter"]) == PRESETS["starter"]  # folders called like known ids are not meant
 
 
 @given(st.builds(OptimizationRecipe, epochs=st.floats(0.1, 100), learning_rate=st.floats(1e-8, 1), seed=st.integers(0, 2**31 - 1)))

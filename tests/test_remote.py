@@ -173,7 +173,9 @@ def test_pieces_of_several_tokens_are_counted_by_the_server():
     assert (told.text, told.tokens, told.finish_reason) == ("Hello there", 5, "stop")
 
 
-@pytest.mark.parametrize("url", ["", "gpu-box:8000", "ftp://x", "http://", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["", "gpu-box:8000", "ftp://x", "http://", "file:///etc/passwd", "http://x:port/v1", "http://x:99999", "http://[::1/v1"]
+)
 def test_addresses_that_are_none(url):
     with pytest.raises(BadInput, match="--base-url"):
         load_settings(BackendName.remote, url, "", None)

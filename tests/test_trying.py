@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 import training
 
-from engine import adapters, children, export, presets, runs, services, trying
+from engine import adapters, children, export, presets, recipe_paths, runs, services, trying
 from engine.drafts import Draft
 from engine.errors import BadInput, EngineError
 from engine.events import Progress, Sample
@@ -26,7 +26,7 @@ from ui.finetune.workshop import Workshop
 def run(tiny, rows, home):
     """A run's folder as it is when it ended, with four rows held out and two prompts sampled."""
     plan = training.plan(tiny, rows, data={"held_out": 4}, samples={"prompts": ["Count 1", "Say hi"]})
-    made = training.fresh(plan.with_absolute_data(), runs.fresh_folder("mine"))
+    made = training.fresh(recipe_paths.absolute(plan), runs.fresh_folder("mine"))
     log = runs.EventLog(made)
     for step, answers in ((0, ("one", "hi")), (3, ("two", "hi")), (6, ("three", "hi"))):
         for prompt, text in zip(plan.samples.prompts, answers, strict=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import hardware, hub, memory, models, ranks
+from engine import hardware, hub, memory, models, quiet, ranks
 from engine.backends import quantized
 from engine.backends.weights import fetch
 from engine.errors import BadInput, EngineError
@@ -49,9 +49,8 @@ def opened(spec: ModelSpec, load: LoadSettings, report: hub.Report) -> Pretraine
     spec, weights = fetch(spec, load, report)
     models.check_fit(spec, hardware.machine(), load)
     import torch
-    import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    quiet.libraries()
     report(Progress(f"Loading {spec.id}", None))
     tokenizer = _load_tokenizer(spec)
     capabilities = cuda_capabilities()

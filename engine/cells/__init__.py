@@ -2,3 +2,8 @@
 
 IPython is imported inside functions: only a notebook has to have it.
 """
+
+import warnings
+
+# tqdm says that it would draw its bars as widgets, were they there; what is under way is shown by our own lines.
+warnings.filterwarnings("ignore", "IProgress not found")

@@ -18,12 +18,10 @@ _pages: list[subprocess.Popen] = []
 
 
 def engine(*arguments: str) -> None:
-    """`python -m engine ARGUMENTS`, its lines shown as they come, without libraries' words to programmers. Raises EngineError where it
-    fails, which it has explained then."""
-    variables = children.environment(PYTHONWARNINGS="ignore::FutureWarning", TRANSFORMERS_VERBOSITY="error")
+    """`python -m engine ARGUMENTS`, its lines shown as they come. Raises EngineError where it fails, which it has explained then."""
     command = [sys.executable, "-u", "-m", "engine", *arguments]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
-    with subprocess.Popen(command, env=variables, **options) as process:
+    with subprocess.Popen(command, env=children.environment(), **options) as process:
         for line in process.stdout:
             print(line, end="")
     if process.returncode:

@@ -15,6 +15,7 @@ from engine import (
     models,
     pictures,
     prompts,
+    recipe_paths,
     runs,
     telling,
     tokenizer_files,
@@ -113,7 +114,7 @@ def _unfinished() -> list[Run]:
 
 def _has_recipe(run: Run, plan: Recipe) -> bool:
     with contextlib.suppress(BadInput):  # a recipe of another version is another one
-        return run.recipe == plan.with_absolute_data()
+        return run.recipe == recipe_paths.absolute(plan)
     return False
 
 

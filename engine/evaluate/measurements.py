@@ -22,7 +22,7 @@ from engine.errors import BadInput
 from engine.evaluate.perplexity import As
 from engine.events import Ended, Event, Progress, Queued
 from engine.line_files import full_disk_told
-from engine.model_files import local_path
+from engine.model_files import absolute_path
 from engine.runs import Job
 from engine.settings import MAX_SEED, MAX_SYSTEM_CHARS, BackendName, LoadSettings, Settings
 
@@ -94,12 +94,14 @@ class MeasurementSettings(Settings):
 
     def with_absolute_paths(self) -> "MeasurementSettings":
         """The same, its files and folders named so that they are found from any folder."""
-        found = {"model": models.absolute(self.model, self.load), "adapter": adapters.absolute(self.adapter)}
-        for name in ("data", "shots_from"):
-            value = getattr(self, name)
-            if value and local_path(value).exists():
-                found[name] = str(local_path(value).resolve())
-        return self.model_copy(update=found)
+        return self.model_copy(
+            update={
+                "model": models.absolute(self.model, self.load),
+                "adapter": adapters.absolute(self.adapter),
+                "data": absolute_path(self.data),
+                "shots_from": absolute_path(self.shots_from),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.events import Dependency
 
-from engine import hub_jobs, job_bundle, job_offer, jobs, pushing
+from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, recipe_paths
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.job_offer import Flavor
@@ -62,7 +62,7 @@ class HubGpu:
             return ""
         try:
             self.name(draft)
-            plan, seconds = draft.recipe.with_absolute_data(), job_offer.limit_of(limit)
+            plan, seconds = recipe_paths.absolute(draft.recipe), job_offer.limit_of(limit)
             job_bundle.check(plan)
             pushing.token()
             rows = self.shop.cutoff(draft)

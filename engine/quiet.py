@@ -1,0 +1,27 @@
+"""Libraries speak to programmers too: bars of their own, words about what a later version will drop. Nobody who uses this app can act on
+them, so they are left out, unless the variables that ask for them are set."""
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+
+def libraries() -> None:
+    """For before a model is loaded. Imports transformers."""
+    from transformers.utils import logging
+
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+
+
+@contextlib.contextmanager
+def bars() -> Iterator[None]:
+    """For calls that draw a bar which no setting turns off: within the block nothing is written to stderr."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
