@@ -20,7 +20,7 @@ _HELD_OUT, _EPOCHS, _MOST_STEPS = 0.1, 3.0, 1_875
 COMPARED_ROWS, COMPARED_TOKENS = 1_000, 200
 
 
-def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
+def on(recipe: Recipe, data: DataRecipe) -> Recipe:
     """A base's own recipe on this data, or on what is yet to come. What a published recipe says of its own data set does not hold for
     another, nor a number of rows to hold out for as many rows as somebody has."""
     kept = {"source": data.source, "format": data.format, "columns": data.columns}
@@ -36,7 +36,7 @@ def _on(recipe: Recipe, data: DataRecipe) -> Recipe:
 class Draft(Settings):
     """`title` is what the data is called for people, `run` the run that was started from it last."""
 
-    recipe: Recipe = _on(presets.preset(models.STARTER), DataRecipe())
+    recipe: Recipe = on(presets.preset(models.STARTER), DataRecipe())
     title: str = ""
     run: str = ""
 
@@ -44,7 +44,7 @@ class Draft(Settings):
 @dataclass(frozen=True)
 class Base:
     """A base to choose, with what its own recipe needs here: bytes, whether it fits, `seconds` for one pass over COMPARED_ROWS, bytes to
-    fetch (None: unknown)."""
+    fetch for a training (None: unknown) and whether they are here."""
 
     id: str
     title: str
@@ -71,7 +71,7 @@ def with_model(draft: Draft, model: str) -> Draft:
     if not spec.can_be_finetuned:
         raise BadInput(f"{spec.title} cannot be finetuned: it has no weights that training could use.")
     recipe = presets.of_model(spec.id).model_copy(update={"model": model.strip()})
-    return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})
+    return draft.model_copy(update={"recipe": on(recipe, draft.recipe.data)})
 
 
 def with_data(draft: Draft, source: str, title: str, format: str = datasets.AUTO, columns: Mapping[str, str] | None = None) -> Draft:
@@ -103,4 +103,13 @@ def with_preset(draft: Draft, name: str) -> Draft:
     found = presets.preset(name) if name else presets.of_model(models.resolve(draft.recipe.model).id)
     lora = found.lora.model_copy(update={"start_from": draft.recipe.lora.start_from})
     recipe = found.model_copy(update={"model": draft.recipe.model, "lora": lora})
-    return draft.model_copy(update={"recipe": _on(recipe, draft.recipe.data)})
+    return draft.model_copy(update={"recipe": on(recipe, draft.recipe.data)})
+
+
+def in_force(draft: Draft, own: str) -> str | None:
+    """The name of the preset that the draft's recipe is, `own` for that of its base; None where it is none of them."""
+    for name in ("", *presets.PRESETS):
+        with contextlib.suppress(BadInput):  # the base may be gone
+            if with_preset(draft, name).recipe == draft.recipe:
+                return name or own
+    return None

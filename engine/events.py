@@ -102,9 +102,10 @@ class Started:
 @dataclass(frozen=True)
 class Step:
     """One step is made, the first is 1. `loss` is the raw mean over the step's targets in nats, `grad_norm` that before cutting
-    (None where a step in 16 bits was skipped for overflow), `tokens_per_second` counts real tokens, no padding, since the start
-    without evaluation and saving; `memory` is the most the process has held so far in bytes, of the GPU where it is on one,
-    `eta_seconds` what is left at this pace, `seconds` what this step took (0: not noted)."""
+    (None where a step in 16 bits was skipped for overflow), `epoch` counts passes over all rows to learn from, drawn or not,
+    `tokens_per_second` real tokens, no padding, since the start without evaluation and saving; `memory` is the most the process has
+    held so far in bytes, of the GPU where it is on one, `eta_seconds` what is left at this pace, `seconds` what this step took (0: not
+    noted)."""
 
     step: int
     loss: float

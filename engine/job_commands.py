@@ -15,7 +15,7 @@ from engine.terminal import AsJson, agreed, log, report
 
 def job(
     what: Annotated[str, typer.Argument(metavar="[RECIPE|PRESET]", help="What to train, as for `train`.")] = "",
-    data: Annotated[str, typer.Option(help="Train on this file or Hub data set in place of the recipe's.")] = "",
+    data: Annotated[str, typer.Option(help=training_commands.DATA_HELP)] = "",
     flavor: Annotated[str, typer.Option(help="The machine, by the Hub's name for it.")] = "t4-small",
     timeout: Annotated[str, typer.Option(help="The longest that the job may take, as in 90m or 2h; it saves before it ends.")] = "2h",
     yes: Annotated[bool, typer.Option("--yes", help="Start it without asking.")] = False,
@@ -36,8 +36,8 @@ def job(
             if run.process:
                 return
     else:
-        plan, name = training_commands.recipe_of(what)
-        plan = recipe_paths.absolute(plan.with_data(data) if data else plan)
+        plan, name = training_commands.recipe_of(what, data)
+        plan = recipe_paths.absolute(plan)
         offer = _offer(plan, flavor, timeout)
         if as_json and not yes:
             print(json.dumps(offer.document(), ensure_ascii=False))

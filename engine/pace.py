@@ -26,6 +26,7 @@ from engine.events import Started, Step
 from engine.hardware import Machine
 from engine.memory import PASS_TOKENS, lora_parameters, unpacks
 from engine.recipe import Recipe
+from engine.rows import needed
 from engine.runs import PLAYGROUND, Run
 
 # Dense 16-bit TFLOP/s of tensor cores with float32 sums, as NVIDIA's data sheets give them; the first that stands in a GPU's name counts.
@@ -143,10 +144,21 @@ def duration_words(seconds: float) -> str:
     return f"about {days} days" + (f" {_counted(rest, 'hour')}" if rest else "") if days < 7 else f"about {round(hours / 24)} days"
 
 
-def learning(recipe: Recipe, rows: int) -> tuple[int, int]:
-    """How many of so many rows are learnt from, and in how many steps. Raises BadInput where all would be held out."""
-    learnt = rows - datasets.held_out_rows(rows, datasets.at_most_half(recipe.data.held_out, rows))
-    return learnt, recipe.optimization.steps_over(learnt)
+@dataclass(frozen=True)
+class Work:
+    """What a run does with its data: how many rows it learns from, how many it is tested on, and its steps."""
+
+    learnt: int
+    tested: int
+    steps: int
+
+
+def work(recipe: Recipe, rows: int) -> Work:
+    """Of so many rows that can be used, no more are taken than the steps can learn from. Raises BadInput where all would be held out."""
+    if draw := needed(recipe):
+        rows = min(rows, draw.rows + draw.last)
+    tested = datasets.held_out_rows(rows, datasets.at_most_half(recipe.data.held_out, rows))
+    return Work(rows - tested, tested, recipe.optimization.steps_over(rows - tested))
 
 
 def tests(recipe: Recipe, steps: int) -> int:
@@ -161,18 +173,19 @@ def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
     `rows` counts all that can be used; those that the recipe holds out are tested on, not learnt from. Tests are part of the time,
     samples are not. Raises BadInput where nothing would be left to learn from.
     """
-    learnt, steps = learning(recipe, rows)
+    found = work(recipe, rows)
     took = duration_words(whole_seconds(recipe, rows, mean_tokens, pace))
-    tested = rows - learnt
     measured = " (measured)" if pace.source == "measured" else ""
-    kept = f", {tested:,} more {'is' if tested == 1 else 'are'} held out to test on" if tested else ""
-    return f"{_passes(recipe, learnt, steps)} over {_counted(learnt, 'row')}, {_counted(steps, 'update')}, {took} {pace.place}{measured}{kept}."
+    kept = f", {found.tested:,} more {'is' if found.tested == 1 else 'are'} held out to test on" if found.tested else ""
+    left = f" drawn from {rows:,}" if found.learnt + found.tested < rows else ""
+    over = f"{_passes(recipe, found.learnt, found.steps)} over {_counted(found.learnt, 'row')}{left}"
+    return f"{over}, {_counted(found.steps, 'update')}, {took} {pace.place}{measured}{kept}."
 
 
 def whole_seconds(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> float:
-    """How long a run takes over so many rows, its tests included. Raises BadInput as `learning`."""
-    learnt, steps = learning(recipe, rows)
-    tokens = steps * recipe.optimization.batch * mean_tokens + _TEST_SHARE * tests(recipe, steps) * (rows - learnt) * mean_tokens
+    """How long a run takes over so many rows, its tests included. Raises BadInput as `work`."""
+    found = work(recipe, rows)
+    tokens = (found.steps * recipe.optimization.batch + _TEST_SHARE * tests(recipe, found.steps) * found.tested) * mean_tokens
     return seconds(1, tokens, pace)
 
 

@@ -280,7 +280,7 @@ def _step(job: _Training, step: int) -> Step:
         mean,
         norm if math.isfinite(norm) else None,
         rate,
-        round(step * plan.batch / len(job.rows.train), 4),
+        round(step * plan.batch / (len(job.rows.train) + job.rows.undrawn), 4),
         round(pace.tokens / pace.stepping, 2),
         _memory(learner.on_gpu),
         round(pace.eta(job.steps - step, tests_left), 1),

@@ -60,12 +60,12 @@ def check_layers(recipe: Recipe, spec: ModelSpec) -> None:
 
 def check_for_visitors(recipe: Recipe, rows: int) -> None:
     """Raises BadInput where a run over so many rows is more than a visitor may start on a public host."""
-    learnt, steps = pace.learning(recipe, rows)
-    tests = pace.tests(recipe, steps)
-    passed = steps * recipe.optimization.batch + tests * (rows - learnt)
+    work = pace.work(recipe, rows)
+    tests = pace.tests(recipe, work.steps)
+    passed = work.steps * recipe.optimization.batch + tests * work.tested
     for what, count, most, mend in (
         ("rows of data", rows, MOST_ROWS, "Bring fewer rows in step 2."),
-        ("updates", steps, MOST_UPDATES, f"Set Steps in step 4 to {MOST_UPDATES} or less."),
+        ("updates", work.steps, MOST_UPDATES, f"Set Steps in step 4 to {MOST_UPDATES} or less."),
         ("rows to learn from and to test, each time counted", passed, MOST_ROWS, "Lower Batch or raise Evaluate every in step 4."),
         ("sample answers", tests * len(recipe.samples.prompts), MOST_ANSWERS, "Raise Evaluate every in step 4, or ask fewer prompts."),
     ):

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from engine import drafts, pace, presets
 from engine.drafts import Draft
 from engine.errors import BadInput
+from engine.pace import Work
 from engine.recipe import Recipe, SamplesRecipe, parse
+from engine.training_commands import recipe_of
 from ui import form
 
 JSON = st.recursive(
@@ -39,7 +41,7 @@ def test_another_base_brings_its_own_recipe_and_keeps_the_data():
 @pytest.mark.parametrize("begin", [Draft(), drafts.with_model(Draft(), "starter"), drafts.with_preset(Draft(), "starter")])
 def test_of_a_few_rows_a_tenth_is_held_out(begin):
     recipe = drafts.with_data(begin, "mine.csv", "mine.csv").recipe
-    assert pace.learning(recipe, 24) == (22, 11), "two passes over all but two rows"
+    assert pace.work(recipe, 24) == Work(22, 2, 11), "two passes over all but two rows"
 
 
 @pytest.mark.parametrize("model", ["scripted", "", "no such model"])
@@ -58,6 +60,28 @@ def test_a_preset_leaves_base_and_data(name):
     draft = drafts.with_preset(drafts.with_data(Draft(), "rows.jsonl", "rows.jsonl"), name)
     assert (draft.recipe.model, draft.recipe.data.source, draft.title) == ("starter", "rows.jsonl", "rows.jsonl")
     assert draft.recipe.lora.r == (64 if name else 16)
+
+
+def test_the_preset_that_is_in_force_is_named():
+    draft = drafts.with_data(Draft(), "rows.jsonl", "rows.jsonl")
+    assert drafts.in_force(draft, "own") == "own"
+    other = drafts.with_preset(draft, "openorca-7b-t4")
+    assert drafts.in_force(other, "own") == "openorca-7b-t4"
+    assert drafts.in_force(drafts.changed(other, {"lora.r": 3}), "own") is None
+    assert drafts.in_force(drafts.with_model(other, "qwen2.5-0.5b"), "own") == "own", "another base brings its own"
+    assert drafts.in_force(drafts.changed(draft, {"model": "gone away"}), "own") == "starter", "on a base that is gone"
+
+
+def test_a_command_fits_a_published_preset_to_other_data_as_the_wizard_does(tmp_path):
+    found, name = recipe_of("guanaco-7b-t4", "mine.jsonl")
+    wizard = drafts.with_preset(drafts.with_data(drafts.with_model(Draft(), "guanaco-7b"), "mine.jsonl", ""), "guanaco-7b-t4")
+    assert name == "guanaco-7b-t4" and found == wizard.recipe and found.optimization.steps_over(360) == 68
+    assert recipe_of("guanaco-7b-t4")[0] == presets.PRESETS["guanaco-7b-t4"]
+    (tmp_path / "mine.yaml").write_text(
+        "model: starter\ndata: {source: a.csv, format: alpaca, columns: {output: better}}\noptimization: {epochs: 1}\n"
+    )
+    kept = recipe_of(str(tmp_path / "mine.yaml"), "b.csv")[0].data
+    assert (kept.source, kept.format, kept.columns) == ("b.csv", "alpaca", {"output": "better"}), "read as the recipe says"
 
 
 def test_an_impossible_change_is_told():

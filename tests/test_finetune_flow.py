@@ -9,7 +9,7 @@ import pytest
 import training
 from pages import Page
 
-from engine import preview, recipe_paths, runs
+from engine import preview, probing, recipe_paths, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import EngineError
 from engine.events import Progress
@@ -162,6 +162,48 @@ def test_rows_are_counted_wherever_counts_are_missing(page, tiny, rows, home, mo
         tab.wait_for_selector(f"#runs :text('{run.id}')")
         tab.locator("#runs").get_by_role("button", name="Clone").first.click()
         has(tab, "#ft-means", "updates")
+        assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_what_ends_late_speaks_of_the_recipe_as_it_is_by_then(page, tiny, rows, monkeypatch):
+    """A probe whose recipe was changed while it ran; a count in step 2 whose cutoff was moved."""
+    ended = []
+    monkeypatch.setattr(probing, "start", lambda *_: training.fresh(training.plan(tiny, rows), runs.fresh_folder("probe")))
+    monkeypatch.setattr(probing, "outcome", lambda run: ended[0] if ended else None)
+    monkeypatch.setattr(probing, "stop", lambda run: None)
+    go, real = threading.Event(), preview.counting
+
+    def late(*data, **options):
+        go.wait(60)
+        yield from real(*data, **options)
+
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        tab.click("#ft-next-3")
+        has(tab, "#ft-fit-told", "It fits")
+        tab.click("#ft-probe")
+        has(tab, "#ft-fit-told", "so far")
+        tab.click("#ft-step-3-button")
+        tab.get_by_label("number input for Rank").fill("3")
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 3\\n')")
+        assert tab.input_value("#ft-preset input") == "", "it is none of the presets now"
+        ended.append(probing.Probe("done", 10, 10**9, 2.0, 90.0, 10**9, {}, "Ten steps took 20 seconds."))
+        tab.click("#ft-step-4-button")
+        has(tab, "#ft-fit-told", "The recipe was changed while the probe ran. Of what it was: Ten steps took 20 seconds.")
+        monkeypatch.setattr(preview, "counting", late)
+        tab.click("#ft-step-3-button")
+        tab.locator("#ft-step-3").get_by_label("System text").fill("Be brief.")  # other rows than were counted
+        tab.keyboard.press("Tab")
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('Be brief.')")
+        tab.click("#ft-step-1-button")
+        has(tab, "#ft-lengths", "are counted when they are read")
+        tab.get_by_label("number input for Longest row").fill("104")
+        has(tab, "#ft-lengths", "are counted when they are read")
+        go.set()
+        has(tab, "#ft-lengths", "the limit is 104.")
         assert not tab.errors
 
 

@@ -181,6 +181,15 @@ def test_start_waits_for_data_and_bad_files_change_nothing(page, tiny, tmp_path)
         tab.click("#ft-remap")  # the columns are still offered by their own names
         tab.wait_for_timeout(300)
         tab.wait_for_selector("#ft-preview .good")
+        tab.fill("#ft-paste textarea", "instruction,output,output_clean\nWas ist eins?,Eins.,Sauber.\nUnd zwei?,Zwei.,Rein.\n")
+        tab.click("#ft-take-pasted")
+        tab.wait_for_function("document.querySelector('#ft-preview').innerText.includes('Zwei.')")
+        assert tab.input_value("#ft-format input") == "find out"
+        tab.get_by_label("Column of “output”").fill("output_clean")
+        tab.keyboard.press("Enter")
+        tab.click("#ft-remap")
+        tab.wait_for_function("document.querySelector('#ft-preview').innerText.includes('Rein.')")
+        assert tab.get_by_label("Column of “output”").input_value() == "output_clean", "of a format that was found, too"
         assert not tab.errors
 
 

@@ -1,5 +1,7 @@
 """The wizard's panel that starts a training as a Hugging Face Job."""
 
+import shutil
+
 import browser
 import jobs_server
 import pytest
@@ -32,7 +34,8 @@ def page(hub):
 
 @pytest.mark.long
 @browser.needs_chromium
-def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole):
+def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole, tmp_path):
+    other = shutil.copyfile(rows, tmp_path / "other.jsonl")
     hub.act = lambda job: (say(job, STARTED, *STEPS), done_by(hub, whole[0], job))
     with browser.opened(page.url) as tab:
         tab.get_by_role("tab", name="Finetune").click()
@@ -54,11 +57,21 @@ def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole):
         tab.wait_for_function("document.body.innerText.includes('Nothing was sent')")
         assert not hub.jobs
         tab.check("#ft-job-agreed input")
+        tab.click("#ft-step-1-button")
+        tab.locator("#ft-upload button[aria-label='Clear']").first.click()
+        tab.set_input_files("#ft-upload input[type=file]", other)
+        tab.wait_for_function("document.querySelector('#ft-data-told').innerText.includes('other.jsonl')")
+        tab.click("#ft-to-5")
+        tab.wait_for_selector("#ft-job-agreed input", state="hidden")  # what was agreed to was the other rows
+        tab.click("#ft-job button")
+        tab.wait_for_function("document.querySelector('#ft-job-told').innerText.includes('other.jsonl')")
+        assert not tab.is_checked("#ft-job-agreed input") and "rows.jsonl" not in tab.inner_text("#ft-job-told")
+        tab.check("#ft-job-agreed input")
         tab.click("#ft-job-start")
         tab.wait_for_function("document.querySelector('#run').innerText.includes('Done: 6 steps')", timeout=120_000)
         assert not tab.errors and not tab.outside
     (run,) = runs.every()
-    assert runs.finished(run) and run.id.startswith("rows-")
+    assert runs.finished(run) and run.id.startswith("other-")
 
 
 def test_visitors_of_a_public_host_start_none(hub, home):

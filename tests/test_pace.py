@@ -165,7 +165,7 @@ def test_words_are_near_what_they_stand_for(one, other):
 
 
 def plan(**optimization):
-    data = {"data.held_out": optimization.pop("held_out", 0)}
+    data = {"data.held_out": optimization.pop("held_out", 0), "data.held_out_from": "random"}
     defaults = {"optimization.steps": None, "optimization.epochs": None, "optimization.batch": 16}
     return STARTER.changed({**defaults, **data, **{f"optimization.{key}": value for key, value in optimization.items()}})
 
@@ -177,11 +177,18 @@ def plan(**optimization):
         (plan(epochs=3, held_out=12), 424, "3 passes over 412 rows, 78 updates, about 7 minutes here, 12 more are held out to test on."),
         (plan(epochs=3, held_out=1), 413, "3 passes over 412 rows, 78 updates, about 7 minutes here, 1 more is held out to test on."),
         (plan(epochs=1), 16, "1 pass over 16 rows, 1 update, under a minute here."),
-        (plan(steps=10), 400, "0.4 passes over 400 rows, 10 updates, under a minute here."),
-        (plan(steps=1), 1_000, "Less than one pass over 1,000 rows, 1 update, under a minute here."),
-        (plan(steps=24), 400, "Less than one pass over 400 rows, 24 updates, about 2 minutes here."),
+        (plan(steps=10), 400, "1 pass over 160 rows drawn from 400, 10 updates, under a minute here."),
+        (plan(steps=1), 1_000, "1 pass over 16 rows drawn from 1,000, 1 update, under a minute here."),
+        (plan(steps=24), 400, "1 pass over 384 rows drawn from 400, 24 updates, about 2 minutes here."),
         (plan(steps=25), 400, "1 pass over 400 rows, 25 updates, about 2 minutes here."),
         (plan(steps=77), 412, "About 3 passes over 412 rows, 77 updates, about 7 minutes here."),
+        (plan(steps=10, epochs=0.5), 400, "0.4 passes over 400 rows, 10 updates, under a minute here."),
+        (plan(steps=1, epochs=0.5), 1_000, "Less than one pass over 1,000 rows, 1 update, under a minute here."),
+        (
+            plan(steps=10, held_out=0.2),
+            5_000,
+            "1 pass over 160 rows drawn from 5,000, 10 updates, under a minute here, 40 more are held out to test on.",
+        ),
         (plan(epochs=100, steps=10), 16, "10 passes over 16 rows, 10 updates, under a minute here."),
         (plan(epochs=1), 3, "About 5.3 passes over 3 rows, 1 update, under a minute here."),
     ],
@@ -211,7 +218,7 @@ def test_the_sentence_is_true(rows, batch, steps, epochs, held_out):
     if steps is None and epochs is None:
         return
     said = pace.sentence(plan(steps=steps, epochs=epochs, batch=batch, held_out=held_out), rows, 100, Pace(1000, "measured", ""))
-    shown, learnt, updates = re.match(r"(.+) over ([\d,]+) rows?, ([\d,]+) updates?,", said).groups()
+    shown, learnt, updates = re.match(r"(.+) over ([\d,]+) rows?(?: drawn from [\d,]+)?, ([\d,]+) updates?,", said).groups()
     times = int(updates.replace(",", "")) * batch / int(learnt.replace(",", ""))
     if shown == "Less than one pass":
         assert times < 1

@@ -111,19 +111,25 @@ def test_what_is_quoted_under_troubleshooting_is_what_the_app_says():
     assert not [words for words in quoted if not any(words in source for source in sources)]
 
 
+def with_gpu(name: str, gibibytes: float, kind: tuple[int, int]) -> Machine:
+    return Machine("computer", "Linux x86_64", 8, 64 * GIB, 60 * GIB, (Gpu(name, int(gibibytes * GIB), kind),))
+
+
 def test_the_table_of_bases_is_what_the_planner_says():
     """Each card as a machine with that much memory, less what its driver keeps."""
-    cards = [("T4", 15, (7, 5)), ("L4", 22, (8, 9)), ("A6000", 44, (8, 6)), ("A100", 79, (8, 0))]
-    machines = [Machine("computer", "Linux x86_64", 8, 64 * GIB, 60 * GIB, (Gpu(name, size * GIB, kind),)) for name, size, kind in cards]
+    cards = [("T4", 15, (7, 5)), ("L4", 22.5, (8, 9)), ("L40S", 45, (8, 9)), ("A100", 79, (8, 0))]
+    machines = [with_gpu(*card) for card in cards]
     table = re.findall(r"^\| `([\w.-]+)` \| ([\d.]+) GB \| ([\d.]+) GB \|(.*)\|$", README, re.MULTILINE)
     assert len(table) == 7
     for base, chat, finetune, fits in table:
         spec = models.MODELS[base]
         plans = [memory.training_plan(spec.shape, presets.of_model(base), machine) for machine in machines]
-        assert {f"{spec.fit(machine).need / 1e9:.1f}" for machine in machines} == {chat}
-        assert {f"{plan.resident / 1e9:.1f}" for plan in plans} == {finetune}
+        assert {f"{spec.fit(machine).need / GIB:.1f}" for machine in machines} == {chat}
+        assert {f"{plan.resident / GIB:.1f}" for plan in plans} == {finetune}
         said = ["both" if plan.fits else "chat" if spec.fit(machine).fits else "" for machine, plan in zip(machines, plans, strict=True)]
         assert [cell.strip() for cell in fits.split("|")] == said, base
+    uncorrected = with_gpu("A6000", 47.9, (8, 6))
+    assert memory.training_plan(models.MODELS["guanaco-65b"].shape, presets.of_model("guanaco-65b"), uncorrected).fits
 
 
 def test_the_space_command_sends_nothing():

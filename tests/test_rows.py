@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import fresh, plan, trained
 
-from engine import rows, runs
+from engine import pace, rows, runs
 from engine.errors import BadInput
 from engine.events import Notice, Started
 from engine.prompts import PROMPTS
@@ -140,6 +140,7 @@ def test_of_more_rows_than_a_run_takes_no_more_are_kept(order, held_out, tiny, t
     found = rows.encoded(few.data, data, 0, BYTES, PROMPTS["chat"], told.append)
     kept = 4 if held_out == 0.25 else 3
     assert (len(found.train), len(found.held_out)) == (12, kept)
+    assert pace.work(few, 200) == pace.Work(12, kept, 2), "what is foretold"
     assert f"{12 + kept} of 200 rows are drawn: the steps can learn from no more." in [event.text for event in told]
     if order == "last":
         assert ["Count 197", "Count 198", "Count 199"] == [each.messages[0].text for each in data.conversations[-3:]]

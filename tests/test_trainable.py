@@ -65,7 +65,7 @@ def drafted(model, source, **sections) -> Draft:
 def refused(shop: Workshop, draft: Draft) -> str:
     """Why the page does not let a run start; the endpoint says the same."""
     train = TrainStep(shop)
-    train.means = train.start = train.command = train.view = None
+    train.means = train.start = train.command = train.view = train.hub = None
     said, button, *_ = train.shown(draft)
     if button.interactive:
         train.begin(draft)
@@ -181,6 +181,23 @@ def test_names_of_another_family_are_left_to_the_run(shop, tiny, rows, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "phi3"}))
     assert refused(shop, drafted(folder, rows, lora={"targets": ["qkv_proj"]})) == ""
+
+
+def test_what_the_counts_show_is_told_before(shop, tiny, tmp_path):
+    good = [json.dumps({"instruction": f"Say {number}", "output": str(number)}) for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*good, '{"instruction": 5}']), encoding="utf-8")
+    for data, said in (
+        ({"held_out": 0.99}, "20 of 20 rows are to be held out, which leaves none to train on"),
+        ({"skip_bad_rows": False}, "1 of 21 rows cannot be used. Mend the data, or tick “Skip bad rows” in step 4."),
+        ({}, ""),
+    ):
+        draft = drafted(tiny, tmp_path / "rows.jsonl", data=data)
+        shop.counted(draft)
+        assert said in refused(shop, draft) and bool(said) == bool(refused(shop, draft))
+    draft = drafted(tiny, tmp_path / "rows.jsonl", data={"prompt_format": "nonsense"})
+    with pytest.raises(BadInput) as caught:
+        shop.counted(draft)
+    assert refused(shop, draft) == str(caught.value)
 
 
 def test_what_does_not_fit_is_told_with_numbers_and_what_to_do(shop, tiny, rows, monkeypatch):

@@ -93,7 +93,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     )
     first = steps[0]
     opening.select(lambda kept_draft, table: first.listed_again(read(kept_draft), table), [draft, first.table], first.outputs, **how)
-    drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
+    counted = drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
+    counted.success(rows.counted_now, draft, rows.lengths, **how)
 
     chosen = gr.Textbox(visible=False, label="run")
     runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)

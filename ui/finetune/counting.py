@@ -55,8 +55,9 @@ def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = F
             yield views.told(str(error), "wrong")
 
     def fill(text: str, kept_draft: object) -> object:
-        # Where nothing was counted, what stands there stays.
-        told = ["", *step.sentences(read(kept_draft))] if text == _COUNTED else [gr.skip()] * (1 + len(step.filled))
+        # Where nothing was counted, what stands there stays; so does why it could not be.
+        line = "" if text == _COUNTED else gr.skip()
+        told = [line, *step.sentences(read(kept_draft))] if text else [gr.skip()] * (1 + len(step.filled))
         return told if step.filled else told[0]  # Gradio takes a list for one component as its value
 
     how = {"api_visibility": "private", "trigger_mode": "always_last"}

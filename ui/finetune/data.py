@@ -126,9 +126,12 @@ class DataStep:
         return shown + (views.bad_rows(measured.bad, measured.data.unit, data.skip_bad_rows) if measured.done else "")
 
     def _means(self, draft: Draft) -> str:
-        plan = self.shop.plan(draft)
-        held = f" Memory: {views.gigabytes(plan.resident)}." if isinstance(plan, memory.Plan) else ""
-        return f"{self.shop.sentence(draft)}{held}"
+        try:
+            plan = self.shop.plan(draft)
+            held = f" Memory: {views.gigabytes(plan.resident)}." if isinstance(plan, memory.Plan) else ""
+            return f"{self.shop.sentence(draft)}{held}"
+        except EngineError as error:  # the base is gone since the rows were counted
+            return str(error)
 
     def wire(self, draft: gr.BrowserState) -> None:
         def brought(
@@ -184,7 +187,8 @@ class DataStep:
                     raise BadInput("Bring the rows first.")
                 if format not in (datasets.AUTO, *FORMATS):
                     raise BadInput("Choose one of the formats in the list.")
-                named = {name: column for name, column in zip(self._fields(format), columns) if column not in (None, SAME)}
+                fields = self._fields(format if format in FORMATS else self.shop.first(before).format)
+                named = {name: column for name, column in zip(fields, columns) if column not in (None, SAME)}
                 return brought(ask, kept_draft, before.recipe.data.source, before.title, format, named)
 
         def take(found: dict | None, kept_draft: object) -> list:
@@ -253,4 +257,4 @@ class DataStep:
         for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
             event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
         self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
-        self.count = count
+        self.count, self.counted_now = count, counted_now

@@ -11,6 +11,7 @@ from engine import fitting, jobs, probing, runs
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
+from engine.recipe import Recipe
 from ui import form
 from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
@@ -82,7 +83,7 @@ class FitStep:
                 self.shop.allowed(now)
                 if not now.recipe.data.source:
                     raise BadInput("Choose the data first: the probe trains on its longest rows.")
-                yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True)]
+                yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True), None]
                 run = probing.start(now.recipe, lambda progress: None, self.shop.services.read_only)
                 try:
                     began, found = time.monotonic(), None
@@ -94,14 +95,25 @@ class FitStep:
                         doing = (
                             "Another run has the machine; the probe waits in line" if waits else "Probing: ten steps on the longest rows"
                         )
-                        yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip()]
+                        yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip(), gr.skip()]
                 finally:
                     probing.stop(run)
-                yield [*self.shown(now, found), gr.Button(visible=False)]
+                yield [gr.skip(), gr.skip(), gr.Button(visible=False), (now.recipe, found)]
+
+        def probed(measured: tuple[Recipe, Probe], kept_draft: object) -> list:
+            """What was measured, of the recipe as it is now."""
+            plan, found = measured
+            now = read(kept_draft)
+            if now.recipe == plan:
+                return self.shown(now, found)
+            told, bars = self.shown(now)
+            return [told + views.told(f"The recipe was changed while the probe ran. Of what it was: {found.text}"), bars]
 
         made = self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
         counting.after(made, self, draft)
-        running = self.probe.click(probe, draft, [*self.outputs, self.stop], api_visibility="private", **PROBING)
+        measured = gr.State(None)
+        running = self.probe.click(probe, draft, [*self.outputs, self.stop, measured], api_visibility="private", **PROBING)
+        running.success(probed, [measured, draft], self.outputs, api_visibility="private", **form.QUICK)
         ended = [self.told, self.stop]
         running.failure(lambda: ["", gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
         stopped = views.told("The probe was stopped.")

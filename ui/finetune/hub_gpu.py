@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, recipe_paths
@@ -43,6 +44,15 @@ class HubGpu:
             )
             self.go = gr.Button("Start on Hugging Face", elem_id="ft-job-start")
         return self
+
+    @property
+    def outputs(self) -> list[Component]:
+        """What `closed` is for."""
+        return [self.panel, self.told, self.agreed]
+
+    def closed(self) -> list:
+        """The panel as it is before it says anything: what it said, and what somebody agreed to, was of the draft as it was then."""
+        return [gr.Accordion(open=False), "", False]
 
     def opened(self, draft: Draft, flavor: str | None, limit: str) -> list:
         """The machines with their prices, and what the chosen one would cost."""

@@ -44,7 +44,7 @@ class LensStep:
             for number in range(row, min(row + _ROWS, len(there) + 1)):
                 asked = there[number - 1].or_system(data.system)
                 seen.append((number, lens(tokenizer, asked, made, data.lengths, data.learn == "everything")))
-            return [gr.Slider(value=row, maximum=max(2, len(there))), views.lens(seen)]
+            return [gr.Slider(value=row, maximum=max(2, len(there)), interactive=len(there) > 1), views.lens(seen)]
         except EngineError as error:
             return [gr.skip(), views.told(str(error), "wrong")]
 

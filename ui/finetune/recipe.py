@@ -58,7 +58,7 @@ class RecipeStep:
             with gr.Row():
                 self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
                 self.save = gr.Button("Save as recipe.yaml", size="sm", elem_id="ft-save-yaml")
-        self.outputs = [self.means, *self.fields.values(), self.yaml]
+        self.outputs = [self.means, self.preset, *self.fields.values(), self.yaml]
         return self
 
     def _draw(self, section: str, names: tuple[str, ...]) -> None:
@@ -73,7 +73,7 @@ class RecipeStep:
             for section, kind in SECTIONS.items()
             for name, value in zip(kind.model_fields, form.values(getattr(draft.recipe, section)), strict=True)
         }
-        return [self._means(draft), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
+        return [self._means(draft), drafts.in_force(draft, OWN), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
 
     def sentences(self, draft: Draft) -> list:
         return [self._means(draft)]
@@ -98,13 +98,14 @@ class RecipeStep:
         def change(request: gr.Request, kept_draft: object, *values: object) -> list:
             made, wrong = self.changed(read(kept_draft), values)
             self.shop.give_up_others(made, request.session_hash)
-            return [kept(made), views.told(wrong, "wrong") if wrong else self._means(made), made.recipe.to_yaml()]
+            said = views.told(wrong, "wrong") if wrong else self._means(made)
+            return [kept(made), said, drafts.in_force(made, OWN), made.recipe.to_yaml()]
 
         def leave(request: gr.Request, kept_draft: object, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
             shown = [form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)]
             # What was right is taken already, and somebody may be typing elsewhere.
-            return [gr.skip()] * 3 if shown == [*values] else change(request, kept_draft, *shown)
+            return [gr.skip()] * 4 if shown == [*values] else change(request, kept_draft, *shown)
 
         def begin_with(name: str, kept_draft: object) -> list:
             with form.explained():
@@ -123,7 +124,7 @@ class RecipeStep:
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         inputs = [draft, *self.fields.values()]
-        shown = [draft, self.means, self.yaml]
+        shown = [draft, self.means, self.preset, self.yaml]
         left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
         self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
         # What is pasted or deleted in a text box is no input to Gradio.

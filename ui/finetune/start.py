@@ -1,13 +1,12 @@
 """Step 6 of the wizard: start the run, and follow it; the run is the host's, so a reload or a second tab sees the same one."""
 
 import secrets
-import shlex
 from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
 
-from engine import drafts, jobs, runs, trainable
+from engine import drafts, jobs, pace, runs, trainable
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.preview import SHOWN_ROWS, Measured
@@ -46,12 +45,12 @@ class TrainStep:
         )
         self.hub = None if self.shop.services.read_only else HubGpu(self.shop, lambda draft: self._name(draft, here=False)).draw()
         self.view = training.draw(self.shop.services)
-        self.outputs = [self.means, self.start, self.command, self.view]
+        self.outputs = [self.means, self.start, self.command, self.view, *(self.hub.outputs if self.hub else ())]
         return self
 
     def shown(self, draft: Draft) -> list:
         view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
-        return [*self.sentences(draft), self._command(draft), view]
+        return [*self.sentences(draft), self._command(draft), view, *(self.hub.closed() if self.hub else ())]
 
     def sentences(self, draft: Draft) -> list:
         """What the run would be, and whether it can start."""
@@ -71,6 +70,13 @@ class TrainStep:
             count, help = (cut.rows, ", or raise the cutoff") if cut else (len(first.conversations), "")
             if count < LEAST_ROWS and (cut or first.rows < SHOWN_ROWS):
                 return f"{count or 'No'} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows{help} in step 2."
+            if why := self.shop.refused(draft):
+                return why
+            if cut:
+                pace.work(draft.recipe, cut.rows)  # raises where all would be held out
+            if measured and measured.bad and not draft.recipe.data.skip_bad_rows:
+                there = f"{len(measured.bad):,} of {measured.data.rows:,} rows"
+                return f"{there} cannot be used. Mend the data, or tick “Skip bad rows” in step 4."
             trainable.check_layers(draft.recipe, self.shop.base(draft))
             self.shop.check_start(draft)
             if self.shop.services.read_only and measured:
@@ -82,8 +88,7 @@ class TrainStep:
     def _command(self, draft: Draft) -> str:
         if self.shop.services.read_only:
             return "python -m engine train recipe.yaml --data FILE"
-        data = f" --data {shlex.quote(draft.recipe.data.source)}" if draft.recipe.data.source else ""
-        return f"python -m engine train recipe.yaml{data}"
+        return "python -m engine train recipe.yaml"
 
     def _name(self, draft: Draft, here: bool = True) -> str:
         """What a run of the draft is called. Raises BadInput that says what is missing, or what is too large where it is to run `here`."""

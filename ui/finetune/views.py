@@ -40,7 +40,7 @@ def bases(found: Sequence[Base]) -> str:
     rows = "".join(
         f'<tr class="{"" if base.fits else "large"}"><td><b>{html.escape(base.title)}</b> <code>{html.escape(base.id)}</code></td>'
         f"<td>{gigabytes(base.need)}</td><td>{'fits' if base.fits else 'too large here'}</td><td>{html.escape(pace.duration_words(base.seconds))}</td>"
-        f"<td>{'on disk' if base.on_disk else gigabytes(base.fetch) if base.fetch else '?'}</td>"
+        f"<td>{'on disk' if base.on_disk else f'{base.fetch / 1e9:.1f} GB' if base.fetch else '?'}</td>"
         f"<td>{html.escape(base.licence)}{' · gated' if base.gated else ''}</td></tr>"
         for base in found
     )

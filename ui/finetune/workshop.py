@@ -147,6 +147,10 @@ class Workshop:
         """The lengths of all rows, where they were measured already."""
         return self._peek(self._key(draft))
 
+    def refused(self, draft: Draft) -> str:
+        """Why the rows could not be counted as they were asked for last, empty where they could or were not asked for."""
+        return self._peek(("refused", *self._key(draft))) or "" if self.measured(draft) is None else ""
+
     def measuring(self, draft: Draft, session: str = "", calm: float = 0) -> Iterator[Progress | Measured]:
         """The same, made now and once for all who ask, as `Counts.heard`; the last value is whole."""
         self.allowed(draft)
@@ -162,7 +166,12 @@ class Workshop:
         if (made := self.measured(draft)) is not None:
             yield made
         else:
-            yield from self.counts.heard(session, self._key(draft), make, calm)
+            try:
+                yield from self.counts.heard(session, self._key(draft), make, calm)
+            except BadInput as error:
+                why = str(error)
+                self._once(("refused", *self._key(draft)), lambda: why)
+                raise
 
     def give_up_others(self, draft: Draft, session: str | None) -> None:
         """A session waits for counts of this draft alone from now on."""
@@ -217,7 +226,7 @@ class Workshop:
         found = self.cutoff(draft)
         if not found or found.rows < LEAST_ROWS:
             return ""
-        _, steps = pace.learning(draft.recipe, found.rows)
+        steps = pace.work(draft.recipe, found.rows).steps
         return f"{steps:,} updates at this pace take {pace.duration_words(steps * seconds_per_step)} at most: most rows are shorter."
 
     def clone(self, run: str, draft: Draft) -> Draft:
@@ -236,9 +245,9 @@ class Workshop:
             recipe = presets.of_model(spec.id)
             plan = memory.training_plan(spec.shape, recipe, machine)
             seconds = pace.seconds(COMPARED_ROWS, COMPARED_TOKENS, pace.pace(spec.shape, recipe, machine, spec.id))
-            found.append(
-                Base(spec.id, spec.title, spec.licence, spec.gated, plan.resident, plan.fits, seconds, spec.to_fetch(machine), spec.on_disk)
-            )
+            # A training takes the weights in safetensors, whatever a chat would fetch; the starter's are made of the file that it has.
+            there = spec.on_disk if spec.kind == "starter" else spec.in_safetensors
+            found.append(Base(spec.id, spec.title, spec.licence, spec.gated, plan.resident, plan.fits, seconds, spec.download_bytes, there))
         return sorted(found, key=lambda base: (not base.fits, base.need))
 
 
