@@ -187,7 +187,7 @@ def plan(**optimization):
         (
             plan(steps=10, held_out=0.2),
             5_000,
-            "1 pass over 160 rows drawn from 5,000, 10 updates, under a minute here, 40 more are held out to test on.",
+            "1 pass over 160 rows drawn from 5,000, 10 updates, about 1 minute here, 40 more are held out to test on.",
         ),
         (plan(epochs=100, steps=10), 16, "10 passes over 16 rows, 10 updates, under a minute here."),
         (plan(epochs=1), 3, "About 5.3 passes over 3 rows, 1 update, under a minute here."),
