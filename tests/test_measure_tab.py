@@ -1,5 +1,6 @@
 """The tab that measures, as a person and as a program meet it: on a tiny model, its measurements made in processes of their own."""
 
+import os
 from dataclasses import replace
 
 import browser
@@ -7,12 +8,14 @@ import pytest
 from builders import until
 from gradio_client.exceptions import AppError
 from pages import Page
+from test_history import write
 from test_measurements import SUBJECTS, measured, plan
 from test_measures import COLUMNS, five_shot, pair, question, written
 
 from engine import adapters, hardware, jobs
 from engine.backends.scripted import ScriptedBackend
 from engine.evaluate import measurements, measuring, published_scores
+from engine.events import Progress
 from engine.game import published
 from ui.measure import expected, figures, history, settings
 
@@ -151,6 +154,28 @@ def test_what_was_begun_while_an_older_list_is_on_its_way_stays_shown(served, ti
         held[0].fulfill(response=older)
         tab.wait_for_selector("#measured .list li input:checked")
         assert tab.is_visible("#measured .result") and not tab.errors
+
+
+@browser.needs_chromium
+def test_what_is_open_and_what_was_refused_stay_while_the_base_is_measured(served, data):
+    measured(plan(data, adapter="scripted-one"))
+    base = measurements.create(plan(data))
+    base.claim(os.getpid())
+    write(base, Progress("MMLU: 1 of 24", 1 / 24))
+    with browser.opened(served.url) as tab:
+        browser.to_tab(tab, "Measure")
+        for at in range(2):
+            tab.locator("#measured .list input").nth(at).check()
+        has(tab, "#measured .result", "1 of 24")
+        tab.route("**/run/measure_stop", lambda route: route.fulfill(status=500, json={"error": "It does not end."}))
+        tab.locator("#measured .acts").get_by_role("button", name="Stop").click()
+        has(tab, "#measured .trouble", "It does not end.")
+        tab.click("#measured .result summary")
+        for done in (2, 3):
+            write(base, Progress(f"MMLU: {done} of 24", done / 24))
+            has(tab, "#measured .result", f"{done} of 24")
+        assert tab.evaluate("document.activeElement.matches('#measured .result details[open] > summary')")
+        assert tab.inner_text("#measured .trouble") == "It does not end." and not tab.errors
 
 
 @browser.needs_chromium

@@ -95,6 +95,23 @@ const makeDraw = (list, key, lines) => {
   return draw;
 };
 
+// Puts parts into a box in place of those that it has. One that is as before stays, and with it what is open, selected or has the focus.
+const redraw = (box, parts) => {
+  const old = [...box.children].map((node) => {
+    const shut = node.cloneNode(true);
+    shut.removeAttribute("open");
+    return { node, shut };
+  });
+  const wanted = parts.map((part) => {
+    const at = old.findIndex((each) => each.shut.isEqualNode(part));
+    return at < 0 ? part : old.splice(at, 1)[0].node;
+  });
+  for (const { node } of old) node.remove();
+  wanted.forEach((part, at) => {
+    if (box.children[at] !== part) box.insertBefore(part, box.children[at] || null);
+  });
+};
+
 const asNumber = (value) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
