@@ -232,6 +232,11 @@ def test_under_a_result_stands_how_answers_were_asked_for(data, tmp_path):
     assert not any("system" in each or "format" in each for each in history.about(measured(plan(data))[0])["facts"])
 
 
+def test_what_took_all_there_is_is_not_called_a_sample(data):
+    for limit, said in ((12, ["a sample of 12 (seed 0)"]), (24, []), (200, [])):
+        assert [each for each in history.about(measured(plan(data, limit=limit))[0])["facts"] if "sample" in each] == said
+
+
 def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):
     made, _ = measured(plan(data))
     drawn = figures.figure("mmlu", [("mine", made.result), ("base", made.result)])
