@@ -1,6 +1,6 @@
 """What the wizard says of its graphics, for those who hear them, and where there is nothing to show."""
 
-from engine import drafts, fitting, hardware, memory, models, presets
+from engine import drafts, fitting, hardware, memory, models, presets, runs
 from engine.destinations import Exported
 from engine.drafts import Draft
 from engine.probing import Probe
@@ -25,6 +25,17 @@ def test_the_lens_says_why_it_is_blank(tmp_path):
     step = LensStep(Workshop(Services(Runtime(isolated=False))))
     said = step.shown(drafts.with_data(Draft(), str(tmp_path / "rows.csv"), "rows"))[1]
     assert "No known format" in said and "Say in step 2 which column holds what" in said
+
+
+def test_the_command_of_an_export_names_a_folder_that_is_free_and_none_for_the_hub(home):
+    step = taking.Taking(Workshop(Services(Runtime(isolated=False))), runs.known_as)
+    place = home / "exports" / "mine-adapter"
+    assert step._command("mine", "adapter", "") == f"python -m engine export mine --to adapter {place}"
+    place.mkdir(parents=True)
+    (place / "README.md").touch()
+    assert step._command("mine", "adapter", " ") == f"python -m engine export mine --to adapter {place}-2"
+    assert step._command("mine", "adapter", str(place)) == f"python -m engine export mine --to adapter {place}", "what is typed is taken"
+    assert step._command("mine", "hub", "") == "" and step._command("mine", "hub", "me/mine").endswith(" --to hub me/mine")
 
 
 def test_an_export_says_how_it_is_used_and_shows_its_figures():
