@@ -5,6 +5,7 @@ import threading
 import zipfile
 
 import browser
+import playing
 import pytest
 import training
 from pages import Page
@@ -256,6 +257,9 @@ def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, sp
 
             return begins
 
+        monkeypatch.setattr(Services, "duel", lambda *arguments: iter([playing.deck(1)]))
+        tab.click("#ft-duel")
+        has(tab, "#ft-try-told", "1 question is answered by both")
         monkeypatch.setattr(Services, "duel", duel(EngineError("The second model does not fit. Choose a smaller one.")))
         tab.click("#ft-duel")
         has(tab, "#ft-try-told", "There is no duel: The second model does not fit.")

@@ -157,7 +157,8 @@ def test_what_was_begun_while_an_older_list_is_on_its_way_stays_shown(served, ti
 
 
 @browser.needs_chromium
-def test_what_is_open_and_what_was_refused_stay_while_the_base_is_measured(served, data):
+def test_what_is_open_and_what_was_refused_stay_while_the_base_is_measured(served, tmp_path):
+    data = written(tmp_path / "one-subject.jsonl", [question(SUBJECTS[0], number, "ABCD"[number % 4]) for number in range(24)])
     measured(plan(data, adapter="scripted-one"))
     base = measurements.create(plan(data))
     base.claim(os.getpid())
@@ -170,7 +171,7 @@ def test_what_is_open_and_what_was_refused_stay_while_the_base_is_measured(serve
         tab.route("**/run/measure_stop", lambda route: route.fulfill(status=500, json={"error": "It does not end."}))
         tab.locator("#measured .acts").get_by_role("button", name="Stop").click()
         has(tab, "#measured .trouble", "It does not end.")
-        tab.click("#measured .result summary")
+        tab.click("#measured .result summary:text('1 single figure of')")
         for done in (2, 3):
             write(base, Progress(f"MMLU: {done} of 24", done / 24))
             has(tab, "#measured .result", f"{done} of 24")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from engine import adapters, hub, jobs, models, paths
+from engine import adapters, hub, jobs, models, paths, telling
 from engine.backends import open_backend
 from engine.backends.base import Backend
 from engine.blend import NO_ADAPTER, Blend
@@ -150,10 +150,10 @@ def titled(measure: str, facts: dict) -> str:
 def words(measure: str, result: dict) -> str:
     """A result in a few words."""
     if measure == "mmlu":
-        found, what = result["average"], f"{len(result['subjects'])} subjects, {result['questions']:,} questions"
-        return f"{_percent(found, 'value')} right, the mean over {what}"
+        what = f"{telling.counted(len(result['subjects']), 'subject')}, {telling.counted(result['questions'], 'question')}"
+        return f"{_percent(result['average'], 'value')} right, the mean over {what}"
     if measure == "crows":
-        return f"the stereotype is preferred in {_percent(result['average'], 'share')} of {result['pairs']:,} pairs"
+        return f"the stereotype is preferred in {_percent(result['average'], 'share')} of {telling.counted(result['pairs'], 'pair')}"
     found = result["perplexity"]
     interval = "" if found["low"] is None else f" ({found['low']:.2f} – {found['high']:.2f})"
     return f"{found['value']:.2f}{interval} over {result['tokens']:,} tokens"

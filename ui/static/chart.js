@@ -130,7 +130,8 @@ const asTime = (seconds) => {
   return `${Math.floor(whole / 3600)} h ${String(Math.floor(whole / 60) % 60).padStart(2, "0")} min`;
 };
 const asWhen = (seconds) => new Date(1000 * seconds).toLocaleString([], { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
-const asSteps = (count) => `${count.toLocaleString("en")} step${count === 1 ? "" : "s"}`;
+// So many of something whose plural has an s.
+const asCount = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
 const SVG = "http://www.w3.org/2000/svg";
 const drawn = (tag, attributes = {}, text) => {

@@ -126,7 +126,7 @@ const plotOf = (figure) => {
 
 const detailsOf = (one) => {
   const box = make("details");
-  box.append(make("summary", "", `${one.details.length} single figures of ${one.of}`));
+  box.append(make("summary", "", `${asCount(one.details.length, "single figure")} of ${one.of}`));
   const table = make("table", "figures");
   const head = make("tr");
   head.append(...["", "Share", "95% interval", "Of"].map((text) => make("th", "", text)));

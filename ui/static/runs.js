@@ -55,7 +55,7 @@ const rowOf = (run) => {
   const state = make("span", "state", PHASES[run.status] || run.status);
   name.append(button("link", run.id, () => act("open_run", run.name)), make("small", "", [run.base, run.data].filter(Boolean).join(" · ")));
   const facts = make("div", "facts");
-  const made = run.steps && run.step < run.steps ? `${run.step.toLocaleString("en")} of ${asSteps(run.steps)}` : asSteps(run.step);
+  const made = run.steps && run.step < run.steps ? `${run.step.toLocaleString("en")} of ${asCount(run.steps, "step")}` : asCount(run.step, "step");
   facts.append(state, make("span", "", made));
   const losses = make("div", "losses");
   if (run.held_out) losses.append(make("span", "", change(run.held_out)), make("small", "", "held-out loss"));
