@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,14 +32,24 @@ def checked(dest: str, run: Run) -> Path:
     target = Path(os.path.abspath(local_path(dest)))
     check_free(target)
     if target.resolve().is_relative_to(run.folder.resolve()):
-        raise BadInput(f"{target} is inside the folder of the run {run.id}. Choose a DEST outside of {run.folder}.")
+        raise BadInput(f"{target} is inside the folder of the run {run.id}. Choose a folder outside of {run.folder}.")
     return target
 
 
 def check_free(target: Path) -> None:
     """Refuse a place that is taken. An empty folder is free."""
-    if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise BadInput(f"{target} is there already, and exports overwrite nothing. Choose another DEST, or move it away first.")
+    if _taken(target):
+        raise BadInput(f"{target} is there already, and exports overwrite nothing. Choose another folder, or move it away first.")
+
+
+def fresh(parent: Path, name: str) -> Path:
+    """The first of `name`, `name-2`, `name-3` … in `parent` that is free."""
+    places = (parent / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(place for place in places if not _taken(place))
+
+
+def _taken(target: Path) -> bool:
+    return target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir()))
 
 
 def check_room(target: Path, need: int) -> None:
@@ -46,7 +57,7 @@ def check_room(target: Path, need: int) -> None:
     free = hub.free_bytes(target)
     if need > free:
         raise EngineError(
-            f"Writing {target} needs {size_text(need)} of disk, and {size_text(free)} are free there. Free some space, or choose a DEST on a larger disk."
+            f"Writing {target} needs {size_text(need)} of disk, and {size_text(free)} are free there. Free some space, or choose a folder on a larger disk."
         )
 
 
@@ -69,7 +80,7 @@ def _failures_told(target: Path, need: int) -> Iterator[None]:
         why = "the disk is full" if full else error.strerror or str(error)
         raise EngineError(
             f"Writing {target} failed: {why}. It needs {size_text(need)}; {size_text(hub.free_bytes(target))} are free there. Nothing was kept. "
-            + ("Free some space, or choose a DEST on a larger disk." if full else "Choose a DEST that you can write to.")
+            + ("Free some space, or choose a folder on a larger disk." if full else "Choose a folder that you can write to.")
         ) from error
 
 

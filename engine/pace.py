@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from engine import datasets, hardware, paths, runs, trouble
+from engine import datasets, hardware, paths, runs, telling, trouble
 from engine.architecture import Architecture
 from engine.errors import BadInput
 from engine.events import Started, Step
@@ -132,16 +132,16 @@ def duration_words(seconds: float) -> str:
         return "under a minute"
     minutes = round(seconds / 60)
     if minutes < 60:
-        return f"about {_counted(minutes, 'minute')}"
+        return f"about {telling.counted(minutes, 'minute')}"
     hours, tens = divmod(round(minutes / 10), 6)
     if hours < 10:
-        return f"about {_counted(hours, 'hour')}" + (f" {tens * 10} minutes" if tens else "")
+        return f"about {telling.counted(hours, 'hour')}" + (f" {tens * 10} minutes" if tens else "")
     hours = round(minutes / 60)
     if hours < 48:
-        return f"about {_counted(hours, 'hour')}"
+        return f"about {telling.counted(hours, 'hour')}"
     days, rest = divmod(hours, 24)
     # Half a day is much of a few days, and little of many.
-    return f"about {days} days" + (f" {_counted(rest, 'hour')}" if rest else "") if days < 7 else f"about {round(hours / 24)} days"
+    return f"about {days} days" + (f" {telling.counted(rest, 'hour')}" if rest else "") if days < 7 else f"about {round(hours / 24)} days"
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ def sentence(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> str:
     measured = " (measured)" if pace.source == "measured" else ""
     kept = f", {found.tested:,} more {'is' if found.tested == 1 else 'are'} held out to test on" if found.tested else ""
     left = f" drawn from {rows:,}" if found.learnt + found.tested < rows else ""
-    over = f"{_passes(recipe, found.learnt, found.steps)} over {_counted(found.learnt, 'row')}{left}"
-    return f"{over}, {_counted(found.steps, 'update')}, {took} {pace.place}{measured}{kept}."
+    over = f"{_passes(recipe, found.learnt, found.steps)} over {telling.counted(found.learnt, 'row')}{left}"
+    return f"{over}, {telling.counted(found.steps, 'update')}, {took} {pace.place}{measured}{kept}."
 
 
 def whole_seconds(recipe: Recipe, rows: int, mean_tokens: float, pace: Pace) -> float:
@@ -199,10 +199,6 @@ def _passes(recipe: Recipe, rows: int, steps: int) -> str:
         times = plan.epochs
     shown = f"{times:,.1f}".removesuffix(".0")
     return f"{'' if abs(times - float(shown.replace(',', ''))) < 0.005 else 'About '}{shown} {'pass' if shown == '1' else 'passes'}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _rounded(speed: float) -> float:

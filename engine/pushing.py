@@ -22,7 +22,7 @@ _HOW = (
 def check(repo: str) -> None:
     """Refuse, before any work, what cannot be pushed: a name that is none, no token, offline. No request is made."""
     if not hub.HUB_ID.fullmatch(repo):
-        raise BadInput(f"{repo!r} is no name of a repository on the Hub. Give owner/name as DEST.")
+        raise BadInput(f"{repo!r} is no name of a repository on the Hub. Give owner/name.")
     token(", or export to a folder")
 
 
@@ -66,7 +66,7 @@ def _begun(repo: str, public: bool) -> str:
 
     info = HfApi().model_info(repo)
     if {file.rfilename for file in info.siblings or ()} - _OF_A_NEW_REPOSITORY:
-        raise BadInput(f"{repo} is on the Hub already and holds files, which are not overwritten. Choose another name as DEST.")
+        raise BadInput(f"{repo} is on the Hub already and holds files, which are not overwritten. Choose another name.")
     if info.private == public:
         raise BadInput(f"{repo} is on the Hub already, and {'private' if public else 'public'}. Choose another name, or delete it first.")
     return f"{HfApi().endpoint}/{repo}"

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from engine import datasets, hub
+from engine import datasets, hub, telling
 from engine.data_files import BadRow
 from engine.datasets import Data, Draw
 from engine.errors import BadInput
@@ -119,9 +119,11 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
     cut = sum(bool(row.cut) for row in (*train, *test))
     lost = count - len(train) - len(test) - len(refused)
     if cut:
-        tell(Notice(f"{cut:,} of {count:,} rows are longer than the limit and are cut; each still ends with the end token."))
+        ends = "is longer than the limit and is cut; it" if cut == 1 else "are longer than the limit and are cut; each"
+        tell(Notice(f"{cut:,} of {telling.counted(count, 'row')} {ends} still ends with the end token."))
     if lost:
-        tell(Notice(f"{lost:,} rows are left out: their question alone fills the limit, so there is no answer to learn."))
+        out = "is left out: its" if lost == 1 else "are left out: their"
+        tell(Notice(f"{telling.counted(lost, 'row')} {out} question alone fills the limit, so there is no answer to learn."))
     if not train:
         raise BadInput(f"No row has an answer within {plan.max_length} tokens. Raise data.max_length.")
     return Rows(train, test, cut, lost, data.there - data.rows)

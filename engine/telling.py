@@ -1,4 +1,4 @@
-"""What a training says, as lines for people: on a terminal and in the cells of a notebook."""
+"""Words for people: what a training says, on a terminal and in the cells of a notebook; how many there are of something."""
 
 from engine.events import Adjusted, Evaluated, Event, Notice, Queued, Sample, Saved, Started, Step
 
@@ -13,7 +13,7 @@ def told(event: Event) -> str:
         case Started():
             begins = f"Going on after step {event.resumed_from}" if event.resumed_from else "Beginning"
             return (
-                f"{begins}: {event.steps} steps on {event.rows} rows, {event.held_out} held out; {event.parameters / 1e6:.2f}M parameters learn, "
+                f"{begins}: {counted(event.steps, 'step')} on {counted(event.rows, 'row')}, {event.held_out:,} held out; {event.parameters / 1e6:.2f}M parameters learn, "
                 f"on {event.device}, base {event.quantization}, computing in {event.dtype}"
             )
         case Evaluated():
@@ -28,6 +28,11 @@ def told(event: Event) -> str:
 def figures(step: Step) -> str:
     """Loss, speed and time left."""
     return f"loss {step.loss:.3f} · {step.tokens_per_second:.0f} tokens/s · {duration(step.eta_seconds)} left"
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something whose plural has an s: `1 row`, `2,000 rows`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -207,7 +207,7 @@ def test_a_disk_that_fills_leaves_nothing(run, tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_told(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineError, match="Choose a DEST that you can write to"):
+    with pytest.raises(EngineError, match="Choose a folder that you can write to"):
         exported(run, "adapter", tmp_path / "file" / "out")
 
 

@@ -5,6 +5,7 @@ import threading
 import zipfile
 
 import browser
+import playing
 import pytest
 import training
 from pages import Page
@@ -272,9 +273,24 @@ def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, sp
         with tab.expect_download() as coming:
             tab.click("#ft-save-recipe")
         assert coming.value.suggested_filename == "recipe.yaml" and run.recipe.model in coming.value.path().read_text()
-        tab.click("#ft-export-go")  # it is there already
-        has(tab, "#ft-exported", "exports overwrite nothing")
+        reads = "([part, value]) => document.querySelector(`${part} :is(textarea, input)`)?.value === value"
+        command = f"python -m engine export {run.id} --to adapter {place}"
+        tab.wait_for_function(reads, arg=["#ft-export-command", f"{command}-2"])  # the first folder is taken
+        tab.click("#ft-export-go")
+        tab.wait_for_function(reads, arg=["#ft-export-place", f"{place}-2"])
+        tab.wait_for_function(reads, arg=["#ft-export-command", f"{command}-3"])
+        where = tab.locator("#ft-export-where :is(textarea, input)")
+        where.fill(str(place))
+        tab.wait_for_function(reads, arg=["#ft-export-command", command])
+        tab.click("#ft-export-go")
+        has(tab, "#ft-exported", "exports overwrite nothing. Choose another folder")
         assert not tab.locator("#ft-export-place").is_visible()
+        where.fill("")
+        tab.click("#ft-export-kind input")
+        tab.get_by_role("option", name="hub", exact=True).click()
+        tab.wait_for_function(reads, arg=["#ft-export-command", ""])
+        tab.click("#ft-export-go")
+        has(tab, "#ft-exported", "owner/name")
 
         def duel(error):
             def begins(*arguments):
@@ -283,6 +299,9 @@ def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, sp
 
             return begins
 
+        monkeypatch.setattr(Services, "duel", lambda *arguments: iter([playing.deck(1)]))
+        tab.click("#ft-duel")
+        has(tab, "#ft-try-told", "1 question is answered by both")
         monkeypatch.setattr(Services, "duel", duel(EngineError("The second model does not fit. Choose a smaller one.")))
         tab.click("#ft-duel")
         has(tab, "#ft-try-told", "There is no duel: The second model does not fit.")

@@ -1,5 +1,6 @@
 """The tab that measures, as a person and as a program meet it: on a tiny model, its measurements made in processes of their own."""
 
+import os
 from dataclasses import replace
 
 import browser
@@ -7,12 +8,14 @@ import pytest
 from builders import until
 from gradio_client.exceptions import AppError
 from pages import Page
+from test_history import write
 from test_measurements import SUBJECTS, measured, plan
 from test_measures import COLUMNS, five_shot, pair, question, written
 
 from engine import adapters, hardware, jobs
 from engine.backends.scripted import ScriptedBackend
 from engine.evaluate import measurements, measuring, published_scores
+from engine.events import Progress
 from engine.game import published
 from ui.measure import expected, figures, history, settings
 
@@ -154,6 +157,29 @@ def test_what_was_begun_while_an_older_list_is_on_its_way_stays_shown(served, ti
 
 
 @browser.needs_chromium
+def test_what_is_open_and_what_was_refused_stay_while_the_base_is_measured(served, tmp_path):
+    data = written(tmp_path / "one-subject.jsonl", [question(SUBJECTS[0], number, "ABCD"[number % 4]) for number in range(24)])
+    measured(plan(data, adapter="scripted-one"))
+    base = measurements.create(plan(data))
+    base.claim(os.getpid())
+    write(base, Progress("MMLU: 1 of 24", 1 / 24))
+    with browser.opened(served.url) as tab:
+        browser.to_tab(tab, "Measure")
+        for at in range(2):
+            tab.locator("#measured .list input").nth(at).check()
+        has(tab, "#measured .result", "1 of 24")
+        tab.route("**/run/measure_stop", lambda route: route.fulfill(status=500, json={"error": "It does not end."}))
+        tab.locator("#measured .acts").get_by_role("button", name="Stop").click()
+        has(tab, "#measured .trouble", "It does not end.")
+        tab.click("#measured .result summary:text('1 single figure of')")
+        for done in (2, 3):
+            write(base, Progress(f"MMLU: {done} of 24", done / 24))
+            has(tab, "#measured .result", f"{done} of 24")
+        assert tab.evaluate("document.activeElement.matches('#measured .result details[open] > summary')")
+        assert tab.inner_text("#measured .trouble") == "It does not end." and not tab.errors
+
+
+@browser.needs_chromium
 def test_more_of_a_stereotype_is_not_called_better(served, tmp_path):
     pairs = [pair(f"One {number} a", f"One {number} b", kind) for kind in ("gender", "age") for number in range(12)]
     data = written(tmp_path / "pairs.csv", [COLUMNS, *pairs])
@@ -205,6 +231,11 @@ def test_under_a_result_stands_how_answers_were_asked_for(data, tmp_path):
     assert system.startswith("system text “Be brief. So brief!") and system.endswith("…”") and len(system) < 100
     assert "no system text" in history.about(measured(settings.model_copy(update={"system": ""}))[0])["facts"]
     assert not any("system" in each or "format" in each for each in history.about(measured(plan(data))[0])["facts"])
+
+
+def test_what_took_all_there_is_is_not_called_a_sample(data):
+    for limit, said in ((12, ["a sample of 12 (seed 0)"]), (24, []), (200, [])):
+        assert [each for each in history.about(measured(plan(data, limit=limit))[0])["facts"] if "sample" in each] == said
 
 
 def test_a_figure_has_ours_with_intervals_and_all_that_was_published(data):

@@ -65,7 +65,7 @@ def test_a_measurement_keeps_what_it_was_made_with_and_of(data, home):
     assert [row["key"] for row in made.read_rows()] == [str(line) for line in range(1, 25)]
     assert made.result["questions"] == 24 and made.facts["data_sha256"] == paths.sha256(Path(data))
     facts = made.facts
-    assert (facts["backend"], facts["items"], facts["adapter"]) == ("scripted", 24, "none")
+    assert (facts["backend"], facts["items"], facts["there"], facts["adapter"]) == ("scripted", 24, 24, "none")
     row = measurements.summary(made)
     assert (row["status"], row["done"], row["result"]["questions"]) == ("done", 24, 24)
     assert measurements.every() == [made] and measurements.find(made.id) == made

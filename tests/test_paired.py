@@ -2,7 +2,7 @@
 
 import pytest
 from test_measurements import measured, plan
-from test_measures import COLUMNS, pair, written
+from test_measures import COLUMNS, pair, question, written
 
 from engine.errors import BadInput
 from engine.evaluate import comparing
@@ -21,6 +21,16 @@ def test_answers_that_were_asked_for_otherwise_are_not_compared_though_their_tok
     text = settings.model_copy(update={"read_as": "text"})
     first, second = (measured(each)[0] for each in (text, text.model_copy(update=changed)))
     assert comparing.compared(first, second).paired.verdict == "same"  # a text is asked for in no way
+
+
+def test_one_item_is_said_as_one(tmp_path):
+    rows = written(tmp_path / "rows.jsonl", [{"instruction": "a", "output": "b"}])
+    both = [measured(plan(rows, measure="perplexity"))[0] for _ in range(2)]
+    assert comparing.compared(*both).words == "Both are the same on 1 item."
+    _, told = measured(plan(written(tmp_path / "mmlu.jsonl", [question("anatomy", 1, "A")])))
+    assert told[-1].text.endswith("the mean over 1 subject, 1 question.")
+    _, told = measured(plan(written(tmp_path / "pairs.csv", [COLUMNS, pair("One a", "One b")]), measure="crows"))
+    assert told[-1].text.endswith("of 1 pair.")
 
 
 def test_a_loss_that_fell_is_better_and_a_stereotype_more_is_not(tmp_path):

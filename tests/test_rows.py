@@ -109,8 +109,8 @@ def test_cut_rows_are_counted_and_each_ends(tmp_path):
     found, told = made(source=source, max_length=96, held_out=0)
     assert len(found.train) == 3 and all(len(row.ids) <= 96 and row.ids[-1] == BYTES.end and row.learn[-1] for row in found.train)
     assert told == [
-        "1 of 4 rows are longer than the limit and are cut; each still ends with the end token.",
-        "1 rows are left out: their question alone fills the limit, so there is no answer to learn.",
+        "1 of 4 rows is longer than the limit and is cut; it still ends with the end token.",
+        "1 row is left out: its question alone fills the limit, so there is no answer to learn.",
     ]
 
 

@@ -1,12 +1,10 @@
-"""A training as a person watches it: live, after a reload, in a second tab, after a restart of the app, stopped, killed and resumed;
-and the list of runs."""
+"""A training as a person watches it: live, after a reload, in a second tab, after a restart of the app, stopped, killed and resumed."""
 
 import contextlib
 import json
 import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import browser
@@ -350,43 +348,6 @@ def test_answers_are_watched_by_step_and_findings_and_the_log_are_told(served):
         page.click("#run .commands summary")
         page.click("#run .copy >> nth=0")
         assert page.locator("#run .copy.done").count() == 1 and "python -m engine runs a-run" in page.inner_text("#run .commands")
-
-
-@pytest.mark.long
-@browser.needs_chromium
-def test_runs_are_compared_opened_cloned_and_deleted(served):
-    for curve, name in (("overfitting", "first"), ("healthy", "second"), ("rate-too-high", "third")):
-        recorded(curve, name)
-        time.sleep(0.02)
-    with browser.opened(served.url) as page:
-        open_tab(page)
-        to_list(page)
-        page.wait_for_selector("#runs [data-run=first]")
-        assert page.locator("#runs .spark path").count() == 6 and "on disk" in page.inner_text("#runs .space")
-        page.check("#runs [data-run=first] input")
-        page.check("#runs [data-run=second] input")
-        page.wait_for_selector("#runs .compared table")
-        table = page.inner_text("#runs .compared table")
-        assert "Learning rate" in table and "0.003" in table and "0.001" in table and "lora.r\n" not in table
-        assert page.locator("#runs .compared .chart path.line").count() == 2
-        page.click("#runs [data-run=first] button.link")
-        expect(page.locator("#run h2")).to_have_text("first")
-        to_list(page)
-        page.click("#runs [data-run=second] >> text=Clone")
-        expect(page.locator("#ft-simple").get_by_label("Learning rate")).to_have_value("0.001")
-        to_list(page)
-        page.click("#runs [data-run=first] >> text=Delete")
-        assert "36 steps" in page.inner_text("#runs [data-run=first] .warning")
-        page.click("#runs [data-run=first] >> text=Keep it")
-        assert (paths.runs() / "first").exists()
-        page.click("#runs [data-run=first] >> text=Delete")
-        page.click("#runs [data-run=first] >> text=Delete it")
-        page.wait_for_selector("#runs [data-run=first]", state="detached")
-        assert not (paths.runs() / "first").exists()
-        expect(page.locator("#runs .compared .chart path.line")).to_have_count(1)
-        page.click("#ft-to-5")
-        page.wait_for_function("document.querySelector('#run .trouble').innerText.includes('deleted')")
-        assert not page.errors and not page.outside
 
 
 class _Owner:

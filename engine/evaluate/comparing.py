@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from engine import telling
 from engine.errors import BadInput
 from engine.evaluate import intervals
 from engine.evaluate.intervals import Paired
@@ -102,8 +103,9 @@ def tested_by(found: Paired) -> str:
 
 
 def _words(measure: str, found: Paired, called: str) -> str:
+    items = telling.counted(found.items, "item")
     if found.verdict == "same":
-        return f"Both are the same on all {found.items:,} items."
+        return f"Both are the same on {'all ' if found.items > 1 else ''}{items}."
     if measure == "perplexity":
         change = "lower" if found.difference.value < 0 else "higher"
         what = f"{called}: the loss is {abs(found.difference.value):.3f} nats a token {change}"
@@ -113,7 +115,7 @@ def _words(measure: str, found: Paired, called: str) -> str:
         change = ("more often" if stereotypes else "higher") if points > 0 else ("less often" if stereotypes else "lower")
         share = "the stereotype is preferred" if stereotypes else "the share is"
         what = f"{called}: {share} {abs(points):.1f} points {change}" if points else "The shares are the same"
-    what = f"{what} on {found.items:,} items"
+    what = f"{what} on {items}{' together' if found.items > 1 else ''}"  # unlike a mean over subjects
     if found.verdict == "mixed":
         return f"{what}. {mixed(found)}"
     return f"{what}, {'' if found.verdict == 'change' else 'no '}more than chance explains {tested_by(found)}."

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from engine import adapters, hub, jobs, models, paths
+from engine import adapters, hub, jobs, models, paths, telling
 from engine.backends import open_backend
 from engine.backends.base import Backend
 from engine.blend import NO_ADAPTER, Blend
 from engine.data_hub import NAME
 from engine.evaluate import crows, mmlu, perplexity
-from engine.evaluate.measure import Item, Measure, Subject, sample
+from engine.evaluate.measure import Measure, Subject, sample
 from engine.evaluate.measurements import Measurement, MeasurementSettings
 from engine.events import Ended, Notice, Progress
 from engine.jobs import Tell
@@ -75,8 +75,9 @@ def _scored(measurement: Measurement, settings: MeasurementSettings, measure: Me
     # What memory allows may have changed since it began; where that is more, it goes on with as much as before.
     context = min(scorer.context, measurement.facts.get("context", scorer.context))
     subject = Subject(scorer, prompt_format(form), system, context)
-    items = sample(measure.items(subject), settings.limit, settings.seed)
-    measurement.keep_facts(_facts(settings, measure, backend, subject, blend, form, items))
+    there = measure.items(subject)
+    items = sample(there, settings.limit, settings.seed)
+    measurement.keep_facts(_facts(settings, measure, backend, subject, blend, form, len(items), len(there)))
     rows = {row["key"]: row for row in measurement.read_rows()}
     known = {number for number, item in enumerate(items) if item.key in rows}
     title, of, before, started = TITLES[settings.measure], len(items), len(known), time.monotonic()
@@ -116,9 +117,11 @@ def _facts(
     subject: Subject,
     blend: Blend,
     form: str,
-    items: list[Item],
+    items: int,
+    there: int,
 ) -> dict:
-    """What it is measured with; hashes are hex SHA-256. `formed`, `variant`: see `Measure`."""
+    """What it is measured with; hashes are hex SHA-256. `formed`, `variant`: see `Measure`. So many `items` are scored of those that are
+    `there`."""
     loaded = asdict(backend.loaded)
     kept = {key: loaded[key] for key in ("model", "backend", "device", "quantization", "compute_dtype")}
     return {
@@ -134,7 +137,8 @@ def _facts(
         "system": subject.system,
         "formed": measure.formed,
         "variant": measure.variant,
-        "items": len(items),
+        "items": items,
+        "there": there,
     }
 
 
@@ -146,10 +150,10 @@ def titled(measure: str, facts: dict) -> str:
 def words(measure: str, result: dict) -> str:
     """A result in a few words."""
     if measure == "mmlu":
-        found, what = result["average"], f"{len(result['subjects'])} subjects, {result['questions']:,} questions"
-        return f"{_percent(found, 'value')} right, the mean over {what}"
+        what = f"{telling.counted(len(result['subjects']), 'subject')}, {telling.counted(result['questions'], 'question')}"
+        return f"{_percent(result['average'], 'value')} right, the mean over {what}"
     if measure == "crows":
-        return f"the stereotype is preferred in {_percent(result['average'], 'share')} of {result['pairs']:,} pairs"
+        return f"the stereotype is preferred in {_percent(result['average'], 'share')} of {telling.counted(result['pairs'], 'pair')}"
     found = result["perplexity"]
     interval = "" if found["low"] is None else f" ({found['low']:.2f} – {found['high']:.2f})"
     return f"{found['value']:.2f}{interval} over {result['tokens']:,} tokens"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from engine import history, paths
+from engine import destinations, history, paths
 from engine.destinations import Exported
 from engine.errors import BadInput, EngineError
 from engine.events import Progress
@@ -57,7 +57,7 @@ class Taking:
                 )
                 self.where = gr.Textbox(
                     label="Where to",
-                    info="A folder on this machine; owner/name for the Hub. Empty: a folder among the app's own.",
+                    info="A folder on this machine; empty: a new one among the app's own. For the Hub: owner/name.",
                     visible=mine,
                     elem_id="ft-export-where",
                 )
@@ -84,13 +84,14 @@ class Taking:
         return [said, gr.Textbox(visible=False), gr.Textbox(visible=False)]
 
     def _command(self, run: str, kind: str, where: str) -> str:
-        if self.shop.services.read_only:
-            return ""
-        target = where or str(self._own_folder(run, kind))
-        return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if run else ""
+        target = "" if self.shop.services.read_only or not run else self._target(run, kind, where)
+        return f"python -m engine export {shlex.quote(run)} --to {kind} {shlex.quote(target)}" if target else ""
 
-    def _own_folder(self, run: str, kind: str) -> Path:
-        return paths.home() / "exports" / f"{Path(run).name}-{kind}"
+    def _target(self, run: str, kind: str, where: str) -> str:
+        """Where an export goes: the place that was typed, else a new folder among the app's own; empty for the Hub, where only a person
+        can name one."""
+        typed = (where or "").strip()
+        return typed or ("" if kind == "hub" else str(destinations.fresh(paths.home() / "exports", f"{Path(run).name}-{kind}")))
 
     def _offered(self, found: Exported) -> list[tuple[str, str]]:
         """Downloads of an export: the files of one piece, else the folder; of the Hub none."""
@@ -118,9 +119,11 @@ class Taking:
                 if services.read_only:
                     yield from map(self._nothing, self._own(found))
                     return
-                target = (where or "").strip() or str(self._own_folder(run, kind))
                 if kind not in EXPORTS:
                     raise BadInput(f"Export as one of {', '.join(EXPORTS)}.")
+                target = self._target(run, kind, where)
+                if not target:
+                    raise BadInput("Say under “Where to” what the repository on the Hub is to be called: owner/name.")
                 yield self._nothing(views.told("The export begins."))
                 for each in services.export(str(found.folder), kind, target):
                     if isinstance(each, Exported):
@@ -142,5 +145,7 @@ class Taking:
         gone = views.told("The export broke off. Try again; the app's log says why.", "wrong")
         begun = self.export.click(exported, [run, self.kind, self.where], self.results, api_visibility="private", **EXPORTING)
         begun.failure(lambda: self._nothing(gone), None, self.results, api_visibility="private", **form.SILENT)
+        # The folder that it named may be taken now.
+        begun.then(self._command, [run, self.kind, self.where], self.command, api_visibility="private", **form.SILENT)
         self.save.click(recipe, run, self.recipe, **how).success(None, self.recipe, None, js=assets.saving("'recipe.yaml'"))
         gr.on([self.kind.input, self.where.input], self._command, [run, self.kind, self.where], self.command, **how)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import gradio as gr
 
-from engine import checkpoints, history, jobs, runs
+from engine import checkpoints, history, jobs, runs, telling
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import findings
@@ -190,8 +190,9 @@ def _line(event: Event) -> dict | None:
         case Started(resumed_from=step):
             begins = f"Going on after step {step:,}" if step else "Beginning"
             text = (
-                f"{begins}: {event.steps:,} steps on {event.rows:,} rows, {event.held_out:,} held out; {event.parameters / 1e6:.2f}M parameters "
-                f"learn, on {event.device}, base {event.quantization}, computing in {event.dtype}, {event.micro_batch} rows a pass."
+                f"{begins}: {telling.counted(event.steps, 'step')} on {telling.counted(event.rows, 'row')}, {event.held_out:,} held out; "
+                f"{event.parameters / 1e6:.2f}M parameters learn, on {event.device}, base {event.quantization}, computing in {event.dtype}, "
+                f"{telling.counted(event.micro_batch, 'row')} a pass."
             )
             return {"kind": "started", "text": text}
         case Queued():

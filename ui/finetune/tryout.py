@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import models, runs, trying
+from engine import models, runs, telling, trying
 from engine.blend import NO_ADAPTER
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
@@ -112,7 +112,9 @@ class TryStep:
                 for each in services.duel(sides, (f"{model}, the base", f"mine: {found.id}"), trying.questions(found), flag.is_set):
                     if isinstance(each, Deck):
                         services.shelf.add(each)
-                        said = f"{len(each.questions)} questions are answered by both. Which is which stays hidden until you have chosen."
+                        count = len(each.questions)
+                        are = "is" if count == 1 else "are"
+                        said = f"{telling.counted(count, 'question')} {are} answered by both. Which is which stays hidden until you have chosen."
                         made = f'<span data-deck="{each.id}"></span>'
                         yield [views.told(said, "good") + made, gr.Button(visible=False), gr.Button(visible=True)]
                     else:

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from engine import destinations, fitting, hardware, pace
+from engine import destinations, fitting, hardware, pace, telling
 from engine.data_files import BadRow
 from engine.destinations import Exported
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base
@@ -104,14 +104,16 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
     width = 600 / max(1, len(bins))
     bars = "".join(
         f'<rect x="{at * width + 1:.1f}" y="{110 - 100 * count / most:.1f}" width="{max(1, width - 2):.1f}" height="{100 * count / most:.1f}" '
-        f'class="{"cut" if high > limit else ""}"><title>{low}–{high} tokens: {count:,} rows</title></rect>'
+        f'class="{"cut" if high > limit else ""}"><title>{low}–{high} tokens: {telling.counted(count, "row")}</title></rect>'
         for at, (low, high, count) in enumerate(bins)
     )
     at = min(600.0, max(0.0, 600 * (limit + 1 - shortest) / (edge + 1 - shortest)))
     learnable = cut.kept + cut.lost
-    lost = f", {cut.lost:,} of {learnable:,} tokens to learn are lost ({cut.lost / learnable:.1%})" if cut.lost else ""
-    unlearnable = f" {cut.unlearnable:,} rows have no answer within the limit and are left out." if cut.unlearnable else ""
-    said = f"{cut.cut:,} of {cut.rows + cut.unlearnable:,} rows are cut{lost}.{unlearnable}"
+    lost = f", {cut.lost:,} of {learnable:,} tokens to learn {_are(cut.lost)} lost ({cut.lost / learnable:.1%})" if cut.lost else ""
+    without = f"{telling.counted(cut.unlearnable, 'row')} {'has' if cut.unlearnable == 1 else 'have'} no answer within the limit"
+    unlearnable = f" {without} and {_are(cut.unlearnable)} left out." if cut.unlearnable else ""
+    rows = cut.rows + cut.unlearnable
+    said = f"{cut.cut:,} of {telling.counted(rows, 'row')} {_are(1 if rows == 1 else cut.cut)} cut{lost}.{unlearnable}"
     tokens = sorted(shape.tokens for shape in found.shapes if shape)
     spread = (
         f"From {tokens[0]:,} to {tokens[-1]:,} tokens, half of the rows up to {tokens[(len(tokens) - 1) // 2]:,}; the limit is {limit:,}."
@@ -123,6 +125,10 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
         f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="112"/><text x="0" y="127">{shortest:,}</text><text x="600" y="127" text-anchor="end">{longest:,} tokens</text></svg>'
         f"<p>{spread} {said}</p><p><b>{html.escape(means)}</b></p>"
     )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def counted(so_far: Measured) -> str:
@@ -200,7 +206,7 @@ def exported(found: Exported, offered: Sequence[tuple[str, str]]) -> str:
         address = html.escape(found.place)
         links = f'<p class="links"><a href="{address}" target="_blank" rel="noopener noreferrer">{address}</a></p>'
     size = destinations.size_text(sum(found.files.values()))
-    head = told(f"Exported as {found.kind}: {len(found.files)} files, {size}.", "good") + "".join(map(told, found.notes))
+    head = told(f"Exported as {found.kind}: {telling.counted(len(found.files), 'file')}, {size}.", "good") + "".join(map(told, found.notes))
     figures = [(f"{of}: {name.replace('_', ' ')}", f"{value:,}") for of, numbers in found.checks.items() for name, value in numbers.items()]
     files = [(name, destinations.size_text(count)) for name, count in found.files.items()]
     tables = "".join(_figures(caption, rows) for caption, rows in (("Files", files), ("Checked", figures)) if rows)

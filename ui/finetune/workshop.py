@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import fitting, hub, jobs, memory, models, pace, paths, presets, preview, runs, tokenizer_files, trainable, uploads
+from engine import fitting, hub, jobs, memory, models, pace, paths, presets, preview, runs, telling, tokenizer_files, trainable, uploads
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
@@ -227,7 +227,8 @@ class Workshop:
         if not found or found.rows < LEAST_ROWS:
             return ""
         steps = pace.work(draft.recipe, found.rows).steps
-        return f"{steps:,} updates at this pace take {pace.duration_words(steps * seconds_per_step)} at most: most rows are shorter."
+        take = "takes" if steps == 1 else "take"
+        return f"{telling.counted(steps, 'update')} at this pace {take} {pace.duration_words(steps * seconds_per_step)} at most: most rows are shorter."
 
     def clone(self, run: str, draft: Draft) -> Draft:
         """The draft with the recipe of a run. Raises BadInput where there is none such."""

@@ -159,7 +159,7 @@ def about(measurement: Measurement) -> dict:
         if facts
         else "",
         *(_asked(facts) if facts.get("formed") else []),
-        f"a sample of {settings.limit:,} (seed {settings.seed})" if settings.limit else "",
+        f"a sample of {settings.limit:,} (seed {settings.seed})" if _sampled(facts, settings.limit) else "",
     ]
     return {
         **row_of(measurement),
@@ -169,6 +169,11 @@ def about(measurement: Measurement) -> dict:
         "details": figures.details(measurement),
         "command": f"python -m engine evaluate {settings.measure} --resume {measurement.id}",
     }
+
+
+def _sampled(facts: dict, limit: int | None) -> bool:
+    """Whether there is more than was measured. Where it was not noted how much there is, what took as many as it was to is a sample."""
+    return bool(facts and limit) and limit < facts.get("there", facts["items"] + 1)
 
 
 def _short(mark: str) -> str:

@@ -95,6 +95,23 @@ const makeDraw = (list, key, lines) => {
   return draw;
 };
 
+// Puts parts into a box in place of those that it has. One that is as before stays, and with it what is open, selected or has the focus.
+const redraw = (box, parts) => {
+  const old = [...box.children].map((node) => {
+    const shut = node.cloneNode(true);
+    shut.removeAttribute("open");
+    return { node, shut };
+  });
+  const wanted = parts.map((part) => {
+    const at = old.findIndex((each) => each.shut.isEqualNode(part));
+    return at < 0 ? part : old.splice(at, 1)[0].node;
+  });
+  for (const { node } of old) node.remove();
+  wanted.forEach((part, at) => {
+    if (box.children[at] !== part) box.insertBefore(part, box.children[at] || null);
+  });
+};
+
 const asNumber = (value) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -113,7 +130,8 @@ const asTime = (seconds) => {
   return `${Math.floor(whole / 3600)} h ${String(Math.floor(whole / 60) % 60).padStart(2, "0")} min`;
 };
 const asWhen = (seconds) => new Date(1000 * seconds).toLocaleString([], { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
-const asSteps = (count) => `${count.toLocaleString("en")} step${count === 1 ? "" : "s"}`;
+// So many of something whose plural has an s.
+const asCount = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
 const SVG = "http://www.w3.org/2000/svg";
 const drawn = (tag, attributes = {}, text) => {

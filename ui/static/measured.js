@@ -126,7 +126,7 @@ const plotOf = (figure) => {
 
 const detailsOf = (one) => {
   const box = make("details");
-  box.append(make("summary", "", `${one.details.length} single figures of ${one.of}`));
+  box.append(make("summary", "", `${asCount(one.details.length, "single figure")} of ${one.of}`));
   const table = make("table", "figures");
   const head = make("tr");
   head.append(...["", "Share", "95% interval", "Of"].map((text) => make("th", "", text)));
@@ -185,7 +185,8 @@ const partsOf = (said) => {
   return parts;
 };
 
-const show = async () => {
+// `own` where a person asked for it; the list asks by itself where it tells of news.
+const show = async (own = true) => {
   asked += 1;
   const mine = asked;
   if (!marked.length) {
@@ -193,13 +194,13 @@ const show = async () => {
     shown = "";
     return;
   }
-  const said = await tried(() => askServer("measure_show", marked));
+  const said = await tried(() => askServer("measure_show", marked), own);
   if (!said || mine !== asked) return;
   const state = JSON.stringify(said);
   result.hidden = false;
   if (state === shown) return;
   shown = state;
-  result.replaceChildren(...partsOf(said));
+  redraw(result, partsOf(said));
 };
 
 // What the list tells of those that are shown.
@@ -216,7 +217,7 @@ const look = makeLook(element, async () => {
     // What was begun after this list was asked for is not in it yet.
     const there = marked.filter((id) => !known.includes(id) || rows.some((row) => row.id === id));
     if (there.length !== marked.length) mark(there);
-    else if (toldOf(marked) !== before) show();
+    else if (toldOf(marked) !== before) show(false);
     draw();
   }
   return rows.some((row) => UNDER_WAY.includes(row.status)) ? 1000 : 10000;

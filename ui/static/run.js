@@ -209,7 +209,7 @@ const plot = () => {
   // The right end moves out by doubling, so that the picture holds still meanwhile.
   let last = total() || lastStep();
   while (last / 2 >= lastStep() && last > 20) last /= 2;
-  const summary = `${VIEWS[view]} over ${asSteps(lastStep())}. ` + lines.filter((line) => !line.faint && line.ys.length)
+  const summary = `${VIEWS[view]} over ${asCount(lastStep(), "step")}. ` + lines.filter((line) => !line.faint && line.ys.length)
     .map((line) => `${line.name}: ${asNumber(line.ys[0])} at step ${line.xs[0]}, ${asNumber(line.ys.at(-1))} at step ${line.xs.at(-1)}.`).join(" ");
   chart.draw({ lines, last, summary });
   legend.replaceChildren(...lines.filter((line) => line.xs.length).map((line) => make("span", `of ${line.tone}${line.faint ? " faint" : ""}`, line.name)));
@@ -222,7 +222,7 @@ const press = () => {
   const wanted = underWay()
     ? [
       ["finetune_stop", run.phase === "waiting" ? "Leave the line" : acting === "stop" ? "Saving …" : "Stop and save", "", acting === "stop"],
-      ["finetune_kill", sure ? `${lost ? `The last ${asSteps(lost)} will be lost` : "Nothing is lost"}: press again` : "End at once", sure ? "danger" : "quiet", false],
+      ["finetune_kill", sure ? `${lost ? `The last ${asCount(lost, "step")} will be lost` : "Nothing is lost"}: press again` : "End at once", sure ? "danger" : "quiet", false],
     ]
     : run.resume_from !== null && run.phase
       ? [["finetune_resume", run.resume_from ? `Resume from step ${run.resume_from.toLocaleString("en")}` : "Resume from the beginning", "primary", acting === "resume"]]

@@ -89,7 +89,7 @@ const makeLog = () => {
   const draw = (name, lines, count) => {
     node.hidden = !count;
     if (!changedTo(list, `${name} ${count}`)) return;
-    head.textContent = `Log: ${count.toLocaleString("en")} line${count === 1 ? "" : "s"}`;
+    head.textContent = `Log: ${asCount(count, "line")}`;
     list.replaceChildren(...lines.map((line) => make("li", line.kind, line.text)));
   };
   return { node, draw };

@@ -55,7 +55,7 @@ const rowOf = (run) => {
   const state = make("span", "state", PHASES[run.status] || run.status);
   name.append(button("link", run.id, () => act("open_run", run.name)), make("small", "", [run.base, run.data].filter(Boolean).join(" · ")));
   const facts = make("div", "facts");
-  const made = run.steps && run.step < run.steps ? `${run.step.toLocaleString("en")} of ${asSteps(run.steps)}` : asSteps(run.step);
+  const made = run.steps && run.step < run.steps ? `${run.step.toLocaleString("en")} of ${asCount(run.steps, "step")}` : asCount(run.step, "step");
   facts.append(state, make("span", "", made));
   const losses = make("div", "losses");
   if (run.held_out) losses.append(make("span", "", change(run.held_out)), make("small", "", "held-out loss"));
@@ -101,7 +101,8 @@ const draw = () => {
   drawList(JSON.stringify([rows, sure]));
 };
 
-const compare = async () => {
+// `own` where a person asked for it; the list asks by itself where it tells of news.
+const compare = async (own = true) => {
   const names = [...marked];
   asked += 1;
   const mine = asked;
@@ -110,13 +111,13 @@ const compare = async () => {
     sideBySide.hidden = true;
     return;
   }
-  const said = await tried(() => askServer("finetune_compare", names));
+  const said = await tried(() => askServer("finetune_compare", names), own);
   if (!said || mine !== asked) return;
   compared = said;
   sideBySide.hidden = false;
   comparedHead.textContent = names.length > 1 ? `${names.length} runs over each other` : "One run; mark another to lay it over this one";
   plot();
-  details.replaceChildren(...(names.length > 1 ? [recipesOf(said)] : []), ...(said.answers.length ? [answersOf(said)] : []));
+  redraw(details, [...(names.length > 1 ? [recipesOf(said)] : []), ...(said.answers.length ? [answersOf(said)] : [])]);
 };
 
 const plot = () => {
@@ -178,14 +179,19 @@ const answersOf = ({ runs, answers }) => {
   return box;
 };
 
+// What the list tells of those that are laid over each other.
+const toldOfMarked = () => JSON.stringify(rows.filter((run) => marked.has(run.name)));
+
 const look = makeLook(element, async () => {
   const said = await tried(() => askServer("finetune_runs"), false);
   if (said) {
+    const before = toldOfMarked();
     rows = said.runs;
     hint.textContent = said.off || "No runs yet. Each run you train is kept here, with its curve, its recipe and its answers.";
     space.textContent = rows.length ? `${asBytes(said.bytes)} on disk, ${asBytes(said.free)} free` : "";
     for (const name of marked) if (!rows.some((run) => run.name === name)) marked.delete(name);
     draw();
+    if (toldOfMarked() !== before) compare(false);
   }
   return rows.some((run) => UNDER_WAY.includes(run.status)) ? 4000 : 15000;
 });
