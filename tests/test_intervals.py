@@ -117,7 +117,7 @@ def test_where_short_items_got_better_and_a_long_one_outweighs_them_it_is_mixed(
     assert (found.lower, found.higher) == (39, 1) and found.p < 1e-6 and found.difference.value > 0 > found.difference.low
     assert found.verdict == "mixed" and "lost" not in forgetting._verdict(found, True)
     said = comparing._words("perplexity", found, "Mine")
-    assert "nats a token higher on 40 items. Item by item (39 better, 1 worse)" in said and "chance" not in said
+    assert "nats a token higher on 40 items together. Item by item (39 better, 1 worse)" in said and "chance" not in said
     # The other way round: all tokens together are surely worse, and by items nothing is found.
     few = numpy.array([*numpy.full(26, -0.1), *numpy.linspace(5, 6, 14)])
     found = intervals.paired_losses(first, first + few, [10] * 40)
