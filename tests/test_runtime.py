@@ -284,6 +284,7 @@ def test_a_public_host_shows_no_paths():
         loaded=Loaded(path, "transformers", "CPU", "NF4", "float32", 512, "chat"),
         adapters=("/secret/place/adapter",),
     )
+    runtime.wanted_adapter = "/secret/place/adapter"
     services = Services(runtime, read_only=True)
     assert "secret" not in repr(services.state()) and "secret" not in repr(services.adapter_choices() + services.model_choices())
     assert services.blend("adapter", 0.5, None, 1).parts == (("/secret/place/adapter", 0.5),)
