@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import adapters, children, hardware, layout_figures, paths, runs
+from engine import adapters, children, hardware, layout_figures, paths, runs, visitors
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
@@ -151,7 +151,7 @@ class Services:
         BadInput for other runs, EngineError without the host's paths."""
         if not (self.may_train and run.public):
             raise BadInput("This public host gives out the adapters that visitors train on it, and nothing else.")
-        whole = paths.home() / "exports" / f"{run.id}.zip"
+        whole = visitors.packed(run)
         if not whole.exists():
             yield Progress("Your adapter is being packed")
             try:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import gradio as gr
 
-from engine import checkpoints, history, jobs, runs
+from engine import checkpoints, history, jobs, runs, visitors
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import findings
@@ -83,7 +83,8 @@ class Views:
         """Go on with a run from its last checkpoint, when the machine is free."""
         with form.explained():
             name, found = self._own(run)
-            jobs.resume(found)
+            go_on = visitors.resume if self._services.read_only else jobs.resume
+            go_on(found)
             return {"run": name}
 
     def _own(self, run: str) -> tuple[str, Run]:
