@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import fitting, jobs, probing, runs
+from engine import fitting, jobs, probing, runs, visitors
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
@@ -16,10 +16,14 @@ from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
 _LOOK_SECONDS = 0.5
+# Of a visitor's probe, with the time in line: there is one at a time, and others wait for it.
+_MOST_SECONDS = 300
 LARGER = (
     "Or leave this machine: step 6 trains it on a GPU of Hugging Face, and “When one machine is too small” in the README has the commands for "
     "that, for several GPUs, and for chatting with a big model that another machine serves."
 )
+_WAITED = "The machine is busy: on this public host a probe ends after 5 minutes in line. Try again later, or start the run, which waits."
+_TOO_LONG = "The probe was ended: on this public host it may take 5 minutes. Lower Batch in step 4, or Longest row in step 2."
 PROBING = {"concurrency_limit": 1, "concurrency_id": "probe", "show_progress": "hidden"}
 
 
@@ -63,6 +67,36 @@ class FitStep:
         """None: the probe alone says how long it takes, from counts that are there when it ends."""
         return []
 
+    def probed(self, draft: Draft) -> Iterator[list]:
+        """Probe a draft: updates of the `outputs` and of the button that stops it. A visitor's is held to what their run is, and to a few
+        minutes. Raises BadInput or EngineError where it cannot begin."""
+        self.shop.allowed(draft)
+        if not draft.recipe.data.source:
+            raise BadInput("Choose the data first: the probe trains on its longest rows.")
+        yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True)]
+        theirs = self.shop.services.read_only
+        if theirs:
+            visitors.check_disk()
+            self.shop.check_for_visitors(draft, self.shop.counted(draft))
+            if why := self.shop.too_large(draft):
+                raise BadInput(why)
+        run = probing.start(draft.recipe, lambda progress: None, theirs)
+        try:
+            began, found = time.monotonic(), None
+            while found is None:
+                time.sleep(_LOOK_SECONDS)
+                found = probing.outcome(run)
+                seconds = round(time.monotonic() - began)
+                waits = runs.phase(run, runs.all_events(run)) == "waiting"
+                doing = "Another run has the machine; the probe waits in line" if waits else "Probing: ten steps on the longest rows"
+                yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip()]
+                if theirs and found is None and seconds >= _MOST_SECONDS:
+                    yield [views.told(_WAITED if waits else _TOO_LONG, "wrong"), gr.skip(), gr.Button(visible=False)]
+                    return
+        finally:
+            probing.stop(run)
+        yield [*self.shown(draft, found), gr.Button(visible=False)]
+
     def wire(self, draft: gr.BrowserState) -> None:
         def fit(kept_draft: object) -> list:
             with form.explained():
@@ -78,26 +112,7 @@ class FitStep:
 
         def probe(kept_draft: object) -> Iterator[list]:
             with form.explained():
-                now = read(kept_draft)
-                self.shop.allowed(now)
-                if not now.recipe.data.source:
-                    raise BadInput("Choose the data first: the probe trains on its longest rows.")
-                yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True)]
-                run = probing.start(now.recipe, lambda progress: None, self.shop.services.read_only)
-                try:
-                    began, found = time.monotonic(), None
-                    while found is None:
-                        time.sleep(_LOOK_SECONDS)
-                        found = probing.outcome(run)
-                        seconds = round(time.monotonic() - began)
-                        waits = runs.phase(run, runs.all_events(run)) == "waiting"
-                        doing = (
-                            "Another run has the machine; the probe waits in line" if waits else "Probing: ten steps on the longest rows"
-                        )
-                        yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip()]
-                finally:
-                    probing.stop(run)
-                yield [*self.shown(now, found), gr.Button(visible=False)]
+                yield from self.probed(read(kept_draft))
 
         made = self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
         counting.after(made, self, draft)

@@ -71,7 +71,7 @@ class TrainStep:
             trainable.check_layers(draft.recipe, self.shop.base(draft))
             self.shop.check_start(draft)
             if self.shop.services.read_only and measured:
-                trainable.check_for_visitors(draft.recipe, measured.rows)
+                self.shop.check_for_visitors(draft, measured)
             return self.shop.too_large(draft) if here else ""
         except EngineError as error:
             return str(error)
