@@ -4,9 +4,11 @@ Changes nothing in what the adapter computes: every module keeps the scale that 
 checked as for transformers. Imports no torch.
 """
 
+import contextlib
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,15 @@ def convert(adapter: Adapter, base: GgufBase) -> Path:
                 _write(folder / NAME, adapter, base, arrays, names)
                 paths.write_manifest(folder, source=adapter.id, base=base.spec.source)
     return target / NAME
+
+
+def forget(name: str) -> None:
+    """Remove what was made of the adapter of that name."""
+    with FileLock(paths.adapters() / ".gguf.lock"):
+        for manifest in (paths.adapters() / "gguf").glob(f"*/{paths.MANIFEST}"):
+            with contextlib.suppress(BadInput):  # damaged: it is made again where it is wanted
+                if paths.read_manifest(manifest.parent).get("source") == name:
+                    shutil.rmtree(manifest.parent, ignore_errors=True)
 
 
 def _key(adapter: Adapter, base: GgufBase) -> str:

@@ -296,11 +296,12 @@ def known() -> dict[str, Run]:
     return dict(sorted(found.items(), key=lambda each: each[1].begun, reverse=True))
 
 
-def known_as(name: str) -> Run:
-    """The run that `known` has by that name; no other folder is ever meant. Raises BadInput."""
-    if Path(name).name == name != ".." and (paths.runs() / name / RECIPE).is_file():
-        return Run(paths.runs() / name)
-    if run := known().get(name):
+def known_as(name: str, public: bool = False) -> Run:
+    """The run that `known` has by that name; no other folder is ever meant. With `public` those of visitors alone are there. Raises
+    BadInput."""
+    here = Path(name).name == name != ".." and (paths.runs() / name / RECIPE).is_file()
+    run = Run(paths.runs() / name) if here else known().get(name)
+    if run and (run.public or not public):
         return run
     raise BadInput(f"There is no run {name!r} any more. It may have been deleted.")
 

@@ -6,6 +6,7 @@ Thread-safe. A request made while a model loads waits for it; a failed load keep
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from engine.settings import ChatSettings, Layout, LoadSettings
 
 WAIT_SECONDS = 0.2
 MAX_WAITING = 24
+# Beyond so many adapters those that were used longest ago are let go.
+MOST_ADAPTERS = 6
 READY = "Ready"
 _NOTHING = "No model is loaded. Choose one and load it."
 
@@ -55,6 +58,9 @@ class Runtime:
         self._turns = turns or Turns()
         self._condition = threading.Condition()
         self._answering = 0
+        self._attaching = threading.Lock()
+        self._in_use: Counter[str] = Counter()  # adapters of answers under way
+        self._used: list[str] = []  # adapters that are attached for answers, the latest used last
         self._line: list[object] = []  # who waits for the model, in order of arrival
         self._backend: Backend | None = None
         self._state = State("idle", "", _NOTHING)
@@ -259,12 +265,14 @@ class Runtime:
         if not (yield from self._turn(stop)):
             return
         number = self._load_number
+        held: Counter[str] = Counter()
         try:
             backend = self._ready_backend()
-            for adapter in set(blend.adapters).difference(backend.adapters()):
-                yield Progress(f"Loading the adapter {adapter}")
-                backend.attach(adapter)
-                self._refresh(backend)
+            for adapter in blend.adapters:
+                if adapter not in backend.adapters():
+                    yield Progress(f"Loading the adapter {adapter}")
+                self._hold(backend, adapter)
+                held[adapter] += 1
             yield from stream(backend, conversation, settings, lambda: stop() or number != self._load_number, blend, form, cold)
             if not backend.alive:
                 self._settle(
@@ -278,7 +286,26 @@ class Runtime:
         finally:
             with self._condition:
                 self._answering -= 1
+                self._in_use -= held
                 self._condition.notify_all()
+
+    def _hold(self, backend: Backend, adapter: str) -> None:
+        """Have an adapter attached, and note that an answer uses it. Where there are many, those that no answer uses and that are not
+        the model's own make room. Raises BadInput or EngineError."""
+        with self._attaching:
+            attached = backend.adapters()
+            self._used = [each for each in self._used if each in attached and each != adapter]
+            if adapter not in attached:
+                unused = [each for each in self._used if not self._in_use[each] and each != self.wanted_adapter]
+                try:
+                    for each in unused[: max(0, len(attached) + 1 - MOST_ADAPTERS)]:
+                        backend.detach(each)
+                    backend.attach(adapter)
+                finally:
+                    self._refresh(backend)
+            self._used.append(adapter)
+            with self._condition:
+                self._in_use[adapter] += 1
 
     def _slots(self) -> int:
         return self._backend.slots if self._backend else 1

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import adapters, children, hardware, layout_figures, paths
+from engine import adapters, children, hardware, layout_figures, paths, runs, visitors
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER, Blend
 from engine.comparison import Side
@@ -82,8 +82,12 @@ class Services:
             model=public_name(state.model),
             text="Loading" if state.phase == "loading" else text,
             loaded=loaded,
-            adapters=tuple(map(public_name, state.adapters)),
+            adapters=tuple(map(public_name, filter(self._owners, state.adapters))),
         )
+
+    def _owners(self, adapter: str) -> bool:
+        """Whether an attached adapter is the owner's choice. Visitors attach those of their own runs, whose names are theirs alone."""
+        return adapter == self.runtime.wanted_adapter or adapter in ADAPTERS
 
     def load(self, model: str, layout: str | None = None, adapter: str | None = None) -> None:
         """Load a model for everybody, unless it is the one that is loaded or loading. `layout` is that of `LoadSettings`, None
@@ -147,7 +151,7 @@ class Services:
         BadInput for other runs, EngineError without the host's paths."""
         if not (self.may_train and run.public):
             raise BadInput("This public host gives out the adapters that visitors train on it, and nothing else.")
-        whole = paths.home() / "exports" / f"{run.id}.zip"
+        whole = visitors.packed(run)
         if not whole.exists():
             yield Progress("Your adapter is being packed")
             try:
@@ -187,17 +191,18 @@ class Services:
         return Blend.of([self._adapter(adapter), self._adapter(second)], strengths)
 
     def _adapter(self, shown: str | None) -> str | None:
-        """The adapter that a picker's value means, None for the bare base. On a public host only those already on the
-        base may be chosen, by their public names. Raises BadInput."""
+        """The adapter that a picker's value means, None for the bare base. On a public host only the owner's may be chosen, by their
+        public names, and by its name what a visitor trained. Raises BadInput."""
         if shown in (None, "", NO_ADAPTER):
             return None
         if not self.read_only:
             return shown
-        for adapter in self.runtime.state.adapters:
+        for adapter in filter(self._owners, self.runtime.state.adapters):
             if public_name(adapter) == shown:
                 return adapter
         model = self.runtime.state.model
-        if self.training and shown in adapters.trained(MODELS[model].source if model in MODELS else model):
+        trained = adapters.trained(MODELS[model].source if model in MODELS else model)
+        if self.training and shown in trained and (run := runs.known().get(shown)) and run.public:
             return shown
         raise BadInput("On this public host only the adapters in the list can be chosen. Run the app on your own machine for others.")
 

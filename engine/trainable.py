@@ -1,5 +1,6 @@
 """What a run would refuse, told before it is begun: from names and configs alone, without weights and without torch."""
 
+import math
 from collections.abc import Iterable
 
 from engine import adapters, models, pace
@@ -9,10 +10,13 @@ from engine.blend import NO_ADAPTER
 from engine.errors import BadInput
 from engine.model_files import read_config
 from engine.model_spec import ModelSpec
+from engine.pace import Pace
 from engine.recipe import ALL_LINEAR, Recipe
 
 # What a visitor's run may have on a public host, where others wait behind it. Rows and answers count each time.
-MOST_UPDATES, MOST_ROWS, MOST_ANSWERS = 300, 10_000, 100
+MOST_UPDATES, MOST_ROWS, MOST_ANSWERS, MOST_SAMPLED, MOST_SECONDS = 300, 10_000, 100, 10_000, 3_600
+# The same of what it leaves on the disk.
+MOST_RANK, MOST_SAVED, MOST_KEPT = 64, 30, 3
 EMBEDDING = "lora.targets names an embedding. Adapters change linear layers only: leave it out."
 
 
@@ -58,19 +62,31 @@ def check_layers(recipe: Recipe, spec: ModelSpec) -> None:
         raise BadInput(no_layers(spec.id, targets, there))
 
 
-def check_for_visitors(recipe: Recipe, rows: int) -> None:
-    """Raises BadInput where a run over so many rows is more than a visitor may start on a public host."""
+def check_for_visitors(recipe: Recipe, rows: int, mean_tokens: float, speed: Pace) -> None:
+    """Raises BadInput where a run over so many rows of so many tokens is more than a visitor may start on a public host of that pace."""
     work = pace.work(recipe, rows)
     tests = pace.tests(recipe, work.steps)
     passed = work.steps * recipe.optimization.batch + tests * work.tested
+    answers = tests * len(recipe.samples.prompts)
+    saved = math.ceil(work.steps / recipe.cadence.save_every)
     for what, count, most, mend in (
         ("rows of data", rows, MOST_ROWS, "Bring fewer rows in step 2."),
         ("updates", work.steps, MOST_UPDATES, f"Set Steps in step 4 to {MOST_UPDATES} or less."),
         ("rows to learn from and to test, each time counted", passed, MOST_ROWS, "Lower Batch or raise Evaluate every in step 4."),
-        ("sample answers", tests * len(recipe.samples.prompts), MOST_ANSWERS, "Raise Evaluate every in step 4, or ask fewer prompts."),
+        ("sample answers", answers, MOST_ANSWERS, "Raise Evaluate every in step 4, or ask fewer prompts."),
+        ("tokens in sample answers", answers * recipe.samples.max_new_tokens, MOST_SAMPLED, "Lower Longest sample in step 4."),
+        ("as its adapter's rank", recipe.lora.r, MOST_RANK, f"Set Rank in step 4 to {MOST_RANK} or less."),
+        ("checkpoints", saved, MOST_SAVED, "Raise Save every in step 4."),
+        ("checkpoints kept", min(saved, recipe.cadence.keep), MOST_KEPT, f"Set Keep in step 4 to {MOST_KEPT} or less."),
     ):
         if count > most:
             raise BadInput(f"On this public host a run may have at most {most:,} {what}; this one has {count:,}. {mend}")
+    seconds = pace.whole_seconds(recipe, rows, mean_tokens, speed)
+    if seconds > MOST_SECONDS:
+        raise BadInput(
+            f"On this public host a run may take an hour; this one would take {pace.duration_words(seconds)}. Lower Steps or Batch in step 4, "
+            "or Longest row in step 2."
+        )
 
 
 def no_layers(name: str, targets: str | list[str], there: Iterable[str]) -> str:

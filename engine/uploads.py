@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from engine import guanaco_mini, paths, runs
+from engine import guanaco_mini, paths, runs, visitors
 from engine.data_files import KINDS
 from engine.errors import BadInput, EngineError
 from engine.evaluate import measurements
@@ -25,6 +25,9 @@ from engine.store import Store
 
 MAX_BYTES = 20_000_000
 KEPT_SECONDS = 30 * 24 * 3600
+# What visitors of a public host may fill, bytes. A file counts as a megabyte at least, so that there are not too many either. What was
+# brought within so many seconds makes no way for others.
+MOST_OF_VISITORS, _LEAST_COUNTED, _NEW_SECONDS = 2_000_000_000, 1_000_000, 3_600
 _MAX_NAME_CHARS = 60
 _SAMPLE_LINES = 50
 _SEPARATORS = {"\t": ".tsv", ",": ".csv", ";": ".csv"}
@@ -33,9 +36,10 @@ _COLUMN_NAME = re.compile(r"[^\W\d][\w .-]{0,39}(?<! )")
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
-def keep(path: Path, name: str) -> Path:
-    """Copy a file that a visitor calls `name`; gives where it is from now on. Raises BadInput where it is empty, larger than
-    `MAX_BYTES` or of a kind that is not read, EngineError where the disk does not take it."""
+def keep(path: Path, name: str, public: bool = False) -> Path:
+    """Copy a file that somebody calls `name`; gives where it is from now on. Raises BadInput where it is empty, larger than
+    `MAX_BYTES` or of a kind that is not read, EngineError where the disk does not take it. `public`: on a public host, where
+    what visitors brought longest ago makes room beyond `MOST_OF_VISITORS`, and BadInput is raised where that is not enough."""
     if _parted(name)[1] not in KINDS:
         raise BadInput(f"{name[:_MAX_NAME_CHARS]} is no data file this can read. It reads {', '.join(KINDS)}; unpack archives first.")
     try:
@@ -44,17 +48,18 @@ def keep(path: Path, name: str) -> Path:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise BadInput(f"{name[:_MAX_NAME_CHARS]} cannot be read: {error.strerror or error}.") from error
-    return _kept(content, size, _safe(name))
+    return _kept(content, size, _safe(name), public)
 
 
-def paste(text: str) -> Path:
-    """Keep text as the kind of file that it looks like: JSON, JSON Lines, a table with a header, or plain text. Raises as `keep`."""
+def paste(text: str, public: bool = False) -> Path:
+    """Keep text as the kind of file that it looks like: JSON, JSON Lines, a table with a header, or plain text. `public` and what it
+    raises as `keep`."""
     text = text.replace("\r\n", "\n").removeprefix("\ufeff").strip("\n")
     if not text.strip():
         raise BadInput("There is no text. Paste rows as JSON, JSON Lines, a table with a header, or plain text.")
     kind, text = _sniffed(text)
     content = text.encode("utf-8", "ignore")  # halves of surrogate pairs are no characters
-    return _kept(content, len(content), f"pasted{kind}")
+    return _kept(content, len(content), f"pasted{kind}", public)
 
 
 def thumbs_up(store: Store) -> Path:
@@ -87,15 +92,48 @@ def sweep() -> int:
     """Remove what was last brought more than 30 days ago and neither a run's recipe nor a measurement's settings name; gives how many
     files that were. One that cannot be read keeps what its text names."""
     with _locked() as folder:
-        old = [each for each in folder.iterdir() if each.is_dir() and each.stat().st_mtime < time.time() - KEPT_SECONDS]
-        # The app sweeps as it starts: recipes and settings are read only where something may go.
-        using = [run.folder / runs.RECIPE for run in runs.every()] if old else []
-        using += [each.folder / measurements.SETTINGS for each in measurements.every()] if old else []
-        named = "\n".join(map(_text_of, using))
-        old = [each for each in old if each.name not in named]
-        for each in old:
-            shutil.rmtree(each, ignore_errors=True)
-        return len(old)
+        return _swept(folder)
+
+
+def _swept(folder: Path) -> int:
+    old = _unused(folder, KEPT_SECONDS)
+    for each in old:
+        shutil.rmtree(each, ignore_errors=True)
+    return len(old)
+
+
+def _unused(folder: Path, seconds: float) -> list[Path]:
+    """What was last brought longer ago, the oldest first, and neither a run's recipe nor a measurement's settings name."""
+    when = {each: each.stat().st_mtime for each in folder.iterdir() if each.is_dir()}
+    old = sorted((each for each in when if when[each] < time.time() - seconds), key=when.get)
+    # The app sweeps as it starts: recipes and settings are read only where something may go.
+    using = [run.folder / runs.RECIPE for run in runs.every()] if old else []
+    using += [each.folder / measurements.SETTINGS for each in measurements.every()] if old else []
+    named = "\n".join(map(_text_of, using))
+    return [each for each in old if each.name not in named]
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Remove what has lain too long, and beyond `MOST_OF_VISITORS` the oldest that nobody uses. Raises BadInput where that makes no room
+    for a file of that size, EngineError where the disk is nearly full."""
+    visitors.check_disk()
+    _swept(folder)
+    over = max(size, _LEAST_COUNTED) + sum(map(_counted, folder.iterdir())) - MOST_OF_VISITORS
+    for each in _unused(folder, _NEW_SECONDS) if over > 0 else ():
+        over -= _counted(each)
+        shutil.rmtree(each, ignore_errors=True)
+        if over <= 0:
+            return
+    if over > 0:
+        raise BadInput(
+            f"This public host keeps {MOST_OF_VISITORS / 1e9:g} GB of visitors' rows and has no room for more now. Try again in an hour, or "
+            "name a data set of the Hub."
+        )
+
+
+def _counted(folder: Path) -> int:
+    """What an upload counts of `MOST_OF_VISITORS`."""
+    return max(_LEAST_COUNTED, sum(path.stat().st_size for path in folder.iterdir())) if folder.is_dir() else 0
 
 
 def _text_of(path: Path) -> str:
@@ -104,8 +142,8 @@ def _text_of(path: Path) -> str:
     return ""
 
 
-def _kept(content: bytes, size: int, name: str) -> Path:
-    """Where this content lies as a file of this kind; the name that it came with first stays."""
+def _kept(content: bytes, size: int, name: str, public: bool = False) -> Path:
+    """Where this content lies as a file of this kind; the name that it came with first stays. `public` as in `keep`."""
     if not content.strip():
         raise BadInput(f"{name} is empty. Choose a file with rows in it.")
     if size > MAX_BYTES:
@@ -120,6 +158,8 @@ def _kept(content: bytes, size: int, name: str) -> Path:
             if there.read_bytes() == content:
                 os.utime(target)  # its days begin anew
                 return there
+        if public:
+            _make_room(folder, size)
         with paths.building(target) as made:
             (made / name).write_bytes(content)
         return target / name

@@ -38,10 +38,10 @@ def test_every_host_is_known_and_says_what_works(monkeypatch):
 
 
 def test_a_space_says_that_its_disk_forgets_what_visitors_train(monkeypatch):
-    assert "gone when the Space restarts" not in doors.told(True, on("space")), "its owner has named a folder"
+    assert "is gone 3 days after the run has ended: take" in doors.told(True, on("space")), "its owner has named a folder"
     monkeypatch.delenv("GUANACO_HOME")
     said = doors.told(True, on("space"))
-    assert "gone when the Space restarts: take your adapter along before, in step 7" in said
+    assert "gone when the Space restarts, or 3 days after the run has ended: take your adapter along before, in step 7" in said
     assert LABELS[7 - 1] == "Try it"
     assert "restarts" not in doors.told(False, on("space")), "visitors leave nothing there"
 

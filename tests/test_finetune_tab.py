@@ -296,7 +296,7 @@ def test_on_a_public_host_that_trains_visitors_are_kept_apart(home, tiny, rows):
     try:
         with pytest.raises(BadInput, match="bases in the list"):
             Workshop(page.services).spec(drafts.changed(Draft(), {"model": "/etc"}))
-        run = training.fresh(training.plan(tiny, rows), runs.fresh_folder("secret"))
+        run = runs.create(runs.fresh_folder("secret"), training.plan(tiny, rows), public=True)
         client = page.client()
         assert client.predict("", 0, api_name="/finetune_follow") == {"run": ""}
         told = client.predict(run.id, 0, api_name="/finetune_follow")

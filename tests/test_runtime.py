@@ -223,6 +223,36 @@ def test_an_adapter_that_fails_to_load_gives_the_model_back(tiny):
     assert not [child for child in psutil.Process().children() if "engine.worker" in " ".join(child.cmdline())]
 
 
+def test_adapters_that_nobody_used_for_long_are_let_go(monkeypatch):
+    monkeypatch.setattr("engine.runtime.MOST_ADAPTERS", 3)
+    runtime = Runtime(isolated=False)
+    runtime.load("scripted", "scripted-own")
+    wait(runtime, "ready")
+    runtime._backend = backend = ScriptedBackend(seconds_per_token=0, slots=4)
+    backend.attach("scripted-own")
+
+    def answer(adapter: str):
+        events = runtime.chat(HELLO, SHORT, Blend.of([f"scripted-{adapter}"]))
+        until_token(events)
+        return events
+
+    under_way = answer("a")
+    for adapter in "babcd":
+        list(answer(adapter))
+        assert len(backend.adapters()) <= 3 and {"scripted-own", "scripted-a"} < {*backend.adapters()}
+    list(answer("own"))
+    assert isinstance(list(under_way)[-1], Finished)
+    list(answer("d"))
+    list(answer("e"))
+    assert backend.adapters() == ["scripted-own", "scripted-d", "scripted-e"] == list(runtime.state.adapters)
+    busy = [answer(adapter) for adapter in "fgh"]
+    assert len(backend.adapters()) == 4, "none that an answer uses is taken away"
+    assert all(isinstance(list(each)[-1], Finished) for each in busy)
+    assert "has no adapter" in list(runtime.chat(HELLO, SHORT, Blend.of(["x"])))[-1].text
+    list(answer("i"))
+    assert len(backend.adapters()) == 3 and not runtime._in_use
+
+
 @pytest.mark.long
 def test_a_dead_worker_is_no_longer_called_ready(tiny):
     runtime = Runtime()
@@ -254,6 +284,7 @@ def test_a_public_host_shows_no_paths():
         loaded=Loaded(path, "transformers", "CPU", "NF4", "float32", 512, "chat"),
         adapters=("/secret/place/adapter",),
     )
+    runtime.wanted_adapter = "/secret/place/adapter"
     services = Services(runtime, read_only=True)
     assert "secret" not in repr(services.state()) and "secret" not in repr(services.adapter_choices() + services.model_choices())
     assert services.blend("adapter", 0.5, None, 1).parts == (("/secret/place/adapter", 0.5),)

@@ -11,6 +11,7 @@ import urllib.request
 import browser
 import psutil
 import pytest
+import training
 from builders import until
 from hub_server import HubServer
 from pages import BARE, DEFAULTS, Page, ask, texts, thread
@@ -19,7 +20,14 @@ from test_llamacpp import opened
 from test_page import raw_chat
 
 import ui
+from engine import runs
+from engine.adapters import PLAYGROUND
 from engine.backends.scripted import ScriptedBackend
+from engine.drafts import Draft
+from engine.events import Ended, Evaluated, Sample
+from engine.runs import EventLog, Run
+from ui.finetune.tryout import TryStep
+from ui.finetune.workshop import Workshop
 
 HOSTILE = """<script>document.title='run'</script> <img src=x onerror="document.title='run'"> ![x](http://evil.example/a.png)
 
@@ -39,6 +47,18 @@ def endless():
     made = Page(ScriptedBackend(["word "], ends=False, seconds_per_token=0.25))
     yield made
     made.close()
+
+
+def finished(name: str, public: bool) -> Run:
+    """A run whose adapter the scripted backend takes, of a visitor or of the owner; it has answered a prompt."""
+    run = runs.create(runs.fresh_folder(f"scripted-{name}"), training.plan("scripted", "rows.jsonl"), public=public)
+    log = EventLog(run)
+    for event in (Sample(0, "Secret?", "No."), Evaluated(0, 3.0, 3), Sample(6, "Secret?", "Yes."), Ended("done", 6, "Done.", 1.0)):
+        log.append(event)
+    log.close()
+    run.adapter.mkdir()
+    (run.adapter / PLAYGROUND).write_text(json.dumps({"base": "scripted"}))
+    return run
 
 
 def join(page, session: str, message: str = "Hi", settings=DEFAULTS) -> dict:
@@ -82,6 +102,51 @@ def test_a_read_only_host_takes_no_uploads(tmp_path, monkeypatch):
         assert upload(page, 10) == 403 and not (tmp_path / "uploads").exists()
     finally:
         page.close()
+
+
+@pytest.fixture
+def trains():
+    """A public host where visitors train."""
+    made = Page(ScriptedBackend(["ok"], seconds_per_token=0), read_only=True, training=True)
+    yield made
+    made.close()
+
+
+@pytest.mark.long
+def test_a_run_that_a_visitor_chats_with_is_named_to_no_other(trains):
+    run = finished("0123456789abcdef-mine", public=True)
+    view = ask(trains.client(), adapter=run.id).result(timeout=30)
+    assert texts(view)[-1] == "ok" and trains.backend.adapters() == [run.id]
+    stranger = trains.client()
+    seen = [stranger.predict("none", api_name="/status"), stranger.predict(api_name="/list_models"), trains.services.adapter_choices()]
+    seen += [urllib.request.urlopen(trains.url + path).read() for path in ("/config", "/")]
+    assert run.id not in str(seen)
+    assert "ready" in str(seen[0])
+    again = ask(stranger, adapter=run.id).result(timeout=30)
+    assert texts(again)[-1] == "ok", "its own visitor comes with another browser"
+
+
+@pytest.mark.long
+def test_an_owners_run_is_not_there_for_visitors(trains):
+    run = finished("owners", public=False)
+    trains.runtime.wanted_adapter = run.id
+    trains.backend.attach(run.id)
+    trains.runtime._refresh(trains.backend)
+    client = trains.client()
+    assert run.id in str(trains.services.adapter_choices()), "it is in the list, to be chatted with"
+    assert texts(ask(client, adapter=run.id).result(timeout=30))[-1] == "ok"
+    for endpoint, *data in (("follow", run.id, 0), ("status", run.id), ("stop", run.id), ("kill", run.id), ("resume", run.id)):
+        with pytest.raises(Exception, match="There is no run 'scripted-owners"):
+            client.predict(*data, api_name=f"/finetune_{endpoint}")
+    step = TryStep(Workshop(trains.services), None, None, [])
+    with ui.gr.Blocks():
+        step.draw()
+    assert "Secret?" not in str(step.shown(Draft(run=run.id)))
+    with pytest.raises(Exception, match="There is no run 'scripted-owners"):
+        step._found(run.id)
+    other = finished("unlisted", public=False)
+    with pytest.raises(Exception, match="only the adapters in the list"):
+        ask(client, adapter=other.id).result(timeout=30)
 
 
 def test_invented_turns_are_a_strangers_text(endless):

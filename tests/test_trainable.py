@@ -12,16 +12,20 @@ import training
 from hub_server import COMMIT, HubServer
 from test_browser import app
 
-from engine import adapters, drafts, hardware, hub, jobs, models, runs, trainable
+from engine import adapters, drafts, hardware, hub, jobs, models, presets, probing, runs, trainable
 from engine.drafts import Draft
 from engine.errors import BadInput, EngineError
 from engine.hardware import GIB, Machine
+from engine.pace import Pace
 from engine.runtime import Runtime
 from engine.services import Services
+from ui.finetune import fit
 from ui.finetune.data import DataStep
+from ui.finetune.fit import FitStep
 from ui.finetune.start import TrainStep
 from ui.finetune.workshop import Workshop
 
+PACE = Pace(100, "estimated", "")
 CPU = Machine("computer", "Linux x86_64", 2, 24 * GIB, 20 * GIB, ())
 
 
@@ -245,16 +249,65 @@ def public(home) -> Workshop:
         ({"optimization.steps": None, "optimization.epochs": 200}, "at most 300 updates; this one has 500."),
         ({"optimization.batch": 64, "optimization.steps": 200}, "at most 10,000 rows to learn from and to test, each time counted"),
         ({"optimization.steps": 300, "cadence.eval_every": 1, "samples.prompts": ["Hi"]}, "at most 100 sample answers; this one has 301."),
+        ({"samples.prompts": ["Hi"] * 8, "samples.max_new_tokens": 1024}, "at most 10,000 tokens in sample answers; this one has 24,576."),
+        ({"lora.r": 512}, "at most 64 as its adapter's rank; this one has 512. Set Rank in step 4 to 64 or less."),
+        ({"optimization.steps": 200, "cadence.save_every": 1}, "at most 30 checkpoints; this one has 200. Raise Save every"),
+        ({"optimization.steps": 20, "cadence.keep": 1000}, "at most 3 checkpoints kept; this one has 10. Set Keep in step 4 to 3"),
     ],
 )
 def test_a_visitors_run_has_limits(changes, said):
     recipe = training.plan("starter", "rows.jsonl", data={"held_out": 2})
-    trainable.check_for_visitors(recipe, 12)
+    trainable.check_for_visitors(recipe, 12, 100, PACE)
     with pytest.raises(BadInput) as caught:
-        trainable.check_for_visitors(recipe.changed(changes), 12)
+        trainable.check_for_visitors(recipe.changed(changes), 12, 100, PACE)
     assert said in str(caught.value)
     with pytest.raises(BadInput, match="10,000 rows of data; this one has 10,001. Bring fewer rows"):
-        trainable.check_for_visitors(recipe, 10_001)
+        trainable.check_for_visitors(recipe, 10_001, 100, PACE)
+
+
+def test_a_visitors_run_is_bounded_by_the_time_that_its_tokens_take():
+    recipe = training.plan(
+        "starter",
+        "rows.jsonl",
+        optimization={"steps": 300, "batch": 32},
+        data={"held_out": 0},
+        cadence={"save_every": 50, "eval_every": 100},
+    )
+    trainable.check_for_visitors(recipe, 99, 30, PACE)
+    with pytest.raises(BadInput, match="may take an hour; this one would take about 2 hours 10 minutes. Lower Steps or Batch in step 4"):
+        trainable.check_for_visitors(recipe, 99, 80, PACE)
+
+
+@pytest.mark.parametrize("name", ["starter", "guanaco-mini"])
+def test_the_starters_own_recipes_are_within_them(name):
+    trainable.check_for_visitors(presets.preset(name), 256, 150, PACE)
+
+
+def test_a_visitors_probe_is_held_to_them_and_to_a_few_minutes(public, tiny, rows, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", replace(models.resolve(str(tiny)), id="tiny"))
+    monkeypatch.setattr(Workshop, "allowed", lambda self, draft=None: None)
+    begun, ended = [], []
+    monkeypatch.setattr(
+        probing, "start", lambda recipe, report, theirs: begun.append(theirs) or runs.create(runs.fresh_folder("x"), recipe)
+    )
+    monkeypatch.setattr(probing, "outcome", lambda run: None)
+    monkeypatch.setattr(probing, "stop", ended.append)
+    monkeypatch.setattr(fit, "_LOOK_SECONDS", 0)
+    probe = FitStep(public).probing
+    with pytest.raises(BadInput, match="at most 10,000 rows to learn from"):
+        list(probe(drafted("tiny", rows, optimization={"steps": 300, "batch": 4096})))
+    with monkeypatch.context() as patch:
+        patch.setattr(Workshop, "too_large", lambda self, draft: "It is too large.")
+        with pytest.raises(BadInput, match="too large"):
+            list(probe(drafted("tiny", rows)))
+    assert not begun
+    monkeypatch.setattr(fit, "_MOST_SECONDS", 0)
+    *_, last = probe(drafted("tiny", rows))
+    assert "it may take 5 minutes" in last[0] and len(ended) == 1 and begun == [True]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "phase", lambda run, events: "waiting")
+        *_, last = probe(drafted("tiny", rows))
+    assert "in line" in last[0] and len(ended) == 2
 
 
 def test_start_holds_visitors_to_them_and_the_owner_to_none(public, shop, tiny, rows, monkeypatch):

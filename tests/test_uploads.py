@@ -11,7 +11,7 @@ import training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import datasets, paths, runs, uploads
+from engine import datasets, paths, runs, uploads, visitors
 from engine.errors import BadInput, EngineError
 from engine.evaluate import measurements
 from engine.evaluate.measurements import MeasurementSettings
@@ -181,6 +181,29 @@ def test_the_sweep_keeps_what_is_young_or_trained_on(home, tiny, tmp_path):
     assert uploads.sweep() == 1
     assert not old.parent.exists() and used.exists() and young.exists() and again.exists()
     assert uploads.sweep() == 0
+
+
+def test_visitors_fill_so_much_and_the_oldest_makes_room(home, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST_OF_VISITORS", 3_500_000)
+    used, old, older = (uploads.paste(name, public=True) for name in ("used", "old", "older"))
+    runs.create(runs.fresh_folder("a run"), training.plan(tiny, used), public=True)
+    with pytest.raises(BadInput, match="no room for more now. Try again in an hour"):
+        uploads.paste("one more", public=True)
+    assert used.exists() and old.exists() and older.exists(), "what is new makes no way for others"
+    for each, hours in ((used, 9), (old, 2), (older, 3)):
+        os.utime(each.parent, (time.time() - hours * 3600,) * 2)
+    assert uploads.paste("one more", public=True).exists()
+    assert used.exists() and old.exists() and not older.exists()
+    assert uploads.paste("the owner's").exists() and old.exists()
+
+
+def test_visitors_leave_some_of_the_disk_free(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(visitors, "LEAST_FREE", 2**60)
+    (tmp_path / "rows.txt").write_text("x")
+    for bring in (lambda **more: uploads.paste("y", **more), lambda **more: uploads.keep(tmp_path / "rows.txt", "rows.txt", **more)):
+        with pytest.raises(EngineError, match="The disk of this host is nearly full"):
+            bring(public=True)
+        assert bring().exists()
 
 
 def test_the_sweep_keeps_what_a_measurement_goes_on_with(home, tmp_path):

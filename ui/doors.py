@@ -8,6 +8,7 @@ import gradio as gr
 from engine import hardware, links
 from engine.hardware import Machine
 from engine.services import Services
+from engine.visitors import KEPT_DAYS
 
 NOTEBOOKS = {"chat": "guanaco_chat.ipynb", "guess": "guanaco_guess.ipynb", "finetune": "guanaco_finetune.ipynb"}
 
@@ -35,8 +36,10 @@ def _here(may_train: bool, machine: Machine) -> str:
         can = "Chat, comparing, the blind game and ratings work here; finetuning is off for visitors."
     if machine.host == "colab":
         can += " What is made here is gone with the runtime, unless it is kept on Drive."
-    if machine.host == "space" and may_train and not os.environ.get("GUANACO_HOME"):  # its owner may have put that on a lasting disk
-        can += " What is trained here is gone when the Space restarts: take your adapter along before, in step 7 of Finetune."
+    if machine.host == "space" and may_train:
+        restarts = "" if os.environ.get("GUANACO_HOME") else "when the Space restarts, or "  # its owner may have put that on a lasting disk
+        gone = f"{restarts}{KEPT_DAYS} days after the run has ended"
+        can += f" What is trained here is gone {gone}: take your adapter along before, in step 7 of Finetune."
     return f"This page runs on {place} ({html.escape(machine.summary)}{lent}). {can}"
 
 

@@ -73,7 +73,7 @@ def endpoints(services: Services) -> None:
         with form.explained():
             if not services.may_train:
                 raise BadInput(NO_TRAINING)
-            name, found = named(run)
+            name, found = named(run, services.read_only)
             row = history.summary(name, found)
             said = findings(found.recipe, runs.all_events(found))
             kept = ("id", "status", "step", "steps", "loss", "held_out", "adapter")

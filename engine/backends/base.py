@@ -115,7 +115,7 @@ class Backend(ABC):
         """Raise BadInput where an adapter of a blend is not attached."""
         for adapter in blend.adapters:
             if adapter not in self.adapters():
-                raise BadInput(f"The adapter {adapter!r} is not loaded. Loaded: {', '.join(self.adapters()) or 'none'}.")
+                raise BadInput(f"The adapter {adapter!r} is not loaded.")
 
     @property
     def alive(self) -> bool:

@@ -150,12 +150,12 @@ class DataStep:
                 if not file:
                     raise BadInput("Choose a file first.")
                 path = Path(file)
-                return brought(ask, kept_draft, uploads.keep(path, path.name), path.name)
+                return brought(ask, kept_draft, uploads.keep(path, path.name, self.shop.services.read_only), path.name)
 
         def paste(ask: dict, kept_draft: object, text: str) -> dict:
             with form.explained():
                 self.shop.allowed()
-                return brought(ask, kept_draft, uploads.paste(text or ""), "Pasted rows")
+                return brought(ask, kept_draft, uploads.paste(text or "", self.shop.services.read_only), "Pasted rows")
 
         def hub(ask: dict, kept_draft: object, name: str) -> dict:
             with form.explained():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import fitting, jobs, probing, runs
+from engine import fitting, jobs, probing, runs, visitors
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
@@ -17,10 +17,14 @@ from ui.finetune import counting, views
 from ui.finetune.workshop import Workshop, kept
 
 _LOOK_SECONDS = 0.5
+# Of a visitor's probe, with the time in line: there is one at a time, and others wait for it.
+_MOST_SECONDS = 300
 LARGER = (
     "Or leave this machine: step 6 trains it on a GPU of Hugging Face, and “When one machine is too small” in the README has the commands for "
     "that, for several GPUs, and for chatting with a big model that another machine serves."
 )
+_WAITED = "The machine is busy: on this public host a probe ends after 5 minutes in line. Try again later, or start the run, which waits."
+_TOO_LONG = "The probe was ended: on this public host it may take 5 minutes. Lower Batch in step 4, or Longest row in step 2."
 PROBING = {"concurrency_limit": 1, "concurrency_id": "probe", "show_progress": "hidden"}
 
 
@@ -64,6 +68,43 @@ class FitStep:
         """None: the probe alone says how long it takes, from counts that are there when it ends."""
         return []
 
+    def probing(self, draft: Draft) -> Iterator[list]:
+        """Probe a draft: updates of the `outputs`, of the button that stops it, and at the end the recipe and what was measured. A
+        visitor's is held to what their run is, and to a few minutes. Raises BadInput or EngineError where it cannot begin."""
+        self.shop.allowed(draft)
+        if not draft.recipe.data.source:
+            raise BadInput("Choose the data first: the probe trains on its longest rows.")
+        yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True), None]
+        theirs = self.shop.services.read_only
+        if theirs:
+            visitors.check_disk()
+            self.shop.check_for_visitors(draft, self.shop.counted(draft))
+            if why := self.shop.too_large(draft):
+                raise BadInput(why)
+        run = probing.start(draft.recipe, lambda progress: None, theirs)
+        try:
+            began, found = time.monotonic(), None
+            while found is None:
+                time.sleep(_LOOK_SECONDS)
+                found = probing.outcome(run)
+                seconds = round(time.monotonic() - began)
+                waits = runs.phase(run, runs.all_events(run)) == "waiting"
+                doing = "Another run has the machine; the probe waits in line" if waits else "Probing: ten steps on the longest rows"
+                yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip(), gr.skip()]
+                if theirs and found is None and seconds >= _MOST_SECONDS:
+                    yield [views.told(_WAITED if waits else _TOO_LONG, "wrong"), gr.skip(), gr.Button(visible=False), None]
+                    return
+        finally:
+            probing.stop(run)
+        yield [gr.skip(), gr.skip(), gr.Button(visible=False), (draft.recipe, found)]
+
+    def measured(self, plan: Recipe, found: Probe, draft: Draft) -> list:
+        """What a probe measured by a recipe, of the draft as it is now."""
+        if draft.recipe == plan:
+            return self.shown(draft, found)
+        told, bars = self.shown(draft)
+        return [told + views.told(f"The recipe was changed while the probe ran. Of what it was: {found.text}"), bars]
+
     def wire(self, draft: gr.BrowserState) -> None:
         def fit(kept_draft: object) -> list:
             with form.explained():
@@ -79,41 +120,16 @@ class FitStep:
 
         def probe(kept_draft: object) -> Iterator[list]:
             with form.explained():
-                now = read(kept_draft)
-                self.shop.allowed(now)
-                if not now.recipe.data.source:
-                    raise BadInput("Choose the data first: the probe trains on its longest rows.")
-                yield [views.told("Probing: reading the rows."), gr.skip(), gr.Button(visible=True), None]
-                run = probing.start(now.recipe, lambda progress: None, self.shop.services.read_only)
-                try:
-                    began, found = time.monotonic(), None
-                    while found is None:
-                        time.sleep(_LOOK_SECONDS)
-                        found = probing.outcome(run)
-                        seconds = round(time.monotonic() - began)
-                        waits = runs.phase(run, runs.all_events(run)) == "waiting"
-                        doing = (
-                            "Another run has the machine; the probe waits in line" if waits else "Probing: ten steps on the longest rows"
-                        )
-                        yield [views.told(f"{doing}, {seconds} s so far."), gr.skip(), gr.skip(), gr.skip()]
-                finally:
-                    probing.stop(run)
-                yield [gr.skip(), gr.skip(), gr.Button(visible=False), (now.recipe, found)]
+                yield from self.probing(read(kept_draft))
 
-        def probed(measured: tuple[Recipe, Probe], kept_draft: object) -> list:
-            """What was measured, of the recipe as it is now."""
-            plan, found = measured
-            now = read(kept_draft)
-            if now.recipe == plan:
-                return self.shown(now, found)
-            told, bars = self.shown(now)
-            return [told + views.told(f"The recipe was changed while the probe ran. Of what it was: {found.text}"), bars]
+        def measured(found: tuple[Recipe, Probe] | None, kept_draft: object) -> list:
+            return self.measured(*found, read(kept_draft)) if found else [gr.skip()] * len(self.outputs)
 
         made = self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
         counting.after(made, self, draft)
-        measured = gr.State(None)
-        running = self.probe.click(probe, draft, [*self.outputs, self.stop, measured], api_visibility="private", **PROBING)
-        running.success(probed, [measured, draft], self.outputs, api_visibility="private", **form.QUICK)
+        found = gr.State(None)
+        running = self.probe.click(probe, draft, [*self.outputs, self.stop, found], api_visibility="private", **PROBING)
+        running.success(measured, [found, draft], self.outputs, api_visibility="private", **form.QUICK)
         ended = [self.told, self.stop]
         running.failure(lambda: ["", gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
         stopped = views.told("The probe was stopped.")

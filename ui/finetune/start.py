@@ -1,12 +1,11 @@
 """Step 6 of the wizard: start the run, and follow it; the run is the host's, so a reload or a second tab sees the same one."""
 
-import secrets
 from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
 
-from engine import drafts, jobs, pace, runs, trainable
+from engine import drafts, jobs, pace, trainable, visitors
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.preview import SHOWN_ROWS, Measured
@@ -18,8 +17,6 @@ from ui.finetune.hub_gpu import HubGpu
 from ui.finetune.workshop import Workshop, kept
 
 STARTING = {"concurrency_limit": 1, "concurrency_id": "start", "show_progress": "hidden"}
-# On a public host: more would only wait.
-_MOST_UNDER_WAY = 3
 
 
 @dataclass
@@ -80,7 +77,7 @@ class TrainStep:
             trainable.check_layers(draft.recipe, self.shop.base(draft))
             self.shop.check_start(draft)
             if self.shop.services.read_only and measured:
-                trainable.check_for_visitors(draft.recipe, measured.rows)
+                self.shop.check_for_visitors(draft, measured)
             return self.shop.too_large(draft) if here else ""
         except EngineError as error:
             return str(error)
@@ -103,11 +100,8 @@ class TrainStep:
         """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
         name = self._name(draft)
         if self.shop.services.read_only:
-            waiting = sum(bool(run.process) for run in runs.every())
-            if waiting >= _MOST_UNDER_WAY:
-                raise BadInput(f"{waiting} runs are under way or in line here already. Try again when one has ended.")
-            name = f"{secrets.token_hex(8)}-{name}"  # who knows a run's name can follow and stop it
-        return jobs.start(draft.recipe, name, self.shop.services.read_only).id
+            return visitors.start(draft.recipe, name, self.shop.services.runtime.state.adapters).id
+        return jobs.start(draft.recipe, name).id
 
     def wire(self, draft: gr.BrowserState) -> None:
         def start(kept_draft: object) -> list:

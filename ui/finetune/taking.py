@@ -13,6 +13,7 @@ from engine.errors import BadInput, EngineError
 from engine.events import Progress
 from engine.runs import Run
 from engine.services import EXPORTS
+from engine.visitors import KEPT_DAYS
 from ui import assets, downloads, form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop
@@ -53,7 +54,11 @@ class Taking:
         with gr.Accordion("Take it along", open=True, elem_id="ft-export"):
             with gr.Row():
                 self.kind = gr.Dropdown(
-                    list(EXPORTS) if mine else ["adapter"], value="adapter", label="Export as", elem_id="ft-export-kind"
+                    list(EXPORTS) if mine else ["adapter"],
+                    value="adapter",
+                    label="Export as",
+                    info=None if mine else f"This host keeps a run for {KEPT_DAYS} days after it has ended.",
+                    elem_id="ft-export-kind",
                 )
                 self.where = gr.Textbox(
                     label="Where to",
@@ -107,8 +112,11 @@ class Taking:
             if isinstance(each, Progress):
                 yield views.told(f"{each.text}.")
             else:
-                said = views.told("Here are your adapter, its recipe and its card. This host may lose them when it restarts.", "good")
-                yield said + views.downloads([downloads.address(self.shop.services.offers, each)])
+                said = (
+                    f"Here are your adapter, its recipe and its card. This host deletes them and the run {KEPT_DAYS} days after it has ended, and "
+                    "may lose them before: when it restarts, or when its disk is full."
+                )
+                yield views.told(said, "good") + views.downloads([downloads.address(self.shop.services.offers, each)])
 
     def wire(self, run: gr.Dropdown) -> None:
         services = self.shop.services

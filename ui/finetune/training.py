@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import gradio as gr
 
-from engine import checkpoints, history, jobs, runs, telling
+from engine import checkpoints, history, jobs, runs, telling, visitors
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import findings
@@ -61,7 +61,7 @@ class Views:
         with form.explained():
             if self._services.read_only and not run:  # runs of others are nobody's to see; of one's own the page knows the name
                 return {"run": ""}
-            name, found = _meant(run)
+            name, found = _meant(run, self._services.read_only)
             told = _told(name, found, offset if type(offset) is int and offset > 0 else 0) if found else {"run": ""}
             return _for_visitors(told) if self._services.read_only else told
 
@@ -83,24 +83,25 @@ class Views:
         """Go on with a run from its last checkpoint, when the machine is free."""
         with form.explained():
             name, found = self._own(run)
-            jobs.resume(found)
+            go_on = visitors.resume if self._services.read_only else jobs.resume
+            go_on(found)
             return {"run": name}
 
     def _own(self, run: str) -> tuple[str, Run]:
         if not self._services.may_train:
             raise BadInput(NO_TRAINING)
-        return named(run)
+        return named(run, self._services.read_only)
 
 
-def named(run: object) -> tuple[str, Run]:
-    """A run by the name that a client gives, with the name. Raises BadInput."""
+def named(run: object, public: bool = False) -> tuple[str, Run]:
+    """A run by the name that a client gives, with the name; `public` as in `runs.known_as`. Raises BadInput."""
     name = checked_text(run, "The name of a run", MAX_NAME_CHARS)
-    return name, runs.known_as(name)
+    return name, runs.known_as(name, public)
 
 
-def _meant(run: object) -> tuple[str, Run | None]:
+def _meant(run: object, public: bool) -> tuple[str, Run | None]:
     if run:
-        return named(run)
+        return named(run, public)
     return history.current() or next(iter(runs.known().items()), ("", None))
 
 

@@ -55,7 +55,8 @@ class TryStep:
         nothing = ["", *self.taking.shown("")]
         if not self.shop.services.may_train:
             return [gr.skip(), "", "", *nothing]
-        names = [name for name in trying.finished() if not self.shop.services.read_only or name == draft.run]
+        theirs = self.shop.services.read_only
+        names = [name for name, run in trying.finished().items() if not theirs or (run.public and name == draft.run)]
         if not names:
             return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
         run = next((name for name in (chosen, draft.run) if name in names), names[0])
@@ -65,7 +66,7 @@ class TryStep:
         self.shop.allowed()
         if not run:
             raise BadInput("Choose a finished run first.")
-        found = runs.known_as(run)
+        found = runs.known_as(run, self.shop.services.read_only)
         if not found.adapter.is_dir():
             raise BadInput(f"{run} has no adapter yet: it is not finished.")
         return found

@@ -196,6 +196,11 @@ class Workshop:
         data = draft.recipe.data
         return made.at(data.lengths, data.learn == "everything")
 
+    def check_for_visitors(self, draft: Draft, made: Measured) -> None:
+        """Raises BadInput where a run over these rows is more than a visitor may start. The bases for visitors are of known shapes."""
+        cut = self.cut(draft, made)
+        trainable.check_for_visitors(draft.recipe, made.rows, cut.total / max(1, cut.rows), self.pace(draft))
+
     def plan(self, draft: Draft) -> memory.Plan | None:
         """What training takes here, None where the base's shape is not known."""
         shape = self.spec(draft).shape
