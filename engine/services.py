@@ -39,6 +39,7 @@ NO_TRAINING = (
     "Training is off on this public host. Run the app on your own machine (`python app.py`) or on a Colab GPU; everything else of it is "
     "the same there."
 )
+NO_ANSWERS = "On this public host only its owner can fetch the published answers and judgements. Run the app on your own machine for them."
 # What a finished run can be taken along as: the names of `engine.export.KINDS`, which takes long to import.
 EXPORTS = ("adapter", "merged", "gguf", "notebook", "hub")
 # How a duel is answered: as the published answers were sampled, and short enough for a laptop.
@@ -124,7 +125,7 @@ class Services:
     def fetch_answers(self) -> Iterator[Progress]:
         """Fetch the published answers, which somebody asked for. Raises BadInput on a public host, or EngineError."""
         if self.read_only:
-            raise BadInput("On this public host only its owner can fetch the published answers. Run the app on your own machine for it.")
+            raise BadInput(NO_ANSWERS)
         return _told(published.fetch)
 
     def duel(self, sides: Sequence[Side], names: tuple[str, str], questions: Sequence[Question], stop: Stop) -> Iterator[Progress | Deck]:

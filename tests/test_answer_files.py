@@ -229,6 +229,9 @@ def test_a_folder_is_read_where_it_is_and_checked(server, monkeypatch, home):
         published.deck()
     assert starter_pack.deck().id in {deck.id for deck in Shelf().decks()}
     assert not (home / "published").exists()
+    path.unlink()
+    with pytest.raises(BadInput, match=f"GUANACO_ANSWERS names {server}, which lacks it"):
+        published.deck()
 
 
 @shared

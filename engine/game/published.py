@@ -141,9 +141,7 @@ def file(path: str) -> Path:
     whole = folder / path if folder else None
     if whole is None or not whole.is_file():
         button = f"The Blind game tab has a button that fetches it from {source()}; the starter pack plays without it."
-        raise BadInput(
-            f"{path} is not on this machine. {button if path in _game() else f'GUANACO_ANSWERS names {source()}, which lacks it.'}"
-        )
+        raise BadInput(f"{path} is not on this machine. {f'GUANACO_ANSWERS names {source()}, which lacks it.' if _local() else button}")
     if not _as_pinned(whole, pins()[path]):
         raise BadInput(
             f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. {_without(path)}"
