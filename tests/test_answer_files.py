@@ -259,6 +259,16 @@ def test_answers_have_the_ids_that_published_ratings_know_them_by():
 
 
 @shared
+def test_the_published_judgements_are_fetched_for_whoever_names_them(server, home):
+    told = []
+    files = published.rating_files(told.append)
+    assert {path.name for path in files} == {path.name for path in (server / "eval/ratings-gpt4/vicuna/pairwise").iterdir()} and told
+    shutil.rmtree(server)
+    told.clear()
+    assert published.rating_files(told.append) == files and not told
+
+
+@shared
 def test_ratings_come_with_the_lengths_of_the_answers(server, monkeypatch):
     monkeypatch.setenv("GUANACO_ANSWERS", str(server))
     found = published.ratings()
