@@ -222,14 +222,15 @@ class Services:
         """What is to be known of a model before it is loaded, in a few words each. Raises BadInput for what is none."""
         if self.read_only or not name:
             return ""
-        spec, machine = resolve(name, self.runtime.load_settings), hardware.machine()
-        size = spec.to_fetch(machine)
+        load = self.runtime.load_settings
+        spec, machine = resolve(name, load), hardware.machine()
+        size = spec.to_fetch(machine, load)
         parts = [
             f"{spec.shape.parameters / 1e9:.2f} billion parameters" if spec.shape else "",
             "on disk" if spec.on_disk else f"{_gigabytes(size)} to download" if size else "size unknown before the download",
-            spec.fit(machine, self.runtime.load_settings).text,
+            spec.fit(machine, load).text,
             f"licence: {spec.licence}",
-            "gated: accept its licence on the Hub and set HF_TOKEN" if spec.gated else "",
+            "gated: accept its licence on the Hub and set HF_TOKEN" if spec.asks_licence(machine, load) and not spec.on_disk else "",
         ]
         return " · ".join(filter(None, parts))
 
