@@ -52,13 +52,15 @@ class Fit:
 
 
 def gguf_fit(shape: Architecture | None, file_bytes: int | None, machine: Machine) -> Fit:
-    """Whether chatting with a GGUF file of `file_bytes` through llama.cpp fits this machine's memory (its GPUs are not used).
-    None stands for a file that is yet to be fetched: one of 4.85 bits a weight, as Q4_K_M has."""
+    """Whether chatting with a GGUF file of `file_bytes` through llama.cpp fits this machine's memory (its GPUs are not used), at least
+    one conversation of 2,048 tokens at a time. None stands for a file that is yet to be fetched: one of 4.85 bits a weight, as Q4_K_M
+    has."""
     have = machine.model_ram
     if shape is None and file_bytes is None:
         return Fit(None, None, have, "its memory need is known once it is loaded")
     need = (file_bytes or int(shape.parameters * 4.85 / 8)) + (shape.cache_bytes(CHAT_TOKENS) if shape else 0) + LLAMA_CPP_BYTES
-    return _verdict(need, have, "memory")
+    # Where more is free, some of it is taken for longer conversations and several at a time (`backends/llamacpp.py`).
+    return _verdict(need, have, "memory", "at least ")
 
 
 def chat_fit(shape: Architecture | None, load: LoadSettings, machine: Machine) -> Fit:
@@ -71,9 +73,9 @@ def chat_fit(shape: Architecture | None, load: LoadSettings, machine: Machine) -
     return _verdict(need, have, where)
 
 
-def _verdict(need: int, have: int, where: str) -> Fit:
+def _verdict(need: int, have: int, where: str, least: str = "") -> Fit:
     verdict = "fits" if need <= have else "does not fit"
-    return Fit(need <= have, need, have, f"{verdict}: needs {need / GIB:.1f} GB of {where}, {have / GIB:.1f} GB can be used")
+    return Fit(need <= have, need, have, f"{verdict}: needs {least}{need / GIB:.1f} GB of {where}, {have / GIB:.1f} GB can be used")
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,18 @@ class ModelSpec:
         state = self.local.stat()
         return [state.st_size, state.st_mtime_ns]
 
-    def to_fetch(self, machine: Machine) -> int | None:
+    def to_fetch(self, machine: Machine, load: LoadSettings | None = None) -> int | None:
         """Bytes that a first start fetches for what runs it on this machine; None where that is not known."""
-        as_gguf = self.gguf_source and self.runs_with(LoadSettings(), machine) == "llama.cpp"
-        return self.gguf_bytes if as_gguf else self.download_bytes
+        return self.gguf_bytes if self._from_gguf(machine, load) else self.download_bytes
+
+    def asks_licence(self, machine: Machine, load: LoadSettings | None = None) -> bool:
+        """Whether what runs it on this machine is given only to those who accepted a licence on the Hub. That is asked for `source`; the
+        repositories of GGUF files are others, which ask for none."""
+        return self.gated and not self._from_gguf(machine, load)
+
+    def _from_gguf(self, machine: Machine, load: LoadSettings | None) -> bool:
+        """Whether this machine runs it from `gguf_source` in place of `source`."""
+        return self.gguf_source is not None and self.runs_with(load or LoadSettings(), machine) == "llama.cpp"
 
     def fit(self, machine: Machine, load: LoadSettings | None = None) -> Fit:
         """Whether chatting with it fits `machine`, decided from the registry, a local config or a file's header alone."""

@@ -315,7 +315,7 @@ def listing(machine: Machine) -> list[dict]:
                 "memory_4bit_bytes": fit.need,
                 "prompt_format": spec.prompt,
                 "licence": spec.licence,
-                "gated": spec.gated,
+                "gated": spec.asks_licence(machine),
                 "fits": fit.fits,
                 "on_disk": spec.on_disk,
             }

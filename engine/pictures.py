@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 
-from engine.game.scoring import verdict
+from engine.game.scoring import by_chance, verdict
 from engine.game.values import Result
 from engine.hardware import GIB
 from engine.memory import Plan
@@ -54,7 +54,7 @@ def score(result: Result) -> bytes:
         axes.add_patch(FancyBboxPatch((x, y), 0.24, 0.24, "round,pad=0.02", linewidth=0, facecolor=_LAKE if right else _CLAY))
     worth = {
         "unfinished": f"unfinished: {card.right.n + card.aside} of {card.length}",
-        "told apart": f"a coin does as well in {card.p:.1%} of rounds" if card.p is not None else "",
+        "told apart": f"a coin does as well in {by_chance(card.p)}" if card.p is not None else "",
         "not shown": "no better than a coin, so far as this shows",
     }[verdict(card.p, card.finished)]
     bots = " · ".join(f"{bot} {count}" for bot, count in card.bots.items())

@@ -8,12 +8,18 @@ from typing import Annotated, Literal
 import typer
 
 from engine.evaluate import bradley_terry, elo, matches
-from engine.terminal import AsJson, log
+from engine.game import published
+from engine.terminal import AsJson, log, report
 
 
 def rate(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILES…", help="Pairwise rating files, exported votes, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="FILES…",
+            help=f"Pairwise rating files, exported votes, or folders of them; {published.JUDGEMENTS} for GPT-4's published ones.",
+            show_default=False,
+        ),
     ],
     method: Annotated[
         Literal["elo", "bt"],
@@ -26,7 +32,7 @@ def rate(
     as_json: AsJson = False,
 ) -> None:
     """Rate systems by pairwise judgements. low and high: within which 95% of single orders end (elo), or of bootstrap rounds (bt)."""
-    found = matches.read(files)
+    found = matches.read([path for each in files for path in _files(each)])
     if method == "elo":
         rated = elo.rate(found, orders, sampled, seed)
         ratings, (low, high) = rated.mean, rated.interval()
@@ -51,6 +57,13 @@ def rate(
         print(f"{row['name']:<{width}}{row['rating']:>8.0f}{within:>16}")
     if method == "bt" and position:
         print(f"Standing first is worth {fitted.position:+.0f} points.")
+
+
+def _files(named: Path) -> list[Path]:
+    """A file or folder, or the published files by their name."""
+    if str(named) == published.JUDGEMENTS and not named.exists():
+        return published.rating_files(report)
+    return [named]
 
 
 def _rounded(value: float) -> float | None:

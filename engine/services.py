@@ -39,6 +39,7 @@ NO_TRAINING = (
     "Training is off on this public host. Run the app on your own machine (`python app.py`) or on a Colab GPU; everything else of it is "
     "the same there."
 )
+NO_ANSWERS = "On this public host only its owner can fetch the published answers and judgements. Run the app on your own machine for them."
 # What a finished run can be taken along as: the names of `engine.export.KINDS`, which takes long to import.
 EXPORTS = ("adapter", "merged", "gguf", "notebook", "hub")
 # How a duel is answered: as the published answers were sampled, and short enough for a laptop.
@@ -128,7 +129,7 @@ class Services:
     def fetch_answers(self) -> Iterator[Progress]:
         """Fetch the published answers, which somebody asked for. Raises BadInput on a public host, or EngineError."""
         if self.read_only:
-            raise BadInput("On this public host only its owner can fetch the published answers. Run the app on your own machine for it.")
+            raise BadInput(NO_ANSWERS)
         return _told(published.fetch)
 
     def duel(self, sides: Sequence[Side], names: tuple[str, str], questions: Sequence[Question], stop: Stop) -> Iterator[Progress | Deck]:
@@ -226,14 +227,15 @@ class Services:
         """What is to be known of a model before it is loaded, in a few words each. Raises BadInput for what is none."""
         if self.read_only or not name:
             return ""
-        spec, machine = resolve(name, self.runtime.load_settings), hardware.machine()
-        size = spec.to_fetch(machine)
+        load = self.runtime.load_settings
+        spec, machine = resolve(name, load), hardware.machine()
+        size = spec.to_fetch(machine, load)
         parts = [
             f"{spec.shape.parameters / 1e9:.2f} billion parameters" if spec.shape else "",
             "on disk" if spec.on_disk else f"{_gigabytes(size)} to download" if size else "size unknown before the download",
-            spec.fit(machine, self.runtime.load_settings).text,
+            spec.fit(machine, load).text,
             f"licence: {spec.licence}",
-            "gated: accept its licence on the Hub and set HF_TOKEN" if spec.gated else "",
+            "gated: accept its licence on the Hub and set HF_TOKEN" if spec.asks_licence(machine, load) and not spec.on_disk else "",
         ]
         return " · ".join(filter(None, parts))
 

@@ -148,7 +148,8 @@ def _kept(content: bytes, size: int, name: str, public: bool = False) -> Path:
         raise BadInput(f"{name} is empty. Choose a file with rows in it.")
     if size > MAX_BYTES:
         raise BadInput(
-            f"{name} has {size / 1e6:,.1f} MB; the limit is {MAX_BYTES / 1e6:,.0f} MB. Take fewer rows, or name a data set of the Hub."
+            f"{name} has {size / 1e6:,.1f} MB; the limit is {MAX_BYTES / 1e6:,.0f} MB. Take fewer rows, or name a data set of the Hub. "
+            "On a machine of your own `python -m engine train RECIPE --data FILE` takes a file of any size."
         )
     kind = Path(name).suffix
     digest = hashlib.sha256(kind.encode() + b"\0" + content).hexdigest()[:24]

@@ -1,7 +1,8 @@
 """Guanaco Playground as a Hugging Face Space: on ZeroGPU, on a GPU of its own, or on CPUs. In the uploaded folder this is `app.py`.
 
 The owner's choices are variables of the Space: GUANACO_MODEL, GUANACO_ADAPTER, GUANACO_TRAINING=on (visitors may finetune, not on
-ZeroGPU), GUANACO_VOTES=owner/name (a data set for guesses); its secret HF_TOKEN is for gated models and that data set.
+ZeroGPU), GUANACO_FETCH_ANSWERS=on (the published answers and judgements), GUANACO_VOTES=owner/name (a data set for guesses); its secret
+HF_TOKEN is for gated models and that data set.
 """
 
 import spaces  # first of all: where a GPU is only lent, it stands in for CUDA before torch is imported
@@ -10,6 +11,7 @@ import spaces  # first of all: where a GPU is only lent, it stands in for CUDA b
 import contextlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 
@@ -21,6 +23,7 @@ from engine.backends.base import Delta, Prompt
 from engine.backends.lent import Task
 from engine.blend import Blend
 from engine.errors import EngineError
+from engine.game import published
 from engine.model_spec import STARTER
 from engine.models import ON_A_GPU
 from engine.runtime import Runtime
@@ -62,19 +65,36 @@ def lend(task: Task) -> Task:
     return answer
 
 
+def fetch_answers() -> None:
+    """Fetch the published answers and judgements, and say in the log what came of it. The Space does without them where that fails."""
+    print(f"Fetching the published answers and judgements: {published.size() / 1e6:.1f} MB from {published.source()}", flush=True)
+    try:
+        published.fetch(lambda progress: None)
+    except (EngineError, OSError) as error:
+        print(f"The published answers and judgements were not fetched: {error}", file=sys.stderr, flush=True)
+    else:
+        print("The published answers and judgements are here.", flush=True)
+
+
 def main() -> None:
     """Load the model and serve the page."""
     lent = hardware.gpu_is_lent()
     if lent:  # its stand-in for CUDA is there in this thread alone, and transformers would load quantized weights in others
         os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     model = os.environ.get("GUANACO_MODEL") or (ON_A_GPU if hardware.machine().has_gpu else STARTER)
-    training = os.environ.get("GUANACO_TRAINING", "").lower() == "on" and not lent
+    training = _on("GUANACO_TRAINING") and not lent
     try:
+        if _on("GUANACO_FETCH_ANSWERS") and not published.available():
+            threading.Thread(target=fetch_answers, daemon=True).start()
         with contextlib.closing(Runtime(lend=lend if lent else None)) as runtime:
             runtime.load(model, os.environ.get("GUANACO_ADAPTER"), log=True)
             ui.serve(Services(runtime, read_only=True, training=training), "0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     except EngineError as error:
         sys.exit(str(error))
+
+
+def _on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() == "on"
 
 
 if __name__ == "__main__":

@@ -229,6 +229,9 @@ def test_a_folder_is_read_where_it_is_and_checked(server, monkeypatch, home):
         published.deck()
     assert starter_pack.deck().id in {deck.id for deck in Shelf().decks()}
     assert not (home / "published").exists()
+    path.unlink()
+    with pytest.raises(BadInput, match=f"GUANACO_ANSWERS names {server}, which lacks it"):
+        published.deck()
 
 
 @shared
@@ -253,6 +256,16 @@ def test_answers_have_the_ids_that_published_ratings_know_them_by():
     for key, name in (("answer1_id", "7b-guanaco-vicuna-generations-topp0.9-temp0.7"), ("answer2_id", "answer_gpt35")):
         ids = answer_files.read(answers / f"{name}.jsonl").ids
         assert {str(row["question_id"]): row[key] for row in rated} == ids, name
+
+
+@shared
+def test_the_published_judgements_are_fetched_for_whoever_names_them(server, home):
+    told = []
+    files = published.rating_files(told.append)
+    assert {path.name for path in files} == {path.name for path in (server / "eval/ratings-gpt4/vicuna/pairwise").iterdir()} and told
+    shutil.rmtree(server)
+    told.clear()
+    assert published.rating_files(told.append) == files and not told
 
 
 @shared

@@ -40,6 +40,9 @@ def test_a_talk_goes_on_and_says_what_goes_wrong(monkeypatch, capsys):
     assert first and [message.role for message in talk._conversation.messages] == ["user", "assistant"] * 2
     talk.forget()
     assert not talk._conversation.messages
+    talk.compare("Hello", strengths=(0, 0.5, 1), max_new_tokens=20)
+    shown = capsys.readouterr().out
+    assert "There is no adapter on scripted, so there is one answer, its own." in shown and shown.count("---") == 1
     with pytest.raises(BadInput, match="There is no message to answer"):
         talk.say(" ")
     with pytest.raises(BadInput, match="There is no model 'nonsense'"):

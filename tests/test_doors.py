@@ -30,6 +30,7 @@ def test_every_host_is_known_and_says_what_works(monkeypatch):
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     said = doors.told(False, on("space", Gpu("NVIDIA H200", 70 * GIB, (9, 0))))
     assert "Hugging Face Space (NVIDIA H200 (70 GB), lent for one answer" in said and "finetuning is off" in said
+    assert "ratings from its guesses work here" in said, "the published ones may not be there"
     assert re.findall('href="(.*?)"', said) == ["https://huggingface.co/spaces/me/playground?duplicate=true"]
     monkeypatch.delenv("SPACES_ZERO_GPU")
     monkeypatch.delenv("SPACE_ID")

@@ -59,6 +59,36 @@ def test_without_the_published_files_the_tab_says_what_to_do(served, monkeypatch
         client.predict("votes", "relative", False, False, api_name="/rate_systems")
 
 
+@shared
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_public_host_shows_what_it_has_and_later_what_its_owner_fetched(monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    served = Page(ScriptedBackend(), read_only=True)
+    try:
+        deck, table = playing.deck(30), served.services.game
+        served.services.shelf.add(deck)
+        playing.play(table, playing.begun(table, deck, "a" * 20, player="Ana"), 9, "a" * 20, preference="left")
+        with pytest.raises(Exception, match="only its owner can fetch") as told:
+            served.client().predict("published", "bt", False, False, api_name="/rate_systems")
+        assert "button" not in str(told.value)
+        with browser.opened(served.url) as page:
+            browser.to_tab(page, "Leaderboard")
+            page.wait_for_selector(f"#ratings >> text={FOUND}")
+            assert "only its owner can fetch" in page.inner_text("#rating-choices") and "Ana" in page.inner_text("#players")
+            published, audit = page.get_by_label("GPT-4's published judgements"), page.locator("#audit")
+            assert published.count() == 0 and not audit.is_visible() and page.get_by_label("This app's players").is_checked()
+            monkeypatch.setenv("GUANACO_ANSWERS", str(SHARED / "qlora"))
+            browser.to_tab(page, "Chat")
+            browser.to_tab(page, "Leaderboard")
+            published.check()
+            page.wait_for_selector("#ratings >> text=4,480 judgements on 80 questions")
+            assert audit.is_visible() and "only its owner" not in page.inner_text("#rating-choices")
+            assert not page.errors and not page.outside
+    finally:
+        served.close()
+
+
 @pytest.mark.long
 @browser.needs_chromium
 def test_judgements_made_here_are_rated_by_judge(served, home, monkeypatch):

@@ -264,7 +264,7 @@ def test_a_file_that_llama_cpp_cannot_run_is_refused_with_its_reason(tiny_gguf, 
 def test_a_model_larger_than_memory_is_refused_with_the_numbers(tiny_gguf, monkeypatch):
     little = hardware.Machine("computer", "Linux", 2, 2**30, 2**28, ())
     monkeypatch.setattr("engine.hardware.machine", lambda: little)
-    with pytest.raises(BadInput, match=r"does not fit: needs 0\.5 GB of memory, 0\.2 GB can be used"):
+    with pytest.raises(BadInput, match=r"does not fit: needs at least 0\.5 GB of memory, 0\.2 GB can be used"):
         opened(tiny_gguf)
 
 

@@ -1,5 +1,6 @@
 """The registry, and what is refused before anything is downloaded or loaded (faults, rows 3, 4, 35)."""
 
+import contextlib
 import json
 import struct
 
@@ -9,6 +10,8 @@ import pytest
 from engine import hardware, memory, model_spec, models
 from engine.errors import BadInput
 from engine.hardware import GIB, Gpu, Machine
+from engine.runtime import Runtime
+from engine.services import Services
 from engine.settings import LoadSettings
 
 LAPTOP = Machine("computer", "Linux x86_64", 2, 8 * GIB, 6 * GIB, ())
@@ -236,3 +239,17 @@ def test_listing_has_what_the_contract_names():
     row = models.listing(LAPTOP)[0]
     assert row["id"] == "starter" and row["fits"] is True and row["on_disk"] is False
     assert {"kind", "size", "prompt_format", "licence"} <= set(row)
+
+
+def test_a_licence_is_asked_only_of_what_would_be_fetched(monkeypatch, home):
+    """Without a GPU Llama 3.2 1B comes as GGUF from a repository that is not gated."""
+    gated = {"llama-3.2-1b": False, "llama-3.1-8b": True, "openorca-7b": True, "qwen2.5-0.5b": False}
+    for machine, expected in ((LAPTOP, gated), (T4, gated | {"llama-3.2-1b": True})):
+        monkeypatch.setattr(hardware, "machine", lambda machine=machine: machine)
+        listed = {row["id"]: row["gated"] for row in models.listing(machine)}
+        for name, asked in expected.items():
+            assert listed[name] == asked
+            with contextlib.closing(Runtime(isolated=False)) as runtime:
+                about = Services(runtime).about_model(name)
+            assert ("set HF_TOKEN" in about) == asked, (machine, about)
+    assert models.MODELS["llama-3.2-1b"].asks_licence(LAPTOP, LoadSettings(backend="transformers"))

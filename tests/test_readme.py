@@ -219,8 +219,8 @@ def test_the_judge_command_judges_two_files(tmp_path):
 
 @shared
 @pytest.mark.long
-def test_the_elo_command_rates_a_folder():
-    done = shell(command("elo").replace("ratings/vicuna/pairwise", str(SHARED / "qlora/eval/ratings-gpt4/vicuna/pairwise")))
+def test_the_elo_command_rates_the_published_judgements():
+    done = shell(command("elo"), GUANACO_ANSWERS=str(SHARED / "qlora"))
     assert done.returncode == 0 and done.stdout.splitlines()[2].startswith("GPT-4"), done.stderr
 
 

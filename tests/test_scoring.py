@@ -36,6 +36,7 @@ def test_a_round_that_is_stopped_early_is_never_significant():
 def test_known_figures():
     found = card(guesses(8, 10), 10)
     assert (found.right.low, found.right.high) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))  # Wilson
+    assert "not shown to be better than a coin, which does as well in 5.5% of such games; 9 would have been needed" in found.words
     assert found.p == pytest.approx(56 / 1024) and found.d_prime == pytest.approx(2**0.5 * 0.8416, abs=1e-3)
     assert found.brier == pytest.approx(0.8 * 0.0625 + 0.2 * 0.5625)
     assert scoring.d_prime(10, 10) == pytest.approx(-scoring.d_prime(0, 10)) and scoring.d_prime(5, 10) == 0
@@ -57,6 +58,11 @@ def test_a_card_of_any_guesses_adds_up(made):
     )
     assert sum(each.k for each in found.calibration.values()) == found.right.k and found.bots["coin"] == sum(row.left for row in rows)
     assert found.words and (found.brier is None or 0 <= found.brier <= 1) and 0 <= found.streak <= found.right.k
+
+
+@pytest.mark.parametrize("p, said", [(0.000499, "less than 0.1%"), (1 / 1024, "0.1%"), (0.0547, "5.5%"), (0.1719, "17%")])
+def test_what_is_small_is_not_rounded_below_what_counts(p, said):
+    assert scoring.by_chance(p) == f"{said} of such games"
 
 
 def test_habits_are_told():

@@ -1,19 +1,21 @@
 """The Space: its folder built, its card and requirements, started as the host starts it, chatted with, sent by the Hub's real client."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import builders
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHARED, shared
 from gradio_client import Client
 from hub_server import HubServer
 from pages import BARE, DEFAULTS
@@ -56,6 +58,8 @@ def test_the_folder_is_the_app_with_a_card(built):
     assert card.data.suggested_hardware in {each.value for each in SpaceHardware} and "hardware" not in card.data.to_dict()
     assert ("preload_from_hub" in card.data.to_dict()) == (hardware != "cpu")
     wanted = {each.name for each in needed(folder / "requirements.txt")}
+    variables = {"GUANACO_ANSWERS", *re.findall(r"GUANACO_\w+", (folder / "app.py").read_text())}
+    assert variables <= set(re.findall(r"GUANACO_\w+", card.text)), "its owner is told of each"
     assert {"torch", "transformers", "spaces"} <= wanted and "gradio" not in wanted, "as `doctor` reads them there"
 
 
@@ -94,6 +98,11 @@ def test_its_requirements_resolve_on_the_host(built, tmp_path):
     found = {each["metadata"]["name"].lower(): each["metadata"]["version"] for each in json.loads(report.read_text())["install"]}
     torch = tuple(map(int, found["torch"].split("+")[0].split(".")[:2]))
     assert (2, 8) <= torch < ((2, 12) if hardware == "zero" else (2, 14)) and "spaces" in found
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None:
+        pass
 
 
 class Lender:
@@ -197,10 +206,41 @@ def test_it_starts_on_cpus_and_chats_with_the_starter(folder, starter):
         assert seconds < 60
         told = chat(url, "Say hello.")["turns"][-1]
         assert told["text"] and "tokens/s" in told["facts"]
+        assert "Fetching the published" not in (folder.parent / "log").read_text(), "nobody asked for it"
         config = urllib.request.urlopen(url + "/config").read().decode()
         assert str(starter) not in config and "spaces/me/playground?duplicate=true" in config
         with pytest.raises(Exception, match="Training is off"):
             Client(url, verbose=False).predict(presets.preset("starter").to_yaml(), "mine", api_name="/finetune_start")
+
+
+def leaderboard(url: str) -> list:
+    return Client(url, verbose=False).predict("published", "bt", False, False, api_name="/rate_systems")
+
+
+@shared
+@pytest.mark.long
+def test_it_fetches_the_published_judgements_where_its_owner_says_so(folder):
+    """The address of an HTTP server with the real files; a Space has no shell."""
+    log = folder.parent / "log"
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SHARED / "qlora")) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        wanted = {"GUANACO_FETCH_ANSWERS": "on", "GUANACO_ANSWERS": f"http://127.0.0.1:{server.server_port}"}
+        with started(folder, GUANACO_MODEL="scripted", **wanted) as (url, _):
+            builders.until(lambda: "published answers and judgements are here" in log.read_text())
+            assert f"12.6 MB from {wanted['GUANACO_ANSWERS']}" in log.read_text()
+            assert "4,480 judgements on 80 questions" in str(leaderboard(url))
+        server.shutdown()
+
+
+@pytest.mark.long
+def test_it_starts_without_the_published_judgements_where_they_cannot_be_fetched(folder):
+    log = folder.parent / "log"
+    wanted = {"GUANACO_FETCH_ANSWERS": "on", "GUANACO_ANSWERS": "http://127.0.0.1:9"}
+    with started(folder, GUANACO_MODEL="scripted", **wanted) as (url, _):
+        builders.until(lambda: "were not fetched: http://127.0.0.1:9 cannot be reached" in log.read_text())
+        assert "Traceback" not in log.read_text() and chat(url)["turns"][-1]["text"]
+        with pytest.raises(Exception, match="only its owner can fetch"):
+            leaderboard(url)
 
 
 @pytest.mark.long

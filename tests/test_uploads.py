@@ -131,10 +131,10 @@ def test_broken_json_is_told_by_its_place(home):
         datasets.load(uploads.paste('[{"instruction": "a",\n"output" "b"}]'))
 
 
-def test_nothing_pasted_is_refused(home):
+def test_nothing_and_too_much_are_refused(home):
     with pytest.raises(BadInput, match="There is no text"):
         uploads.paste(" \r\n ")
-    with pytest.raises(BadInput, match="limit is 20 MB"):
+    with pytest.raises(BadInput, match=r"the limit is 20 MB.*On a machine of your own `python -m engine train RECIPE --data FILE`"):
         uploads.paste("x" * 20_000_001)
 
 

@@ -31,9 +31,11 @@ def told(may_train: bool, machine: Machine) -> str:
 def _here(may_train: bool, machine: Machine) -> str:
     lent = ", lent for one answer at a time" if hardware.gpu_is_lent() else ""
     place = {"computer": "this computer", "colab": "Colab", "space": "a Hugging Face Space"}[machine.host]
-    can = "Chat, comparing, finetuning, the blind game and ratings work here."
+    # A Space has the published judgements only where its owner has them fetched.
+    ratings = "ratings from its guesses" if machine.host == "space" else "ratings"
+    can = f"Chat, comparing, finetuning, the blind game and {ratings} work here."
     if not may_train:
-        can = "Chat, comparing, the blind game and ratings work here; finetuning is off for visitors."
+        can = f"Chat, comparing, the blind game and {ratings} work here; finetuning is off for visitors."
     if machine.host == "colab":
         can += " What is made here is gone with the runtime, unless it is kept on Drive."
     if machine.host == "space" and may_train:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from types import ModuleType
 
 import gradio as gr
 
@@ -16,13 +17,14 @@ from engine.evaluate.instructions import Kind
 from engine.evaluate.matches import Matches
 from engine.evaluate.relative import Rated
 from engine.game import published
-from engine.services import Services
+from engine.services import NO_ANSWERS, Services
 from ui import form
 
 TAB = "leaderboard"
 AWAY = ", by about 45 points each time"
 METHODS = [("Bradley-Terry", "bt"), ("Elo, as in the paper", "elo"), ("Percent of ChatGPT", "relative")]
 SOURCES = [("GPT-4's published judgements", "published"), ("This app's players", "votes")]
+MISSING = f"GPT-4's published judgements are not here. {NO_ANSWERS}"
 
 
 def tab(services: Services, mine: gr.Tab) -> None:
@@ -48,7 +50,7 @@ def tab(services: Services, mine: gr.Tab) -> None:
     # Gradio's queue shows what fails; all of it takes seconds at most.
     working = {"concurrency_limit": 2, "concurrency_id": "ratings", "show_progress": "minimal"}
     gr.on([rate.click, *(each.input for each in chosen)], boards.rate, chosen, [plot, table, players], api_name="rate_systems", **working)
-    mine.select(boards.open, chosen, [source, plot, table, players], api_visibility="private", **form.SILENT)
+    mine.select(boards.open, chosen, [source, check, plot, table, players], api_visibility="private", **form.SILENT)
     order.click(boards.one_order, source, [drawn, said], api_name="one_order", **working)
     many.click(boards.settle, source, [drawn, said], api_name="many_orders", **working)
     check.click(boards.audit, None, said, api_name="audit", **working)
@@ -61,13 +63,18 @@ class Boards:
         self._services = services
         self._published: dict[tuple, list[leaderboards.Board]] = {}
 
-    def open(self, *chosen) -> list:
-        """The judgements there are by now, and the ratings as they are chosen, or what is missing for them."""
-        sources = gr.Radio(_sources())
+    def open(self, source: str, *how) -> list:
+        """The judgements there are by now, and the ratings as they are chosen, or what is missing for them. On a public host what is
+        not there is said and cannot be chosen."""
+        missing = self._missing()
+        offered = [each for each in _sources() if not (missing and each[1] == "published")]
+        if source not in [value for _, value in offered]:
+            source = offered[0][1]
+        choices = [gr.Radio(offered, value=source, info=MISSING if missing else None), gr.Button(visible=not missing)]
         try:
-            return [sources, *self._rated(*chosen)]
+            return [*choices, *self._rated(source, *how)]
         except EngineError as error:
-            return [sources, None, f"<p>{escape(str(error))}</p>", self._players()]
+            return [*choices, None, f"<p>{escape(str(error))}</p>", self._players()]
 
     def rate(self, source: str, method: str, position: bool, length: bool) -> list:
         with form.explained():
@@ -77,7 +84,7 @@ class Boards:
         if method == "relative":
             if source == "votes":
                 raise BadInput("A percent of ChatGPT needs points, and players give preferences: choose Bradley-Terry or Elo for them.")
-            scores = published.scores() if source == "published" else matches.read_scores([_folder(source, "score")])
+            scores = self._at_hand().scores() if source == "published" else matches.read_scores([_folder(source, "score")])
             reference = relative.reference(scores)
             return [None, _relative(relative.rate(scores, reference), reference), self._players()]
         boards = self._boards(source, "elo" if method == "elo" else "bt", bool(position), bool(length))
@@ -123,7 +130,7 @@ class Boards:
 
     def audit(self) -> str:
         with form.explained():
-            lines = audit.lines(published.ratings(), published.scores())
+            lines = audit.lines(self._at_hand().ratings(), self._at_hand().scores())
         rows = "".join(
             f"<tr><th scope=row>{escape(line.what)}</th><td>{escape(line.published)}</td><td>{escape(line.ours)}</td>"
             f"<td>{'✓' if line.agrees else '≠'}</td><td>{escape(line.note)}</td></tr>"
@@ -135,7 +142,17 @@ class Boards:
     def _matches(self, source: str) -> Matches:
         if source == "votes":
             return leaderboards.votes(self._services.game.records.guesses())
-        return published.ratings() if source == "published" else matches.read([_folder(source, "threeclass")])
+        return self._at_hand().ratings() if source == "published" else matches.read([_folder(source, "threeclass")])
+
+    def _at_hand(self) -> ModuleType:
+        """What reads the published files. Raises BadInput where they are missing for good."""
+        if self._missing():
+            raise BadInput(MISSING)
+        return published
+
+    def _missing(self) -> bool:
+        """Whether the published files are not on this public host, where no visitor can fetch them."""
+        return self._services.read_only and not published.available()
 
 
 def _sources() -> list[tuple[str, str]]:

@@ -63,11 +63,14 @@ class Talk:
         self._conversation = Conversation()
 
     def compare(self, text: str, strengths: Sequence[float] = (0, 0.5, 1), **settings: object) -> None:
-        """Print the likeliest answers to one question at several strengths of the adapter; 0 is the bare base. The conversation stays
-        as it is."""
+        """Print the likeliest answers to one question at several strengths of the adapter; 0 is the bare base, and the only one where
+        there is no adapter. The conversation stays as it is."""
         chosen = ChatSettings(**{"temperature": 0, "max_new_tokens": 60, **settings})
+        if not self.adapter:
+            print(f"There is no adapter on {self._runtime.state.model}, so there is one answer, its own.")
+            strengths = (0,)
         for strength in strengths:
-            print(f"--- {f'{self.adapter} × {strength:g}' if strength and self.adapter else 'the bare base'}")
+            print(f"--- {f'{self.adapter} × {strength:g}' if strength else 'the bare base'}")
             self._answer(Conversation().add("user", checked_text(text)), strength, chosen)
             print()
 

@@ -44,6 +44,8 @@ _STEMS = {
     **{f"Guanaco-{33 if size == 30 else size}B": f"{size}b-guanaco-vicuna-generations-topp0.9-temp0.7" for size in (65, 30, 13, 7)},
 }
 SYSTEMS = tuple(_STEMS)
+# What GPT-4's pairwise judgements of these are called on the command line.
+JUDGEMENTS = "vicuna-pairwise"
 _AT_ONCE = 6
 _SECONDS = 30
 
@@ -141,9 +143,7 @@ def file(path: str) -> Path:
     whole = folder / path if folder else None
     if whole is None or not whole.is_file():
         button = f"The Blind game tab has a button that fetches it from {source()}; the starter pack plays without it."
-        raise BadInput(
-            f"{path} is not on this machine. {button if path in _game() else f'GUANACO_ANSWERS names {source()}, which lacks it.'}"
-        )
+        raise BadInput(f"{path} is not on this machine. {f'GUANACO_ANSWERS names {source()}, which lacks it.' if _local() else button}")
     if not _as_pinned(whole, pins()[path]):
         raise BadInput(
             f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. {_without(path)}"
@@ -190,6 +190,13 @@ def _ratings(folder: Path | None) -> Matches:
         for question, text in answer_files.read(file(f"{_GENERATIONS}/{stem}.jsonl")).answers.items():
             lengths[name, question] = len(text)
     return matches.read(list(_checked(_PAIRWISE)), lengths)
+
+
+def rating_files(report: hub.Report) -> list[Path]:
+    """The files of these judgements, fetched with the rest of the game where they are not here yet. Raises as `fetch`."""
+    if not available():
+        fetch(report)
+    return list(_checked(_PAIRWISE))
 
 
 def scores() -> Scores:

@@ -141,10 +141,16 @@ def card(
 
 
 def verdict(p: float | None, finished: bool) -> Literal["unfinished", "told apart", "not shown"]:
-    """What a result may be called. An unfinished round is never significant: who may stop when it looks good always wins."""
+    """What a result may be called. An unfinished game is never significant: who may stop when it looks good always wins."""
     if not finished or p is None:
         return "unfinished"
     return "told apart" if p < SIGNIFICANT else "not shown"
+
+
+def by_chance(p: float) -> str:
+    """A p-value in words: in which share of games as long a coin does as well. What is small has a decimal, since 5.5% is not below 5%."""
+    share = "less than 0.1%" if p < 0.0005 else f"{p:.1%}" if p < 0.1 else f"{p:.0%}"
+    return f"{share} of such games"
 
 
 def _longest(right: Sequence[bool]) -> int:
@@ -162,12 +168,12 @@ def _with_words(found: Card, systems: tuple[str, str]) -> Card:
     kind = verdict(found.p, found.finished)
     said = [f"You got {k} of {n} right."]
     if kind == "unfinished":
-        said.append(f"This round is unfinished ({n + found.aside} of {found.length}), so it proves nothing yet.")
+        said.append(f"This game is unfinished ({n + found.aside} of {found.length}), so it proves nothing yet.")
     elif kind == "told apart":
-        said.append(f"You can tell {systems[0]} from {systems[1]}: a coin does as well in {found.p:.1%} of rounds.")
+        said.append(f"You can tell {systems[0]} from {systems[1]}: a coin does as well in {by_chance(found.p)}.")
     else:
         need = f"{found.needed} would have been needed" if found.needed else "more rounds would be needed"
-        said.append(f"That is not shown to be better than a coin, which does as well in {found.p:.0%} of rounds; {need}.")
+        said.append(f"That is not shown to be better than a coin, which does as well in {by_chance(found.p)}; {need}.")
     better = [bot for bot, count in found.bots.items() if k > count]
     worse = [bot for bot, count in found.bots.items() if k < count]
     if better or worse:

@@ -43,15 +43,16 @@ talk = Talk(MODEL)
 # %% [markdown]
 # ## Chat
 #
-# The conversation goes on with every run of this cell. The stop button ends an answer; `talk.forget()` begins anew.
+# The conversation goes on with every run of this cell. The stop button ends an answer; `talk.forget()` begins anew. At temperature 0 the
+# likeliest token is taken each time; leave it out, and answers differ.
 
 # %%
 MESSAGE = "Who are you, and where do you run?"  # @param {"type":"string"}
 
-talk.say(MESSAGE, max_new_tokens=200)
+talk.say(MESSAGE, temperature=0, max_new_tokens=200)
 
 # %%
-talk.say("Say that again as one short sentence.", max_new_tokens=60)
+talk.say("Say that again as one short sentence.", temperature=0, max_new_tokens=60)
 
 # %% [markdown]
 # ## What the adapter adds

@@ -40,9 +40,9 @@ colab.token()
 # ## The recipe
 #
 # `DATA` is `bundled` (256 conversations written for this project, the rows of Guanaco mini), a file of yours (JSON, JSON Lines, CSV, TSV,
-# Parquet, text; upload it with the folder symbol on the left), or a data set of the Hub such as `timdettmers/openassistant-guanaco`. The
-# model's own recipe is taken and, where memory is short, changed until it fits; every change is told. A GPU without bfloat16, as a T4,
-# computes in float16.
+# Parquet, text, up to 20 MB; upload it with the folder symbol on the left), or a data set of the Hub such as
+# `timdettmers/openassistant-guanaco`. The model's own recipe is taken and, where memory is short, changed until it fits; every change is
+# told. A GPU without bfloat16, as a T4, computes in float16.
 
 # %% tags=["machine"]
 from engine.cells import training
