@@ -19,6 +19,10 @@ from engine.model_files import PICKLES
 MAX_ROW_BYTES = 1_000_000
 TOO_LONG = f"it is longer than {MAX_ROW_BYTES:,} bytes"
 _BATCH_ROWS = 1_000
+# Parquet holds a value that comes again and again but once. A file may unpack to so many times its bytes, a small one to so many bytes.
+_UNPACKED_TIMES, _UNPACKED_BYTES = 20, 200_000_000
+# Of its types, in bytes; texts are read as their numbers in a list of the different ones.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 # What pyarrow raises for values that Python has not.
 _UNREADABLE = (ValueError, OverflowError, KeyError)
 
@@ -187,19 +191,86 @@ def _table(path: Path, separator: str) -> Rows:
 
 def _parquet(path: Path) -> tuple[Unit, Rows]:
     def rows() -> Rows:
-        import pyarrow
-        import pyarrow.parquet
-
         first = 1
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(_BATCH_ROWS):
-                    yield from arrow_rows(batch, first)
-                    first += len(batch)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise BadInput(f"{path.name} is not a Parquet file, or damaged ({str(error)[:160]}).") from error
+        for batch in parquet_batches(path, max(_UNPACKED_BYTES, _UNPACKED_TIMES * path.stat().st_size)):
+            yield from arrow_rows(batch, first)
+            first += len(batch)
 
     return "row", rows()
+
+
+def parquet_batches(path: Path, most: int) -> Iterator:
+    """Arrow record batches of a Parquet file. Raises BadInput where it is damaged, and before what it holds takes more than `most` bytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    too_much = BadInput(f"{path.name} unpacks to more than {most / 1e6:,.0f} MB. Take fewer rows, or save them as JSON Lines.")
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        columns = [metadata.schema.column(index) for index in range(metadata.num_columns)]
+        if _declared_bytes(metadata, columns) > most:
+            raise too_much
+        texts = [each.path for each in columns if each.physical_type == "BYTE_ARRAY"]
+        size, kinds = 0, pyarrow.parquet.read_schema(path).types
+        # Whoever reads a text that is repeated as such has it as often at once.
+        with pyarrow.parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
+            # A batch across two groups would have two lists of texts, which Arrow cannot read where they are nested.
+            for batch in itertools.chain.from_iterable(file.iter_batches(_BATCH_ROWS, [at]) for at in range(metadata.num_row_groups)):
+                size += sum(map(_unpacked_bytes, batch.columns))
+                if size > most:
+                    raise too_much
+                yield pyarrow.RecordBatch.from_arrays(list(map(_cast, batch.columns, kinds)), names=batch.schema.names)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadInput(f"{path.name} is not a Parquet file, or damaged ({str(error)[:160]}).") from error
+
+
+def _cast(array, kind):
+    """As what the file says that it is, which is read far more quickly; where it cannot be, as it came."""
+    import pyarrow
+
+    try:
+        return array.cast(kind)
+    except pyarrow.ArrowException:
+        return array
+
+
+def _declared_bytes(metadata, columns: list) -> int:
+    """What a file says that its values take, decompressed and as numbers."""
+    size = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for index, each in enumerate(columns):
+            chunk, width = group.column(index), _WIDTHS.get(each.physical_type, each.length)
+            size += max(chunk.total_uncompressed_size, chunk.num_values * width, 0)
+    return size
+
+
+def _unpacked_bytes(array) -> int:
+    """What an Arrow array takes, each text counted as often as it stands there."""
+    import pyarrow.compute as compute
+    from pyarrow import types
+
+    kind = array.type
+    if types.is_dictionary(kind):
+        if not _is_text(kind.value_type):
+            return _unpacked_bytes(array.dictionary_decode())
+        lengths = compute.binary_length(array.dictionary)
+        return compute.sum(compute.take(lengths, array.indices)).as_py() or 0
+    if _is_text(kind):
+        return compute.sum(compute.binary_length(array)).as_py() or 0
+    if types.is_struct(kind):
+        return sum(map(_unpacked_bytes, array.flatten()))
+    if types.is_map(kind):
+        begin, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return sum(_unpacked_bytes(each.slice(begin, end - begin)) for each in (array.keys, array.items))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _unpacked_bytes(array.flatten())
+    return _unpacked_bytes(array.storage) if hasattr(array, "storage") else array.nbytes
+
+
+def _is_text(kind) -> bool:
+    from pyarrow import types
+
+    return any(is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
 
 
 def arrow_rows(batch, first: int) -> Rows:

@@ -128,9 +128,11 @@ def load(
     `draw` all are read, and those drawn are kept, in their order.
 
     `columns` says which column of the data is a format's field: `{"instruction": "my question column"}`. `public` as in
-    `data_hub.opened`: it reads for a visitor of a public host. Raises BadInput where
-    nothing can be read or no row is good, EngineError where the Hub does not answer.
+    `data_hub.opened`: it reads for a visitor of a public host, and no further than to the first row too many. Raises BadInput then, and
+    where nothing can be read or no row is good, EngineError where the Hub does not answer.
     """
+    from engine.trainable import MOST_ROWS  # which needs this module
+
     begun = head(source, format, columns, report, limit, public)
     name, path, unit = begun.name, begun.path, begun.unit
     checksum = None if path else data_hub.RowsChecksum()
@@ -144,6 +146,10 @@ def load(
         nonlocal there
         for row in itertools.chain(begun.rows, begun.rest):
             there += 1
+            if public and max(there, len(conversations)) > MOST_ROWS:
+                raise BadInput(
+                    f"On this public host a run may have at most {MOST_ROWS:,} rows of data; this one has more. Bring fewer rows in step 2."
+                )
             if not there % _REPORT_ROWS:
                 report(Progress(f"Reading {name}: {there:,} rows"))
             if checksum:

@@ -16,6 +16,8 @@ from engine.threads import Thread
 
 MAX_REASON_CHARS = 500
 MAX_BYTES = 500 * 2**20
+# Verdicts are kept until the store has so many bytes in all; the rest of its room is for games alone.
+MAX_BYTES_WITH_THUMBS = 100 * 2**20
 BUSY_SECONDS = 10
 
 
@@ -55,11 +57,10 @@ def _game(database: sqlite3.Connection) -> None:
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_thumbs, _game]
 
 
-def check_room(database: sqlite3.Connection) -> None:
-    """Raises BadInput where the database is as large as it may become."""
-    pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    if pages * size >= MAX_BYTES:
-        raise BadInput("This host keeps no more verdicts and games: its store is full.")
+def is_full(database: sqlite3.Connection, most: int) -> bool:
+    """Whether what the database holds takes so many bytes; what was deleted takes none."""
+    pages, free, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+    return (pages - free) * size >= most
 
 
 class Store:
@@ -105,7 +106,8 @@ class Store:
             if not thumb:
                 database.execute("DELETE FROM thumbs WHERE thread = ? AND turn = ?", (thread.id, turn_id))
                 return
-            check_room(database)
+            if is_full(database, MAX_BYTES_WITH_THUMBS):
+                raise BadInput("This host keeps no more verdicts: its store is full.")
             facts = answer.facts.model_dump_json() if answer.facts else "{}"
             question = thread.turn(answer.parent).text
             database.execute(

@@ -1,5 +1,7 @@
 """Data sets of the Hub by the real client and the `datasets` library, against a local server (faults, row 33)."""
 
+import gzip
+import itertools
 import json
 import os
 import re
@@ -7,11 +9,14 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from conftest import ROOT
 from hub_server import HubServer
 
 from engine import data_hub
+from engine.errors import BadInput, EngineError
 
 LOAD = """
 import json, sys
@@ -95,7 +100,48 @@ def test_files_outside_of_the_repository_are_not_read(folder, tmp_path):
     (tmp_path / "secret.jsonl").write_text('{"instruction": "secret", "output": "x"}\n')
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path}/secret.jsonl\n---\n")
     told = loaded(folder, "someone/rows")
-    assert told.startswith("BadInput someone/rows cannot be read as asked") and '"secret"' not in told
+    assert told.startswith("EngineError someone/rows names") and "lies outside of it" in told and '"secret"' not in told
+
+
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "field", ["data_files: {}", "data_files: [{}]", "data_files: [{{split: train, path: [a.csv, {}]}}]", "data_dir: {}"]
+)
+@pytest.mark.parametrize(
+    "place",
+    ["/**", "/etc/passwd", "~/rows.csv", "../../rows.csv", "a/../../b", "..", "http://10.0.0.1/a.csv", "zip://a.csv::b.zip", "C:\\a.csv"],
+)
+def test_what_a_card_names_outside_is_refused_before_it_is_looked_for(card, field, place, tmp_path, monkeypatch):
+    front = "---\n" * (card == "README.md")
+    (tmp_path / card).write_text(f"{front}configs:\n- config_name: a\n  {field.format(repr(place))}\n{front}")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name, **named: str(tmp_path / name))
+    with pytest.raises(EngineError, match="lies outside of it. Nothing was read"):
+        data_hub._check_card("someone/rows", "0" * 40, {card: 100}, True)
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ("configs:\n- {config_name: a, data_files: ['data/**', 'b..c/x-*.csv', '...csv'], data_dir: data}\n", ""),
+        ("license: mit\n", ""),
+        ("configs: 3\n", "cannot be read"),
+        ("configs: [\n", "cannot be read"),
+        ("a: &a [*a]\n", "longer than it looks"),
+        ("a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghi")), "longer"),
+        ("a: &a " + "x" * 5_000 + "\nb: [" + "*a, " * 5_000 + "]\n", "longer than it looks"),
+    ],
+)
+def test_a_card_is_read_as_far_as_it_makes_sense(said, words, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text(f"---\n{said}---\nRows.")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name, **named: str(tmp_path / name))
+    asked = "someone/rows", "0" * 40, {"README.md": 100, "a.csv": 10}, True
+    if not words:
+        data_hub._check_card(*asked)
+        return
+    with pytest.raises(BadInput, match=words):
+        data_hub._check_card(*asked)
+    with pytest.raises(BadInput, match="far too many"):
+        data_hub._check_card(*asked[:2], {"README.md": 10**9}, True)
 
 
 @pytest.mark.long
@@ -135,6 +181,33 @@ def test_a_visitor_cannot_fill_the_disk(folder):
         (folder.parent / "packed/test.jsonl").unlink()
         told = said(hub, folder.parent / "other", "someone/packed", True)[-1]
         assert told.startswith("BadInput") and "'train.arrow'; on this public host .csv" in told
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["train.jsonl.gz", "train.jsonl"])
+def test_nothing_is_unpacked_for_a_visitor(folder, name):
+    """Neither by its name nor by what it is; what the host's owner reads is."""
+    packed = gzip.compress((folder / "train.jsonl").read_bytes())
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / name).write_bytes(packed)
+    with HubServer({}, datasets={"someone/rows": folder}) as hub:
+        told = said(hub, folder.parent / "public", "someone/rows", True)[-1]
+        assert told.startswith(f"BadInput someone/rows holds '{name}'") and "not packed ones" in told
+        assert (name in hub.fetched()) == (name == "train.jsonl")
+        assert '"first"' in said(hub, folder.parent / "own", "someone/rows")[-1]
+
+
+@pytest.mark.long
+def test_what_a_small_parquet_file_holds_is_found_out_before_it_is_built(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    texts = pyarrow.DictionaryArray.from_arrays([0] * 1_000, ["a" * 10_000])
+    pyarrow.parquet.write_table(pyarrow.table({"instruction": texts, "output": texts}), folder / "train.parquet")
+    with HubServer({}, datasets={"someone/rows": folder}) as hub:
+        told = said(hub, folder.parent / "public", "someone/rows", True, {"MOST_BUILT_BYTES": 9_000_000})[-1]
+        assert told.startswith("BadInput train.parquet unpacks to more than 9 MB. Take fewer rows")
+        assert said(hub, folder.parent / "public", "someone/rows", True)[-1].startswith("[1000")
 
 
 def test_rows_of_the_hub_have_a_checksum_of_their_values():

@@ -1,6 +1,7 @@
 """Data files: the rows of every kind, bad rows with their lines, detection, splits (faults, rows 11 and 12)."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from conftest import SHARED, shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import datasets, paths
+from engine import data_files, datasets, paths
+from engine.data_files import Row
 from engine.errors import BadInput
 
 EVERY_FILE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -167,6 +169,77 @@ def test_a_date_that_python_has_not_costs_its_row_alone(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     data = datasets.load(tmp_path / "rows.parquet")
     assert len(data.conversations) == 1 and [bad.line for bad in data.bad] == [2]
+
+
+def repeated(count: int):
+    """A value that Parquet writes once."""
+    import pyarrow
+
+    return pyarrow.DictionaryArray.from_arrays([0] * count, ["a" * 50_000])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda pyarrow: repeated(1_000),
+        lambda pyarrow: pyarrow.ListArray.from_arrays([0, 900, 1_000], repeated(1_000)),
+        lambda pyarrow: pyarrow.StructArray.from_arrays([repeated(1_000)], ["role"]),
+        lambda pyarrow: pyarrow.MapArray.from_arrays([0, 1_000], pyarrow.array(map(str, range(1_000))), repeated(1_000)),
+        lambda pyarrow: pyarrow.ListArray.from_arrays([0, 1_000_000], pyarrow.array([0] * 1_000_000)),
+    ],
+)
+def test_a_small_parquet_file_does_not_fill_the_memory(made, tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"output": made(pyarrow)}), path)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(data_files, "_UNPACKED_BYTES", 5_000_000)
+    pool, before = pyarrow.proxy_memory_pool(pyarrow.default_memory_pool()), pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pool)
+    try:
+        with pytest.raises(BadInput, match="rows.parquet unpacks to more than 5 MB. Take fewer rows, or save them as JSON Lines"):
+            list(data_files.opened(path)[1])
+    finally:
+        pyarrow.set_memory_pool(before)
+    assert pool.max_memory() < 2_000_000
+
+
+def test_what_repeats_in_parquet_is_read_whole(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "é" * 500}]
+    rows = [{"messages": messages, "tags": ["a", None], "kind": "k"}, {"messages": None, "tags": [], "kind": None}] * 3_000
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(
+        table.set_column(2, "kind", table["kind"].dictionary_encode()), tmp_path / "rows.parquet", row_group_size=700
+    )
+    unit, found = data_files.opened(tmp_path / "rows.parquet")
+    assert unit == "row" and [each.fields for each in found] == rows
+    texts = 3_000 * (len("userqassistantak") + 2 * 500)
+    list(data_files.parquet_batches(tmp_path / "rows.parquet", texts))
+    with pytest.raises(BadInput, match="unpacks"):
+        list(data_files.parquet_batches(tmp_path / "rows.parquet", texts - 1))
+
+
+def test_for_a_visitor_reading_ends_at_the_first_row_too_many(monkeypatch):
+    read = []
+
+    def endless(fields):
+        for number in itertools.count(1):
+            read.append(number)
+            yield Row(number, fields)
+
+    several = {"instruction": "q", "instances": [{"input": "", "output": "a"}] * 9}
+    for fields, most in (({"text": "a"}, 10_001), (several, 1_200)):
+        read.clear()
+        monkeypatch.setattr("engine.data_hub.opened", lambda *asked: ("row", endless(fields)))
+        with pytest.raises(BadInput, match="at most 10,000 rows of data; this one has more. Bring fewer rows"):
+            datasets.load("owner/name", public=True)
+        assert len(read) <= most
+    assert datasets.load("owner/name", limit=20_000).rows == 20_000
 
 
 def test_paragraphs_of_a_text_file_are_rows(tmp_path):

@@ -17,6 +17,7 @@ from engine.game import records, replays, rounds, values
 from engine.game.answer_files import Question
 from engine.game.decks import Deck
 from engine.game.values import GameSettings
+from engine.store import is_full
 
 DECK = playing.deck()
 
@@ -194,6 +195,23 @@ def test_games_that_nobody_guessed_in_are_forgotten_after_a_month(monkeypatch):
     monkeypatch.setattr(rounds, "now", lambda: records.now() + month)
     playing.begun(playing.game(DECK), DECK)
     assert table.records.game(old) is None and table.records.game(kept) and not table.records.played(old)[0]
+
+
+def test_games_that_nobody_plays_do_not_shut_the_game(monkeypatch):
+    table = playing.game(DECK)
+    old, kept = playing.begun(table, DECK), playing.begun(table, DECK)
+    table.guess(SECRET, table.deal(SECRET, kept).round, "left", 50, "tie")
+    for _ in range(100):
+        playing.begun(table, DECK)
+    with table.records._store.opened() as database:
+        full = next(most for most in range(0, 10**9, 4096) if not is_full(database, most))
+    monkeypatch.setattr(records, "MAX_BYTES", full - 4096)
+    with pytest.raises(BadInput, match="no more games"):
+        playing.begun(table, DECK)
+    assert table.records.game(old), "what makes no room is not forgotten"
+    monkeypatch.setattr(rounds, "now", lambda: records.now() + 2 * 3600)
+    later = [playing.begun(table, DECK) for _ in range(9)]
+    assert table.records.game(old) is None and all(map(table.records.game, (kept, *later)))
 
 
 def test_skipping_brings_another_question_until_none_is_left():

@@ -12,6 +12,7 @@ from engine import pictures
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import BadInput
 from engine.evaluate import elo, judgements, leaderboards, matches
+from ui.leaderboard import Boards
 
 
 @pytest.fixture
@@ -87,6 +88,22 @@ def test_a_public_host_shows_what_it_has_and_later_what_its_owner_fetched(monkey
             assert not page.errors and not page.outside
     finally:
         served.close()
+
+
+def test_every_event_waits_for_its_turn_and_votes_are_rated_once(served, monkeypatch):
+    names = ("open", "rate", "one_order", "settle", "audit")
+    events = [each for each in served.blocks.fns.values() if isinstance(getattr(each.fn, "__self__", None), Boards)]
+    assert {each.fn.__name__ for each in events} == {*names}
+    assert {(each.queue, each.concurrency_id, each.concurrency_limit) for each in events} == {(True, "ratings", 2)}
+    deck, made = playing.deck(), []
+    table, boards = playing.game(deck), Boards(served.services)
+    rated = leaderboards.rated
+    monkeypatch.setattr(leaderboards, "rated", lambda *asked: made.append(asked) or rated(*asked))
+    for session in ("a" * 20, "b" * 20):
+        playing.play(table, playing.begun(table, deck, session, player=session[0]), 5, session, preference="left")
+        shown = [boards.rate("votes", "bt", False, False) for _ in range(3)]
+        assert shown[0][1:] == shown[-1][1:] and f"<th scope=row>{session[0]}</th>" in shown[0][2]
+    assert len(made) == 2 and len(made[1][0]) == 2 * len(made[0][0])
 
 
 @pytest.mark.long

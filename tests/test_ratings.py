@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 
 import numpy
 import pytest
@@ -38,6 +39,18 @@ def test_paper_mode_gives_the_published_column():
     for row in paper.CARD:
         assert abs(ours[row.system] - row.vicuna) <= 4, (row, ours[row.system])
     assert 35 < rated.deviation.mean() < 55 and rated.error.mean() < 1
+
+
+def test_many_matches_are_drawn_in_portions_to_the_same_orders(monkeypatch):
+    whole = elo._orders(numpy.random.default_rng(3), 2_000, 1_001, 50)
+    monkeypatch.setattr(elo, "_DRAWN_AT_ONCE", 20_500)
+    tracemalloc.start()
+    try:
+        drawn = elo._orders(numpy.random.default_rng(3), 2_000, 1_001, 50)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000, "24 MB at once"
+    finally:
+        tracemalloc.stop()
+    assert (drawn == whole).all() and elo._orders(numpy.random.default_rng(3), 30_000, 2, 50).shape == (2, 50)
 
 
 @shared

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 
+import playing
 import pytest
 
 from engine import store
@@ -35,13 +36,15 @@ def test_bad_verdicts_are_refused(home, turn, thumb, reason):
         Store().thumb(THREAD, turn, thumb, reason)
 
 
-def test_a_full_store_refuses_and_keeps_what_it_has(home, monkeypatch):
+def test_a_store_full_of_verdicts_keeps_them_and_leaves_room_for_games(home, monkeypatch):
     kept = Store()
     kept.thumb(THREAD, 1, 1)
-    monkeypatch.setattr(store, "MAX_BYTES", 1)
+    monkeypatch.setattr(store, "MAX_BYTES_WITH_THUMBS", 1)
     with pytest.raises(BadInput, match="full"):
         kept.thumb(THREAD.model_copy(update={"id": "f" * 16}), 1, 1)
     assert len(kept.thumbs()) == 1
+    deck = playing.deck()
+    assert playing.begun(playing.game(deck), deck)
 
 
 def test_migrations_run_once_each_and_are_recorded(home, monkeypatch):

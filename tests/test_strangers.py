@@ -1,6 +1,7 @@
 """Strangers on a public page: floods, slow readers, forged histories, hostile text, keys that must not show (faults, rows
 14, 16, 26, 30-32)."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -84,7 +85,7 @@ def upload(page, size: int) -> int:
 
 def test_an_upload_one_byte_over_the_limit_is_refused_and_leaves_no_trace(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    monkeypatch.setattr(ui, "MAX_UPLOAD", "1kb")
+    monkeypatch.setattr(ui, "MAX_UPLOAD", 1024)
     page = Page(ScriptedBackend(["ok"]))
     try:
         assert upload(page, 1024) == 200
@@ -147,6 +148,52 @@ def test_an_owners_run_is_not_there_for_visitors(trains):
     other = finished("unlisted", public=False)
     with pytest.raises(Exception, match="only the adapters in the list"):
         ask(client, adapter=other.id).result(timeout=30)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_no_path_leads_past_the_limit_of_a_body(training, monkeypatch):
+    """What ends like the route of uploads is none; all of an upload counts, and files go no other way."""
+    monkeypatch.setattr(ui, "MAX_UPLOAD", 2**20)
+    page = Page(ScriptedBackend(["ok"]), read_only=True, training=training)
+
+    def status(path: str, length: int | None, kind: str) -> int:
+        """Of a request that announces a body of so many bytes, or none."""
+        with contextlib.closing(http.client.HTTPConnection(page.url.removeprefix("http://"), timeout=30)) as connection:
+            connection.putrequest("POST", f"/gradio_api/{path}")
+            connection.putheader("Content-Type", kind)
+            connection.putheader(*(("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))))
+            connection.endheaders()
+            return connection.getresponse().status
+
+    try:
+        form = "multipart/form-data; boundary=x"
+        for path in ("run/upload", "call/upload", "call/v2/upload", "x/upload"):
+            assert status(path, 9 * 2**20, "application/json") == 413
+        assert status("upload", 2 * 2**20, form) == (413 if training else 403)
+        assert status("upload", None, form) == (411 if training else 403)
+        for path in ("component_server", "process_recording"):
+            assert status(path, 10, form) == 415
+    finally:
+        page.close()
+
+
+def test_no_route_leads_past_the_queue():
+    page = Page(ScriptedBackend(["ok"]), read_only=True)
+    try:
+        config = json.load(urllib.request.urlopen(page.url + "/config"))
+        for name, refused in (("ask", True), ("rate_systems", True), ("game_begin", True), ("list_models", False)):
+            index = next(each["id"] for each in config["dependencies"] if each["api_name"] == name)
+            for route in ("run/x", f"api/{name}"):
+                body = json.dumps({"fn_index": index, "session_hash": "direct", "data": ["Hi"] * 5 if refused else []}).encode()
+                request = urllib.request.Request(f"{page.url}/gradio_api/{route}", body, {"Content-Type": "application/json"})
+                if not refused:
+                    assert json.load(urllib.request.urlopen(request, timeout=30))["data"]
+                    continue
+                with pytest.raises(urllib.error.HTTPError) as told:
+                    urllib.request.urlopen(request, timeout=30)
+                assert told.value.code == 404
+    finally:
+        page.close()
 
 
 def test_invented_turns_are_a_strangers_text(endless):

@@ -13,7 +13,7 @@ from engine.services import Services
 from ui import chat, compare, doors, downloads, finetune, game, leaderboard, limits, measure, theme, tools
 
 TITLE = "Guanaco Playground"
-MAX_UPLOAD = "20mb"
+MAX_UPLOAD = 20 * 2**20
 MAX_QUEUE = 64
 QUEUE_SECONDS = 0.02
 # Gradio copies each upload into a folder of its own; what is kept of one is kept in ours at once. How often such copies are looked for,
@@ -24,7 +24,9 @@ UPLOADS_LOOKED_AT, UPLOADS_KEPT = 600, 3_600
 def build(services: Services) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(UPLOADS_LOOKED_AT, UPLOADS_KEPT)) as page:
-        page.queue(max_size=MAX_QUEUE)  # Gradio makes all its routes anew at this call, and describes all that there is by then
+        # Gradio makes all its routes anew at this call, and describes all that there is by then. Its direct route would lead past the
+        # queue and every limit.
+        page.queue(max_size=MAX_QUEUE, api_open=False)
         gr.Markdown(f"# {TITLE}", elem_id="brand", container=False)
         with gr.Tabs() as tabs:
             with gr.Tab("Chat", id=chat.TAB):
@@ -73,7 +75,7 @@ def launch(page: gr.Blocks, services: Services, host: str, port: int, share: boo
         enable_monitoring=False,
         run_history=False,
         app_kwargs={
-            "middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, uploads=services.may_train)],
+            "middleware": [Middleware(limits.ContentPolicy), Middleware(limits.BodyLimit, most=MAX_UPLOAD if services.may_train else 0)],
             "routes": [downloads.route(services.offers)] if services.may_train else [],
         },
         ssr_mode=False,

@@ -3,10 +3,11 @@ why 1022 is no fact."""
 
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import gradio as gr
 
@@ -50,7 +51,7 @@ def tab(services: Services, mine: gr.Tab) -> None:
     # Gradio's queue shows what fails; all of it takes seconds at most.
     working = {"concurrency_limit": 2, "concurrency_id": "ratings", "show_progress": "minimal"}
     gr.on([rate.click, *(each.input for each in chosen)], boards.rate, chosen, [plot, table, players], api_name="rate_systems", **working)
-    mine.select(boards.open, chosen, [source, check, plot, table, players], api_visibility="private", **form.SILENT)
+    mine.select(boards.open, chosen, [source, check, plot, table, players], api_visibility="private", **working)
     order.click(boards.one_order, source, [drawn, said], api_name="one_order", **working)
     many.click(boards.settle, source, [drawn, said], api_name="many_orders", **working)
     check.click(boards.audit, None, said, api_name="audit", **working)
@@ -61,7 +62,7 @@ class Boards:
 
     def __init__(self, services: Services):
         self._services = services
-        self._published: dict[tuple, list[leaderboards.Board]] = {}
+        self._kept: dict[tuple, Any] = {}
 
     def open(self, source: str, *how) -> list:
         """The judgements there are by now, and the ratings as they are chosen, or what is missing for them. On a public host what is
@@ -95,16 +96,23 @@ class Boards:
         return [pictures.ratings(largest.names, largest.ratings, largest.low, largest.high), tables, self._players()]
 
     def _boards(self, source: str, method: leaderboards.Method, position: bool, length: bool) -> list[leaderboards.Board]:
-        """The published judgements never change, so what was rated of them once is kept."""
-        found, key = self._matches(source), (method, position, length)
-        if source != "published":
-            return leaderboards.rated(found, *key)
-        if key not in self._published:
-            self._published[key] = leaderboards.rated(found, *key)
-        return self._published[key]
+        key = source, method, position, length
+        if source not in ("published", "votes"):  # files of the host's owner, which may change
+            return leaderboards.rated(self._matches(source), *key[1:])
+        return self._once(key, lambda: leaderboards.rated(self._matches(source), *key[1:]))
 
     def _players(self) -> str:
-        return _players(leaderboards.players(self._services.game.records.guesses()))
+        return self._once(("votes", "players"), lambda: _players(leaderboards.players(self._services.game.records.guesses())))
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What is made of the judgements that `key` begins with, kept: the published ones never change, the players' until one more
+        is there."""
+        latest = self._services.game.records.newest() if key[0] == "votes" else 0
+        made_of, made = self._kept.get(key, (None, None))
+        if made_of != latest:
+            made = make()
+            self._kept[key] = latest, made
+        return made
 
     def one_order(self, source: str) -> Iterator[list]:
         with form.explained():

@@ -15,6 +15,8 @@ START, K, BASE, SCALE = 1000.0, 32.0, 10.0, 400.0
 SAMPLED = 500
 ORDERS = 10_000
 _AT_ONCE = 1_000
+# Drawing takes twelve bytes for each match of each order that is drawn at once.
+_DRAWN_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ def one_order(matches: Matches, seed: int, sampled: int = SAMPLED) -> numpy.ndar
 
 def _orders(chance: numpy.random.Generator, count: int, orders: int, sampled: int) -> numpy.ndarray:
     """[orders, sampled] indices of matches; within a row each at most once, in random order."""
-    sampled = min(sampled, count)
+    rows = max(1, _DRAWN_AT_ONCE // count)
+    return numpy.concatenate([_drawn(chance, count, min(rows, orders - start), min(sampled, count)) for start in range(0, orders, rows)])
+
+
+def _drawn(chance: numpy.random.Generator, count: int, orders: int, sampled: int) -> numpy.ndarray:
     drawn = chance.random((orders, count), dtype=numpy.float32)
     chosen = numpy.argpartition(drawn, sampled - 1, axis=1)[:, :sampled]
     keys = numpy.take_along_axis(drawn, chosen, 1)

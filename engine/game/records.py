@@ -13,14 +13,14 @@ from pydantic import Field, TypeAdapter
 from engine import data_files
 from engine.data_files import BadRow
 from engine.errors import BadInput
-from engine.store import Store, check_room
+from engine.store import MAX_BYTES, Store, is_full
 
 SCHEMA_VERSION = 1
 Pick = Literal["left", "right"]
 Preference = Literal["left", "right", "tie", "both bad"]
 # What SQLite keeps as an integer.
 Count = Annotated[int, Field(ge=0, le=2**62)]
-_DAY = 86_400
+_HOUR, _DAY = 3_600, 86_400
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,17 @@ class Records:
         self._pruned = False
 
     def begin(self, row: GameRow) -> None:
-        """Keep a new game. Those that nobody guessed in are forgotten after thirty days. Raises BadInput where the store is full."""
+        """Keep a new game. Those that nobody guessed in are forgotten after thirty days, or after an hour where the store is full. Raises
+        BadInput where that makes no room."""
         fields = asdict(row) | {"plan": json.dumps(row.plan), "replay": json.dumps(row.replay), "catches": int(row.catches)}
         with self._store.opened() as database:
-            check_room(database)
             if not self._pruned:  # once a start is enough
                 self._pruned = True
-                old = "SELECT game FROM games WHERE began < ? AND game NOT IN (SELECT game FROM guesses)"
-                for table in ("rounds", "games"):
-                    database.execute(f"DELETE FROM {table} WHERE game IN ({old})", (row.began - 30 * _DAY,))
+                _forget(database, row.began - 30 * _DAY)
+            if is_full(database, MAX_BYTES):  # whoever begins games without end must not end them for others
+                _forget(database, row.began - _HOUR)
+                if is_full(database, MAX_BYTES):
+                    raise BadInput("This host keeps no more games: its store is full.")
             _insert(database, "games", fields)
 
     def game(self, game: str) -> GameRow | None:
@@ -186,6 +188,11 @@ class Records:
         with self._store.opened(reading=True) as database:
             return list(map(_guess, database.execute(f"SELECT * FROM guesses {where} ORDER BY time, rowid", values)))
 
+    def newest(self) -> int:
+        """A number that grows with every guess that is kept, 0 where there is none."""
+        with self._store.opened(reading=True) as database:
+            return database.execute("SELECT max(rowid) FROM guesses").fetchone()[0] or 0
+
     def unsent(self, where: str, most: int) -> list[GuessRow]:
         """Guesses of this host's finished games that were not sent there yet, at most so many. While a game is under way its seed would
         tell the sides to come."""
@@ -229,6 +236,13 @@ def lines(rows: Iterable[GuessRow]) -> Iterator[str]:
     """Guesses as JSON lines."""
     for row in rows:
         yield json.dumps(asdict(row), ensure_ascii=False)
+
+
+def _forget(database: sqlite3.Connection, before: float) -> None:
+    """Delete the games that were begun before then and that nobody guessed in, with their rounds."""
+    old = "SELECT game FROM games WHERE began < ? AND game NOT IN (SELECT game FROM guesses)"
+    for table in ("rounds", "games"):
+        database.execute(f"DELETE FROM {table} WHERE game IN ({old})", (before,))
 
 
 def _insert(database: sqlite3.Connection, table: str, fields: Mapping[str, object], how: str = "") -> None:

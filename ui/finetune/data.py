@@ -46,7 +46,9 @@ class DataStep:
     def draw(self) -> "DataStep":
         with gr.Tabs(elem_id="ft-sources"):
             with gr.Tab("Upload"):
-                self.file = gr.File(label="Rows: JSON, JSONL, CSV, TSV, Parquet or text", type="filepath", height=110, elem_id="ft-upload")
+                self.file = gr.File(
+                    label="Rows: JSON, JSONL, CSV, TSV, Parquet or text, up to 20 MB", type="filepath", height=110, elem_id="ft-upload"
+                )
             with gr.Tab("Paste"):
                 self.pasted = gr.Textbox(
                     label="Rows",
