@@ -1,12 +1,16 @@
 """The wizard as a person walks it, from a file to the run's end; as a program calls it; and what a public host refuses of it."""
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import browser
 import builders
+import gradio as gr
 import numpy
 import pytest
 import training
+from builders import conversation, until
 from gradio_client.exceptions import AppError
 from pages import Page
 
@@ -15,14 +19,17 @@ from engine.backends.scripted import ScriptedBackend
 from engine.data_files import Row
 from engine.drafts import Draft
 from engine.errors import BadInput
+from engine.events import Progress
 from engine.hardware import GIB
+from engine.preview import First
 from engine.probing import Probe
 from engine.runtime import Runtime
 from engine.services import Services
 from engine.tokenizers import PretrainedTokenizer
 from ui.finetune import views
+from ui.finetune.recipe import OWN, RecipeStep
 from ui.finetune.start import TrainStep
-from ui.finetune.workshop import Workshop
+from ui.finetune.workshop import Workshop, kept
 
 BAD = '{"instruction": "Say one.", "output": null}'
 
@@ -251,6 +258,24 @@ def test_a_visitor_names_no_file_of_the_host(home, source):
     shop.allowed(drafts.with_data(Draft(), str(uploads.paste('{"text": "a"}')), "x"))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_visitor_cannot_ask_what_the_host_has(home, tiny, training):
+    shop = Workshop(Services(Runtime(isolated=False), read_only=True, training=training))
+    for one, other in (("/etc/passwd", "/no/such"), ("~root/x", "~nobody.here/x")):
+        told = []
+        for source in (one, other):
+            with pytest.raises(BadInput) as refused:
+                shop.allowed(drafts.with_data(Draft(), source, "x"))
+            told.append(str(refused.value))
+        assert told[0] == told[1]
+    with gr.Blocks() as blocks:
+        RecipeStep(shop).draw().wire(gr.BrowserState())
+    (begin_with,) = [each.fn for each in blocks.fns.values() if each.name == "begin_with"]
+    for model in (str(tiny), "/no/such"):
+        with pytest.raises(gr.Error, match="bases and adapters in the lists" if training else "Training is off"):
+            begin_with(OWN, kept(drafts.changed(Draft(), {"model": model})))
+
+
 def test_what_a_visitor_names_is_read_as_everybody_may_read_it(home, monkeypatch):
     heard = []
 
@@ -283,6 +308,58 @@ def test_a_visitor_chooses_no_base_that_the_owner_alone_may_fetch(home):
     (folder / "config.json").write_text("{}")  # its owner has fetched it
     shop.allowed(gated)
     assert shop.spec(gated).id in [base.id for base in shop.bases()]
+
+
+class Watched:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self):
+        self.lock, self.waited = threading.Lock(), threading.Event()
+        self.release = self.lock.release
+
+    def acquire(self, timeout: float) -> bool:
+        if self.lock.acquire(timeout=0.01):
+            return True
+        self.waited.set()
+        return False
+
+
+@pytest.mark.parametrize("visitors", [True, False])
+def test_rows_are_read_for_one_visitor_at_a_time(home, monkeypatch, visitors):
+    begun, lock = [], Watched()
+
+    def measuring(source, *asked, stop, public):
+        begun.append(source)
+        yield Progress(source)
+        while not stop():
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr("engine.preview.measuring", measuring)
+    monkeypatch.setattr(Workshop, "form", lambda self, draft: None)
+    shop = Workshop(Services(Runtime(isolated=False), read_only=visitors, training=True), _reading=lock)
+    first, second, third = (shop.measuring(drafts.with_data(Draft(), f"owner/{name}", "x"), name) for name in "abc")
+    assert next(first).text == "owner/a"
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(next, second)
+        if visitors:
+            assert lock.waited.wait(10) and begun == ["owner/a"]
+            first.close()  # and it is no longer read
+        assert told.result(timeout=10).text == "owner/b"
+    second.close()
+    assert next(third).text == "owner/c" and begun == ["owner/a", "owner/b", "owner/c"]
+    for each in (first, third):
+        each.close()
+    until(lambda: not shop.counts._going)
+
+
+def test_on_a_public_host_few_long_texts_are_kept(home, monkeypatch):
+    monkeypatch.setattr("ui.finetune.workshop._KEPT_CHARACTERS", 100)
+    long, short = (First("f", "r", "row", (1,), (conversation([("q", "a" * size)]),), (), 1, False, (), ()) for size in (60, 10))
+    for visitors, there in ((True, ["short", "last"]), (False, ["first", "short", "last"])):
+        shop = Workshop(Services(Runtime(isolated=False), read_only=visitors, training=True))
+        for name, made in (("first", long), ("short", short), ("last", long)):
+            shop._once((name,), lambda: made)
+        assert [name for name in ("first", "short", "last") if shop._peek((name,))] == there
 
 
 def test_quick_events_wait_for_no_slow_one(page):

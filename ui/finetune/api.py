@@ -16,6 +16,7 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
     """Offer them in the Blocks that are open. Following, stopping and resuming are those of the view of a run."""
 
     def draft_of(text: str) -> Draft:
+        shop.allowed()
         made = recipe.parse(text)
         draft = Draft(recipe=made, title=made.data.source.rpartition("/")[2])
         shop.allowed(draft)

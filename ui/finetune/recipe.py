@@ -109,7 +109,9 @@ class RecipeStep:
 
         def begin_with(name: str, kept_draft: object) -> list:
             with form.explained():
-                made = drafts.with_preset(read(kept_draft), "" if name == OWN else name)
+                before = read(kept_draft)
+                self.shop.allowed(before)
+                made = drafts.with_preset(before, "" if name == OWN else name)
             return [kept(made), *self.shown(made)]
 
         def take(text: str, kept_draft: object) -> list:

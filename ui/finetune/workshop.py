@@ -3,15 +3,18 @@
 Nothing of a visitor is kept here: a draft comes from its browser, and what is computed for it can be computed again.
 """
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine import fitting, hub, jobs, memory, models, pace, paths, presets, preview, runs, telling, tokenizer_files, trainable, uploads
 from engine.backends.base import Stop
 from engine.blend import NO_ADAPTER
+from engine.datasets import Data
 from engine.drafts import COMPARED_ROWS, COMPARED_TOKENS, Base, Draft
 from engine.errors import BadInput
 from engine.events import Progress
@@ -28,18 +31,23 @@ from engine.tokenizers import Tokenizer
 from ui.finetune import views
 from ui.finetune.counts import Counts
 
-# Tokenizers, configs of the Hub, beginnings and counts of data sets, the latest of all visitors.
-_KEPT = 24
+# Tokenizers, configs of the Hub, beginnings and counts of data sets, the latest of all visitors; on a public host with texts of so many
+# characters in all.
+_KEPT, _KEPT_CHARACTERS = 24, 100_000_000
+# How often somebody who waits to be read for is looked after, seconds.
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """`services` are the app's; `counts` those of rows under way, `_made` the latest measurements by what they are of."""
+    """`services` are the app's; `counts` those of rows under way, `_made` the latest measurements by what they are of, with the
+    characters of their texts."""
 
     services: Services
     counts: Counts = field(default_factory=Counts)
-    _made: OrderedDict[tuple, Any] = field(default_factory=OrderedDict)
+    _made: OrderedDict[tuple, tuple[Any, int]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def allowed(self, draft: Draft | None = None) -> None:
         """Raises BadInput on a host where visitors may not train, or where a draft of theirs names what is the host's own."""
@@ -48,9 +56,11 @@ class Workshop:
         if draft is None or not self.services.read_only:
             return
         source, start = draft.recipe.data.source, draft.recipe.lora.start_from
-        path, ours = local_path(source), (*uploads.bundled().values(), paths.uploads())
-        kept = any(path.resolve().is_relative_to(each.resolve()) for each in ours)
-        on_the_hub = HUB_ID.fullmatch(source.partition(":")[0].partition("@")[0]) and not path.exists()
+        # Nothing else of the disk is looked at, or visitors could ask what there is.
+        ours = [place for each in (*uploads.bundled().values(), paths.uploads()) for place in (each, each.resolve())]
+        named = [each for each in ours if Path(source).is_relative_to(each)]
+        kept = any(local_path(source).resolve().is_relative_to(each.resolve()) for each in named)
+        on_the_hub = HUB_ID.fullmatch(source.partition(":")[0].partition("@")[0]) and not local_path(source).exists()
         if source and not (kept or on_the_hub):
             raise BadInput("On this public host rows are uploaded, pasted or fetched from the Hub; its own files are not for visitors.")
         if draft.recipe.model not in models.MODELS or start not in (NO_ADAPTER, *models.ADAPTERS):
@@ -72,17 +82,21 @@ class Workshop:
         with self._lock:
             if key in self._made:
                 self._made.move_to_end(key)
-            return self._made.get(key)
+            return self._made.get(key, (None, 0))[0]
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
         if (made := self._peek(key)) is not None:
             return made
         made = make()
         with self._lock:
-            self._made[key] = made
-            while len(self._made) > _KEPT:
+            self._made[key] = made, _characters(made)
+            self._made.move_to_end(key)
+            while len(self._made) > (1 if self._long() else _KEPT):
                 self._made.popitem(last=False)
         return made
+
+    def _long(self) -> bool:
+        return self.services.read_only and sum(size for _, size in self._made.values()) > _KEPT_CHARACTERS
 
     def spec(self, draft: Draft) -> ModelSpec:
         """The base, with its shape where it is known or on disk. Raises BadInput where there is none such, or none for visitors."""
@@ -158,10 +172,11 @@ class Workshop:
         def make(stop: Stop) -> Iterator[Progress | Measured]:
             data = draft.recipe.data
             asked = data.source, self.spec(draft), self.form(draft), data.format, data.columns, data.system
-            for each in preview.measuring(*asked, stop=stop, public=self.services.read_only):
-                if isinstance(each, Measured) and each.done:
-                    self._once(self._key(draft), lambda: each)
-                yield each
+            with self._turn(stop) as admitted:
+                for each in preview.measuring(*asked, stop=stop, public=self.services.read_only) if admitted else ():
+                    if isinstance(each, Measured) and each.done:
+                        self._once(self._key(draft), lambda: each)
+                    yield each
 
         if (made := self.measured(draft)) is not None:
             yield made
@@ -172,6 +187,19 @@ class Workshop:
                 why = str(error)
                 self._once(("refused", *self._key(draft)), lambda: why)
                 raise
+
+    @contextlib.contextmanager
+    def _turn(self, stop: Stop) -> Iterator[bool]:
+        """On a public host rows are read for one visitor at a time: what nobody waits for any more goes on until they are. Gives whether it
+        came to that before `stop`."""
+        while admitted := not stop():
+            if not self.services.read_only or self._reading.acquire(timeout=_LOOK_SECONDS):
+                break
+        try:
+            yield admitted
+        finally:
+            if admitted and self.services.read_only:
+                self._reading.release()
 
     def give_up_others(self, draft: Draft, session: str | None) -> None:
         """A session waits for counts of this draft alone from now on."""
@@ -255,6 +283,13 @@ class Workshop:
             there = spec.on_disk if spec.kind == "starter" else spec.in_safetensors
             found.append(Base(spec.id, spec.title, spec.licence, spec.gated, plan.resident, plan.fits, seconds, spec.download_bytes, there))
         return sorted(found, key=lambda base: (not base.fits, base.need))
+
+
+def _characters(made: object) -> int:
+    """How long the texts are that it holds."""
+    held = made.data if isinstance(made, Measured) else made
+    held = held.conversations if isinstance(held, Data | preview.First) else ()
+    return sum(len(message.text) for each in held for message in each.messages)
 
 
 def kept(draft: Draft) -> dict:
