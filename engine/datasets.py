@@ -23,6 +23,8 @@ from engine.model_files import local_path
 AUTO = "auto"
 _SAMPLE_ROWS = 100
 _REPORT_ROWS = 20_000
+# Read for a visitor of a public host, who may train on no more.
+MOST_PUBLIC_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,6 @@ def load(
     `data_hub.opened`: it reads for a visitor of a public host, and no further than to the first row too many. Raises BadInput then, and
     where nothing can be read or no row is good, EngineError where the Hub does not answer.
     """
-    from engine.trainable import MOST_ROWS  # which needs this module
-
     begun = head(source, format, columns, report, limit, public)
     name, path, unit = begun.name, begun.path, begun.unit
     checksum = None if path else data_hub.RowsChecksum()
@@ -146,9 +146,9 @@ def load(
         nonlocal there
         for row in itertools.chain(begun.rows, begun.rest):
             there += 1
-            if public and max(there, len(conversations)) > MOST_ROWS:
+            if public and max(there, len(conversations)) > MOST_PUBLIC_ROWS:
                 raise BadInput(
-                    f"On this public host a run may have at most {MOST_ROWS:,} rows of data; this one has more. Bring fewer rows in step 2."
+                    f"On this public host a run may have at most {MOST_PUBLIC_ROWS:,} rows of data; this one has more. Bring fewer rows in step 2."
                 )
             if not there % _REPORT_ROWS:
                 report(Progress(f"Reading {name}: {there:,} rows"))

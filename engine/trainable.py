@@ -7,6 +7,7 @@ from engine import adapters, models, pace
 from engine.adapters import Adapter
 from engine.backends import weights
 from engine.blend import NO_ADAPTER
+from engine.datasets import MOST_PUBLIC_ROWS
 from engine.errors import BadInput
 from engine.model_files import read_config
 from engine.model_spec import ModelSpec
@@ -14,7 +15,7 @@ from engine.pace import Pace
 from engine.recipe import ALL_LINEAR, Recipe
 
 # What a visitor's run may have on a public host, where others wait behind it. Rows and answers count each time.
-MOST_UPDATES, MOST_ROWS, MOST_ANSWERS, MOST_SAMPLED, MOST_SECONDS = 300, 10_000, 100, 10_000, 3_600
+MOST_UPDATES, MOST_ANSWERS, MOST_SAMPLED, MOST_SECONDS = 300, 100, 10_000, 3_600
 # The same of what it leaves on the disk.
 MOST_RANK, MOST_SAVED, MOST_KEPT = 64, 30, 3
 EMBEDDING = "lora.targets names an embedding. Adapters change linear layers only: leave it out."
@@ -70,9 +71,9 @@ def check_for_visitors(recipe: Recipe, rows: int, mean_tokens: float, speed: Pac
     answers = tests * len(recipe.samples.prompts)
     saved = math.ceil(work.steps / recipe.cadence.save_every)
     for what, count, most, mend in (
-        ("rows of data", rows, MOST_ROWS, "Bring fewer rows in step 2."),
+        ("rows of data", rows, MOST_PUBLIC_ROWS, "Bring fewer rows in step 2."),
         ("updates", work.steps, MOST_UPDATES, f"Set Steps in step 4 to {MOST_UPDATES} or less."),
-        ("rows to learn from and to test, each time counted", passed, MOST_ROWS, "Lower Batch or raise Evaluate every in step 4."),
+        ("rows to learn from and to test, each time counted", passed, MOST_PUBLIC_ROWS, "Lower Batch or raise Evaluate every in step 4."),
         ("sample answers", answers, MOST_ANSWERS, "Raise Evaluate every in step 4, or ask fewer prompts."),
         ("tokens in sample answers", answers * recipe.samples.max_new_tokens, MOST_SAMPLED, "Lower Longest sample in step 4."),
         ("as its adapter's rank", recipe.lora.r, MOST_RANK, f"Set Rank in step 4 to {MOST_RANK} or less."),

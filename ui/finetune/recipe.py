@@ -73,7 +73,15 @@ class RecipeStep:
             for section, kind in SECTIONS.items()
             for name, value in zip(kind.model_fields, form.values(getattr(draft.recipe, section)), strict=True)
         }
-        return [self._means(draft), drafts.in_force(draft, OWN), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
+        return [self._means(draft), self._in_force(draft), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
+
+    def _in_force(self, draft: Draft) -> str | None:
+        """The preset that the draft is, None where it is another recipe."""
+        try:
+            self.shop.allowed(draft)  # else visitors' drafts would be looked up on the host's disk
+            return drafts.in_force(draft, OWN)
+        except EngineError:
+            return None
 
     def sentences(self, draft: Draft) -> list:
         return [self._means(draft)]
@@ -99,7 +107,7 @@ class RecipeStep:
             made, wrong = self.changed(read(kept_draft), values)
             self.shop.give_up_others(made, request.session_hash)
             said = views.told(wrong, "wrong") if wrong else self._means(made)
-            return [kept(made), said, drafts.in_force(made, OWN), made.recipe.to_yaml()]
+            return [kept(made), said, self._in_force(made), made.recipe.to_yaml()]
 
         def leave(request: gr.Request, kept_draft: object, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
