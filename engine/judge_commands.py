@@ -6,7 +6,7 @@ import functools
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +69,6 @@ def generate(
     try:
         for each in blend.adapters:
             opened.attach(each)
-        chat = functools.partial(stream, opened, blend=blend, cold=True)
         loaded = opened.loaded
         about = {
             "model": public_name(loaded.model),
@@ -81,16 +80,17 @@ def generate(
         }
         called = name or (f"{about['model']} with {blend.label}" if blend.parts else about["model"])
         called = called.replace(":", " ")  # in published files what follows a colon is a version, and no part of the name
-        with _written(out):
-            for each in generations.generate(chat, out, called, asked, settings, about):
+        with _written(out), _told_of_ctrl_c(lambda: None) as pressed:
+            chat = functools.partial(stream, opened, stop=pressed.is_set, blend=blend, cold=True)
+            for each in generations.generate(chat, out, called, asked, settings, about, pressed.is_set):
                 match each:
                     case Progress():
                         report(each)
                     case Made():
                         made = each
-    except KeyboardInterrupt:
-        log(f"Stopped. What was answered is in {out}; the same command goes on with it.")
-        raise typer.Exit(1) from None
+        if pressed.is_set() and made.answers < len(asked):
+            log(f"Stopped. What was answered is in {out}; the same command goes on with it.")
+            raise typer.Exit(1)
     finally:
         opened.close()
     if as_json:
@@ -185,7 +185,7 @@ def _answers(named: str) -> AnswerFile:
 
 
 def _run(under_way: Judging, asked: Judge, parallel: int, out: Path) -> Judged:
-    with _halted_by_ctrl_c(asked) as pressed:
+    with _told_of_ctrl_c(asked.halt) as pressed:
         try:
             for each in under_way.run(asked, parallel):
                 match each:
@@ -202,15 +202,15 @@ def _run(under_way: Judging, asked: Judge, parallel: int, out: Path) -> Judged:
 
 
 @contextlib.contextmanager
-def _halted_by_ctrl_c(asked: Judge) -> Iterator[threading.Event]:
-    """Within the block the first Ctrl-C gives up what is under way and says so; raised wherever the program is, it could leave a lock
-    held that threads wait for as it ends. A second one ends it at once."""
+def _told_of_ctrl_c(halt: Callable[[], None]) -> Iterator[threading.Event]:
+    """Within the block the first Ctrl-C sets what is given and calls `halt` in a thread of its own; raised wherever the program is, it
+    could leave a lock held that threads wait for as it ends, or be lost in a callback of Python's own. A second one ends it at once."""
     pressed, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def press(number: int, frame: object) -> None:
         pressed.set()
         signal.signal(signal.SIGINT, before)
-        threading.Thread(target=asked.halt, daemon=True).start()
+        threading.Thread(target=halt, daemon=True).start()
 
     here = threading.current_thread() is threading.main_thread()
     if here:
