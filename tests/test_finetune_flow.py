@@ -5,7 +5,6 @@ import threading
 import zipfile
 
 import browser
-import playing
 import pytest
 import training
 from pages import Page
@@ -279,18 +278,16 @@ def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, sp
         tab.click("#ft-export-go")
         tab.wait_for_function(reads, arg=["#ft-export-place", f"{place}-2"])
         tab.wait_for_function(reads, arg=["#ft-export-command", f"{command}-3"])
-        where = tab.locator("#ft-export-where :is(textarea, input)")
-        where.fill(str(place))
-        tab.wait_for_function(reads, arg=["#ft-export-command", command])
-        tab.click("#ft-export-go")
-        has(tab, "#ft-exported", "exports overwrite nothing. Choose another folder")
-        assert not tab.locator("#ft-export-place").is_visible()
-        where.fill("")
         tab.click("#ft-export-kind input")
         tab.get_by_role("option", name="hub", exact=True).click()
         tab.wait_for_function(reads, arg=["#ft-export-command", ""])
+        for typed, said in (("me/mine", f"python -m engine export {run.id} --to hub me/mine"), ("", "")):
+            tab.fill("#ft-export-where :is(textarea, input)", typed)
+            tab.keyboard.press("Tab")
+            tab.wait_for_function(reads, arg=["#ft-export-command", said])
         tab.click("#ft-export-go")
-        has(tab, "#ft-exported", "owner/name")
+        has(tab, "#ft-exported", "what the repository on the Hub is to be called: owner/name")
+        assert not tab.locator("#ft-export-place").is_visible()
 
         def duel(error):
             def begins(*arguments):
@@ -299,9 +296,6 @@ def test_what_is_exported_is_drawn_and_downloaded_and_failures_are_told(page, sp
 
             return begins
 
-        monkeypatch.setattr(Services, "duel", lambda *arguments: iter([playing.deck(1)]))
-        tab.click("#ft-duel")
-        has(tab, "#ft-try-told", "1 question is answered by both")
         monkeypatch.setattr(Services, "duel", duel(EngineError("The second model does not fit. Choose a smaller one.")))
         tab.click("#ft-duel")
         has(tab, "#ft-try-told", "There is no duel: The second model does not fit.")

@@ -10,7 +10,7 @@ from engine.events import Started
 from engine.probing import Probe
 from engine.runtime import Runtime
 from engine.services import Services
-from ui.finetune import taking, training, views
+from ui.finetune import taking, training, tryout, views
 from ui.finetune.lens import LensStep
 from ui.finetune.workshop import Workshop
 
@@ -70,6 +70,7 @@ def test_one_of_a_kind_is_said_as_one(monkeypatch):
     assert telling.told(began).startswith("Beginning: 1 step on 1 row, 0 held out; ")
     line = training._line(began)["text"]
     assert line.startswith("Beginning: 1 step on 1 row, 0 held out; ") and line.endswith(", 1 row a pass.")
+    assert tryout.answered(1).startswith("1 question is answered by both. ")
     shop = Workshop(Services(Runtime(isolated=False)))
     monkeypatch.setattr(Workshop, "cutoff", lambda shop, draft: many)
     draft = drafts.changed(Draft(), {"optimization.steps": 1})

@@ -156,4 +156,5 @@ class Taking:
         # The folder that it named may be taken now.
         begun.then(self._command, [run, self.kind, self.where], self.command, api_visibility="private", **form.SILENT)
         self.save.click(recipe, run, self.recipe, **how).success(None, self.recipe, None, js=assets.saving("'recipe.yaml'"))
-        gr.on([self.kind.input, self.where.input], self._command, [run, self.kind, self.where], self.command, **how)
+        named = [self.kind.input, self.where.input, self.where.blur]  # what is pasted or deleted is no input to Gradio
+        gr.on(named, self._command, [run, self.kind, self.where], self.command, trigger_mode="always_last", **how)

@@ -26,6 +26,12 @@ from ui.measure.history import NOT_HERE
 PLAY = "() => { window.guanacoDeck = document.querySelector('#ft-try-told [data-deck]')?.dataset.deck; window.guanacoPlay?.(); return []; }"
 
 
+def answered(count: int) -> str:
+    """What is said of a duel of so many questions."""
+    are = "is" if count == 1 else "are"
+    return f"{telling.counted(count, 'question')} {are} answered by both. Which is which stays hidden until you have chosen."
+
+
 @dataclass
 class TryStep:
     """The components of the step; `outputs` are filled by `shown`. `sides` are the pickers of the tab that compares."""
@@ -113,11 +119,8 @@ class TryStep:
                 for each in services.duel(sides, (f"{model}, the base", f"mine: {found.id}"), trying.questions(found), flag.is_set):
                     if isinstance(each, Deck):
                         services.shelf.add(each)
-                        count = len(each.questions)
-                        are = "is" if count == 1 else "are"
-                        said = f"{telling.counted(count, 'question')} {are} answered by both. Which is which stays hidden until you have chosen."
                         made = f'<span data-deck="{each.id}"></span>'
-                        yield [views.told(said, "good") + made, gr.Button(visible=False), gr.Button(visible=True)]
+                        yield [views.told(answered(len(each.questions)), "good") + made, gr.Button(visible=False), gr.Button(visible=True)]
                     else:
                         yield [views.told(each.text), gr.skip(), gr.skip()]
             except EngineError as error:
