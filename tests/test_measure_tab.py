@@ -126,6 +126,7 @@ def test_a_person_measures_stops_goes_on_and_reads_the_result(served, tiny, data
         text = tab.inner_text("#measured .result")
         assert "Guanaco (OASST1)" in text and "62.2%" in text and "chance" in text and "95% intervals" in text
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.locator("#ms-base").bounding_box()["width"] > 250, "its label is not squeezed"
         tab.locator("#measured .acts").get_by_role("button", name="Delete").click()
         tab.get_by_role("button", name="Delete it").click()
         tab.wait_for_function("!document.querySelector('#measured .list li')")

@@ -319,7 +319,8 @@ def test_width_and_time_are_foretold(tiny, data):
     after = expectations.expected(settings, measuring.read(settings, lambda progress: None))
     assert after.source == "measured" and after.seconds == pytest.approx(made.result["pace"]["seconds"], rel=0.01)
     perplexity = settings.model_copy(update={"measure": "perplexity", "read_as": "text"})
-    assert expectations.expected(perplexity, measuring.read(perplexity, lambda progress: None)).half_width is None
+    found = expectations.expected(perplexity.model_copy(update={"limit": None}), measuring.read(perplexity, lambda progress: None))
+    assert found.half_width is None and found.text.startswith(f"All, about {found.there}, "), "of a text that is no tokens yet"
 
 
 def test_the_base_is_measured_in_the_adapters_prompt_format(data, two_adapters, tmp_path):

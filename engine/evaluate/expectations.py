@@ -34,7 +34,8 @@ def expected(settings: MeasurementSettings, measure: Measure) -> Expectation:
     half = measure.half_width(items, settings.seed)
     speed, source = _speed(settings)
     seconds = measure.tokens(items) / speed if speed else None
-    said = [f"{items:,} of {there:,}" if items < there else f"All {there:,}"]
+    about = "" if measure.counted else "about "
+    said = [f"{items:,} of {about}{there:,}" if items < there else f"All {there:,}" if measure.counted else f"All, about {there:,}"]
     if half is not None:
         said.append(f"within ±{100 * half:.1f} points")
     if seconds is not None:

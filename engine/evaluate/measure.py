@@ -43,12 +43,14 @@ class Subject:
 
 class Measure(ABC):
     """A measure on one set of data. `sha256` is that of the data as read, `told` what a person should know of it. `formed` where items
-    are conversations, whose prompt format and system text count. `variant` is which of the ways to measure it is, where there are some."""
+    are conversations, whose prompt format and system text count. `variant` is which of the ways to measure it is, where there are some.
+    `counted` where `count` is exact."""
 
     sha256: str
     told: tuple[str, ...]
     formed = False
     variant = ""
+    counted = True
 
     @property
     @abstractmethod

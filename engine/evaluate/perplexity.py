@@ -46,7 +46,9 @@ class _Perplexity(Measure):
 
 
 class OfText(_Perplexity):
-    """See `Measure`; its items are windows of a text, of at most `window` tokens."""
+    """See `Measure`; its items are windows of a text, of at most `window` tokens, which are not counted without a tokenizer."""
+
+    counted = False
 
     def __init__(self, text: str, window: int, sha256: str):
         self._text, self._window, self.sha256, self.told = text, window, sha256, ()

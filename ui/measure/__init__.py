@@ -71,7 +71,7 @@ def tab(services: Services, opening: gr.Tab) -> None:
                 _SAMPLE, precision=0, label="Sample", info="So many, drawn evenly. Empty: all.", min_width=160, elem_id="ms-limit"
             )
             seed = gr.Number(0, precision=0, label="Seed", info="The same seed draws the same ones.", min_width=160, elem_id="ms-seed")
-            base = gr.Checkbox(True, label="Also the bare base, on the same ones", min_width=260, elem_id="ms-base")
+        base = gr.Checkbox(True, label="Also the bare base, on the same ones", elem_id="ms-base")
         means = gr.HTML(elem_id="ms-means", apply_default_css=False)
         start = gr.Button("Measure", variant="primary", elem_id="ms-start")
         view = history.draw(services)
