@@ -259,7 +259,7 @@ def test_a_visitor_names_no_file_of_the_host(home, source):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_visitor_cannot_ask_what_the_host_has(home, tiny, training):
+def test_a_visitor_cannot_ask_what_the_host_has(home, tiny, training, monkeypatch):
     shop = Workshop(Services(Runtime(isolated=False), read_only=True, training=training))
     for one, other in (("/etc/passwd", "/no/such"), ("~root/x", "~nobody.here/x")):
         told = []
@@ -269,11 +269,14 @@ def test_a_visitor_cannot_ask_what_the_host_has(home, tiny, training):
             told.append(str(refused.value))
         assert told[0] == told[1]
     with gr.Blocks() as blocks:
-        RecipeStep(shop).draw().wire(gr.BrowserState())
+        step = RecipeStep(shop).draw()
+        step.wire(gr.BrowserState())
     (begin_with,) = [each.fn for each in blocks.fns.values() if each.name == "begin_with"]
     for model in (str(tiny), "/no/such"):
         with pytest.raises(gr.Error, match="bases and adapters in the lists" if training else "Training is off"):
             begin_with(OWN, kept(drafts.changed(Draft(), {"model": model})))
+    monkeypatch.setattr(drafts, "in_force", lambda draft, own: pytest.fail("the base was looked up"))
+    assert step.shown(drafts.changed(Draft(), {"model": str(tiny)}))[1] is None
 
 
 def test_what_a_visitor_names_is_read_as_everybody_may_read_it(home, monkeypatch):
