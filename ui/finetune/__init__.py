@@ -80,6 +80,11 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
                 counting.after(shown, steps[number], draft)
     train, rows = steps[TRAIN], steps[1]
+    if hub := train.hub:
+        told = [hub.told, hub.agreed, hub.of]
+        drawn[TRAIN].select(
+            lambda of, kept_draft, *asked: hub.again(of, read(kept_draft), *asked), [hub.of, draft, hub.flavor, hub.limit], told, **how
+        )
     # Whichever way a step is entered, its own event fills it.
     for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
         button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import gradio as gr
-from gradio.components import Component
 from gradio.events import Dependency
 
 from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, recipe_paths
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.job_offer import Flavor
+from engine.recipe import Recipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop
@@ -39,32 +39,31 @@ class HubGpu:
                     _LIMIT, label="Time limit", info="As in 90m or 2h. It saves before it ends.", elem_id="ft-job-limit"
                 )
             self.told = gr.HTML(elem_id="ft-job-told", apply_default_css=False)
+            self.of = gr.State(None)  # the recipe that it was told of
             self.agreed = gr.Checkbox(
                 False, label="Send what is named above to Hugging Face, and start what it costs", elem_id="ft-job-agreed"
             )
             self.go = gr.Button("Start on Hugging Face", elem_id="ft-job-start")
         return self
 
-    @property
-    def outputs(self) -> list[Component]:
-        """What `closed` is for."""
-        return [self.panel, self.told, self.agreed]
-
-    def closed(self) -> list:
-        """The panel as it is before it says anything: what it said, and what somebody agreed to, was of the draft as it was then."""
-        return [gr.Accordion(open=False), "", False]
-
     def opened(self, draft: Draft, flavor: str | None, limit: str) -> list:
         """The machines with their prices, and what the chosen one would cost."""
         try:
             self._listed = {each.name: each for each in job_offer.flavors()}
         except EngineError as error:
-            return [gr.skip(), views.told(str(error), "wrong")]
+            return [gr.skip(), views.told(str(error), "wrong"), gr.skip()]
         chosen = flavor if flavor in self._listed else next(iter(self._listed))
         return [
             gr.Dropdown(choices=[(each.text, name) for name, each in self._listed.items()], value=chosen),
             self.cost(draft, chosen, limit),
+            draft.recipe,
         ]
+
+    def again(self, of: Recipe | None, draft: Draft, flavor: str | None, limit: str) -> list:
+        """What is told, whether somebody agreed, and of which recipe: anew where it was told of another, to which nobody agreed."""
+        if of in (None, draft.recipe):
+            return [gr.skip()] * 3
+        return [self.cost(draft, flavor, limit), False, draft.recipe]
 
     def cost(self, draft: Draft, flavor: str | None, limit: str) -> str:
         """What the job would cost and what is sent for it, or why there can be none."""
@@ -97,20 +96,29 @@ class HubGpu:
     def wire(self, draft: gr.BrowserState, started: gr.Textbox, view: gr.HTML, **how: object) -> Dependency:
         """The event that starts a job: its run goes into `started`, and `view` turns to it."""
 
-        def start(kept_draft: object, flavor: str | None, limit: str, agreed: bool) -> Iterator[list]:
+        def start(kept_draft: object, flavor: str | None, limit: str, agreed: bool, of: Recipe | None) -> Iterator[list]:
             with form.explained():
+                if of != read(kept_draft).recipe:
+                    raise BadInput("Nothing was sent: what stands above was of other rows or another recipe. Read it again, then start it.")
                 yield [gr.skip(), gr.skip(), views.told("Sending the recipe and its data, and starting the job."), gr.skip()]
                 run = self.start(read(kept_draft), flavor, limit, agreed)
                 said = views.told("The job is started. Below it is followed as any other run.", "good")
                 yield [run, {"open": run}, said, False]
 
-        def told(kept_draft: object, flavor: str | None, limit: str) -> str:
-            return self.cost(read(kept_draft), flavor, limit)
+        def told(kept_draft: object, flavor: str | None, limit: str) -> list:
+            draft = read(kept_draft)
+            return [self.cost(draft, flavor, limit), draft.recipe]
+
+        def failed(kept_draft: object, flavor: str | None, limit: str, of: Recipe | None) -> list:
+            draft = read(kept_draft)
+            return [self.cost(draft, flavor, limit), gr.skip() if of == draft.recipe else False, draft.recipe]
 
         chosen, quick = [draft, self.flavor, self.limit], {"api_visibility": "private", **form.QUICK}
-        self.panel.expand(lambda kept_draft, *asked: self.opened(read(kept_draft), *asked), chosen, [self.flavor, self.told], **quick)
-        self.flavor.input(told, chosen, self.told, **quick)
-        self.limit.change(told, chosen, self.told, **quick)
-        going = self.go.click(start, [*chosen, self.agreed], [started, view, self.told, self.agreed], api_visibility="private", **how)
-        going.failure(told, chosen, self.told, **quick)
+        shown = [self.flavor, self.told, self.of]
+        self.panel.expand(lambda kept_draft, *asked: self.opened(read(kept_draft), *asked), chosen, shown, **quick)
+        self.flavor.input(told, chosen, [self.told, self.of], **quick)
+        self.limit.change(told, chosen, [self.told, self.of], **quick)
+        asked = [*chosen, self.agreed, self.of]
+        going = self.go.click(start, asked, [started, view, self.told, self.agreed], api_visibility="private", **how)
+        going.failure(failed, [*chosen, self.of], [self.told, self.agreed, self.of], **quick)
         return going

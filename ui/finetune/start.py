@@ -42,12 +42,12 @@ class TrainStep:
         )
         self.hub = None if self.shop.services.read_only else HubGpu(self.shop, lambda draft: self._name(draft, here=False)).draw()
         self.view = training.draw(self.shop.services)
-        self.outputs = [self.means, self.start, self.command, self.view, *(self.hub.outputs if self.hub else ())]
+        self.outputs = [self.means, self.start, self.command, self.view]
         return self
 
     def shown(self, draft: Draft) -> list:
         view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
-        return [*self.sentences(draft), self._command(draft), view, *(self.hub.closed() if self.hub else ())]
+        return [*self.sentences(draft), self._command(draft), view]
 
     def sentences(self, draft: Draft) -> list:
         """What the run would be, and whether it can start."""
