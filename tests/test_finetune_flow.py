@@ -191,7 +191,7 @@ def test_what_ends_late_speaks_of_the_recipe_as_it_is_by_then(page, tiny, rows, 
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 3\\n')")
         assert tab.input_value("#ft-preset input") == "", "it is none of the presets now"
         ended.append(probing.Probe("done", 10, 10**9, 2.0, 90.0, 10**9, {}, "Ten steps took 20 seconds."))
-        tab.click("#ft-step-4-button")
+        tab.click("#ft-next-3")
         has(tab, "#ft-fit-told", "The recipe was changed while the probe ran. Of what it was: Ten steps took 20 seconds.")
         monkeypatch.setattr(preview, "counting", late)
         tab.click("#ft-step-3-button")
