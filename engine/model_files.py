@@ -20,7 +20,7 @@ def local_path(name: str) -> Path:
 
 def absolute_path(name: str) -> str:
     """A file's or folder's name with the whole path, so that it is found from any folder; any other name, and none, as it is."""
-    return str(local_path(name).resolve()) if name and local_path(name).exists() else name
+    return str(path.resolve()) if name and (path := local_path(name)).exists() else name
 
 
 def read_config(folder: Path) -> dict:

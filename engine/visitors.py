@@ -2,14 +2,13 @@
 
 import contextlib
 import secrets
-import shutil
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 from filelock import FileLock
 
-from engine import jobs, lora_gguf, paths, runs
+from engine import hub, jobs, lora_gguf, paths, runs
 from engine.errors import BadInput, EngineError
 from engine.recipe import Recipe
 from engine.runs import Run
@@ -78,7 +77,7 @@ def _check_room() -> None:
 
 
 def _nearly_full() -> bool:
-    return shutil.disk_usage(paths.home()).free < LEAST_FREE
+    return hub.free_bytes(paths.runs()) < LEAST_FREE
 
 
 def _touched(run: Run) -> float:

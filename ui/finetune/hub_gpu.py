@@ -105,20 +105,16 @@ class HubGpu:
                 said = views.told("The job is started. Below it is followed as any other run.", "good")
                 yield [run, {"open": run}, said, False]
 
-        def told(kept_draft: object, flavor: str | None, limit: str) -> list:
-            draft = read(kept_draft)
-            return [self.cost(draft, flavor, limit), draft.recipe]
-
-        def failed(kept_draft: object, flavor: str | None, limit: str, of: Recipe | None) -> list:
+        def told(kept_draft: object, flavor: str | None, limit: str, of: Recipe | None) -> list:
             draft = read(kept_draft)
             return [self.cost(draft, flavor, limit), gr.skip() if of == draft.recipe else False, draft.recipe]
 
         chosen, quick = [draft, self.flavor, self.limit], {"api_visibility": "private", **form.QUICK}
         shown = [self.flavor, self.told, self.of]
         self.panel.expand(lambda kept_draft, *asked: self.opened(read(kept_draft), *asked), chosen, shown, **quick)
-        self.flavor.input(told, chosen, [self.told, self.of], **quick)
-        self.limit.change(told, chosen, [self.told, self.of], **quick)
-        asked = [*chosen, self.agreed, self.of]
+        asked, anew = [*chosen, self.agreed, self.of], ([*chosen, self.of], [self.told, self.agreed, self.of])
+        self.flavor.input(told, *anew, **quick)
+        self.limit.change(told, *anew, **quick)
         going = self.go.click(start, asked, [started, view, self.told, self.agreed], api_visibility="private", **how)
-        going.failure(failed, [*chosen, self.of], [self.told, self.agreed, self.of], **quick)
+        going.failure(told, *anew, **quick)
         return going
