@@ -64,6 +64,14 @@ def test_a_session_that_asks_again_goes_on_with_the_same_count():
     assert list(second) == ["two"] and count.begun == 1
 
 
+def test_two_places_of_a_session_hear_the_same_count():
+    counts, count = Counts(), Counting()
+    first, second = (counts.heard("a", ("key",), count, place) for place in ("data", "recipe"))
+    assert (next(first), next(second)) == ("one", "one")
+    count.go.set()
+    assert (*first, *second) == ("two", "two") and count.begun == 1
+
+
 def test_what_is_typed_on_is_counted_once():
     counts, early = Counts(), Counting()
     heard: list = []

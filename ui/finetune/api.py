@@ -75,4 +75,4 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
             return train.begin(draft.model_copy(update={"title": name or draft.title}))
 
     for endpoint in (finetune_preview, finetune_estimate, finetune_start):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=2, concurrency_id="counting")
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=2, concurrency_id="estimates")

@@ -14,8 +14,8 @@ from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop
 
-# Rows are counted apart from quick events, which must not wait for them.
-COUNTING = {"concurrency_limit": 2, "concurrency_id": "counting", "show_progress": "hidden"}
+# Rows are counted apart from quick events, which must not wait for them. Several steps of one page may wait for the same count.
+COUNTING = {"concurrency_limit": 6, "concurrency_id": "counting", "show_progress": "hidden"}
 _COUNTED = views.told("The rows are counted.")
 # So long the end of what somebody types is waited for.
 _CALM_SECONDS = 0.4
@@ -48,7 +48,7 @@ def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = F
             return
         yield views.READING
         try:
-            for each in shop.measuring(now, request.session_hash or "", _CALM_SECONDS if typed else 0):
+            for each in shop.measuring(now, request.session_hash or "", type(step).__name__, _CALM_SECONDS if typed else 0):
                 if isinstance(each, Measured):
                     yield _COUNTED if each.done else views.told(views.counted(each))
         except EngineError as error:

@@ -25,24 +25,25 @@ class _Count:
 class _Listener:
     session: str
     key: tuple
+    place: str
     given_up: bool = False
 
 
 @dataclass
 class Counts:
-    """A session waits for one count, the one that it asked for last."""
+    """A session waits for the count of one key, the one that it asked for last, once at each place of the page."""
 
     _going: dict[tuple, _Count] = field(default_factory=dict)
     _listeners: list[_Listener] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def heard(self, session: str, key: tuple, make: Callable[[Stop], Iterator[Told]], calm: float = 0) -> Iterator[Told]:
+    def heard(self, session: str, key: tuple, make: Callable[[Stop], Iterator[Told]], place: str = "", calm: float = 0) -> Iterator[Told]:
         """What a count tells, the latest where it is told faster than it is taken; `make` begins it where none is under way, and is
-        to end when its argument comes true. Raises what the count raises. Ends early where the session asks again, which it may do
-        for `calm` seconds before anything begins."""
-        me = _Listener(session, key)
+        to end when its argument comes true. Raises what the count raises. Ends early where the session asks for another key, or again
+        at the same `place`, which it may do for `calm` seconds before anything begins."""
+        me = _Listener(session, key, place)
         with self._changed:
-            self._give_up(session)
+            self._give_up(session, key, place)
             self._listeners.append(me)
         try:
             with self._changed:
@@ -72,11 +73,11 @@ class Counts:
     def only(self, session: str, key: tuple) -> None:
         """What the session waits for is given up where it is a count of other rows."""
         with self._changed:
-            self._give_up(session, but=key)
+            self._give_up(session, key)
 
-    def _give_up(self, session: str, but: tuple | None = None) -> None:
+    def _give_up(self, session: str, key: tuple, place: str | None = None) -> None:
         for each in self._listeners:
-            each.given_up |= bool(session) and each.session == session and each.key != but
+            each.given_up |= bool(session) and each.session == session and (each.key != key or each.place == place)
         self._changed.notify_all()
 
     def _work(self, key: tuple, count: _Count, make: Callable[[Stop], Iterator[Told]]) -> None:

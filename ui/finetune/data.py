@@ -218,7 +218,7 @@ class DataStep:
                 yield ""
                 return
             try:
-                for each in self.shop.measuring(now, request.session_hash or ""):
+                for each in self.shop.measuring(now, request.session_hash or "", type(self).__name__):
                     if not isinstance(each, Progress):
                         yield self._lengths(now, each)
             except EngineError as error:

@@ -165,7 +165,7 @@ class Workshop:
         """Why the rows could not be counted as they were asked for last, empty where they could or were not asked for."""
         return self._peek(("refused", *self._key(draft))) or "" if self.measured(draft) is None else ""
 
-    def measuring(self, draft: Draft, session: str = "", calm: float = 0) -> Iterator[Progress | Measured]:
+    def measuring(self, draft: Draft, session: str = "", place: str = "", calm: float = 0) -> Iterator[Progress | Measured]:
         """The same, made now and once for all who ask, as `Counts.heard`; the last value is whole."""
         self.allowed(draft)
 
@@ -182,7 +182,7 @@ class Workshop:
             yield made
         else:
             try:
-                yield from self.counts.heard(session, self._key(draft), make, calm)
+                yield from self.counts.heard(session, self._key(draft), make, place, calm)
             except BadInput as error:
                 why = str(error)
                 self._once(("refused", *self._key(draft)), lambda: why)
