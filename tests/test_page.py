@@ -207,7 +207,7 @@ def test_an_upload_over_the_limit_is_refused_before_it_is_read(page):
 def test_every_action_is_a_named_endpoint(page):
     named = set(page.client().view_api(return_format="dict", print_info=False)["named_endpoints"])
     conversation = {"/chat", "/retry", "/edit", "/continue", "/undo", "/branch", "/thumb", "/stop", "/clear", "/example", "/system_preset"}
-    library = {"/new", "/open", "/rename", "/delete", "/search", "/save", "/restore", "/export_json", "/export_markdown", "/import"}
+    library = {"/open", "/rename", "/delete", "/search", "/save", "/restore", "/export_json", "/export_markdown", "/import"}
     comparison = {"/compare", "/compare_from_chat", "/stop_comparing", "/swap_sides", "/keep_side", "/new_comparison"}
     game = {
         f"/game{name}"

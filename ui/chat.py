@@ -186,9 +186,11 @@ def _wire(services: Services, talk: Talk) -> None:
             return sidebar.opening(Thread.new(system or ""), drop=[Thread.read(conversation).id])
 
     def restore(conversation: object) -> list:
-        """What was open in this browser when a page was last here; one that cannot be read gives way to a new one."""
+        """What was open in this browser when a page was last here; one that cannot be read gives way to a new one, and so does one with
+        nothing in it: another tab may be about to fill it."""
         try:
-            return sidebar.opening(Thread.read(conversation))
+            thread = Thread.read(conversation)
+            return sidebar.opening(thread if thread.turns else Thread.new(thread.system))
         except BadInput:
             return sidebar.opening(Thread.new())
 

@@ -64,10 +64,6 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     exported = gr.Textbox(visible=False, label="exported")
     opened = [view, current, system, chats]
 
-    def new(system: str) -> list:
-        with form.explained():
-            return opening(Thread.read({**Thread.new().model_dump(), "system": system or ""}))
-
     def open_(conversation: object) -> list:
         with form.explained():
             return opening(Thread.read(conversation))
@@ -102,7 +98,7 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
         return told(new, note=_came(len(new)))
 
     chats.keep(None, library, library, js="window.guanacoKeep", api_visibility="private", show_progress="hidden")
-    chats.new_chat(new, system, opened, api_name="new", **form.QUICK)
+    chats.new_chat(None, system, [view, current, chats], js="window.guanacoNew", api_visibility="private", show_progress="hidden")
     chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **form.QUICK)
     chats.rename_chat(
         rename, [wanted, text, current], [current, chats], js=assets.taking("thread", "text"), api_name="rename", **form.QUICK

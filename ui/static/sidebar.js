@@ -53,11 +53,18 @@ const act = (name, action, atOnce) => {
   else whenIdle(go);
 };
 
+// At once, without the server: what somebody types next is of the new one, however busy the server is.
+window.guanacoNew = (system) => {
+  const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const thread = { id, title: "", updated: 0, system: system || "", turns: [], leaf: -1 };
+  return [{ thread: id, turns: [], busy: false }, thread, { put: [], drop: [], stamp: id, open: id }];
+};
 const fresh = button("new-chat", "New chat", () => {
   search.value = "";
   found = null;
   act("new_chat", {});
 });
+fresh.disabled = true;  // until what was open when the page was last here is shown
 const search = make("input", "search");
 search.type = "search";
 search.placeholder = "Search conversations";
@@ -189,7 +196,10 @@ function draw() {
 function update() {
   const value = props.value;
   if (!value || !value.put) return;
-  if (value.open) open = value.open;
+  if (value.open) {
+    open = value.open;
+    fresh.disabled = false;
+  }
   if (value.found !== undefined) found = value.found && new Set(value.found);
   if (value.note !== undefined || value.put.length) say(value.note || "");
   // What is stored as it is already makes no noise: two tabs would tell each other for ever.
