@@ -1,5 +1,6 @@
 """The chat tab in a real browser: models, starting points, several tabs, keyboard and labels, a calm layout."""
 
+import contextlib
 import threading
 
 import browser
@@ -199,3 +200,34 @@ def test_nothing_jumps_while_an_answer_streams():
             assert page.evaluate("(s => s.scrollHeight - s.scrollTop - s.clientHeight < 60)(document.querySelector('.scroller'))")
     finally:
         made.close()
+
+
+def test_what_is_pressed_while_an_answer_is_written_is_not_undone_by_it():
+    words = [f"{number} " for number in range(60)]
+    made = Page(ScriptedBackend(words, seconds_per_token=0.05))
+    with contextlib.closing(made), browser.opened(made.url) as page:
+        browser.send(page, "Hello there")
+        page.wait_for_selector("#conversation .live")
+        page.get_by_label("Rename Hello there").click()
+        page.fill("#chats input.rename", "Woolly")
+        page.keyboard.press("Enter")
+        assert page.locator("#conversation .live").count(), "it is still written"
+        browser.wait_facts(page, "60 tokens")
+        page.wait_for_selector("#chats .open >> text=Woolly")
+        page.reload()
+        page.wait_for_selector("#chats .open >> text=Woolly")
+        assert browser.answers(page, 1) == ["".join(words).strip()]
+        browser.send(page, "More")
+        page.wait_for_selector("#conversation .live")
+        page.click("#clear")
+        page.click("#clear[data-sure]")
+        page.wait_for_selector("#conversation .welcome", state="visible")
+        browser.send(page, "Another")
+        page.wait_for_selector("#chats .open >> text=Another")
+        page.click("#chats .new-chat")
+        browser.ask(page, "The next")
+        assert sorted(browser.chats(page)) == ["Another", "The next"]
+        page.fill("#message textarea", "Stopped at once")
+        page.press("#message textarea", "Enter")
+        page.click("#stop")
+        browser.wait_facts(page, "stopped")

@@ -306,7 +306,6 @@ def test_comparing_through_the_api(page):
     assert from_chat["earlier"] == "After 2 earlier messages of “Hello”"
     assert client.predict(message="", conversation=None, api_name="/compare_from_chat")["columns"]["A"]["turns"] == []
     assert client.predict(comparison={"a": 1}, api_name="/restore_comparison")["shared"] == []
-    assert client.predict(api_name="/new_comparison")["comparison"]["ends"] == [-1, -1]
 
 
 @pytest.mark.parametrize(

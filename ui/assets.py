@@ -15,11 +15,12 @@ def script(*names: str) -> str:
     return "".join(map(text, ("dom.js", *names)))
 
 
-def taking(*names: str) -> str:
+def taking(*names: str, flag: str = "") -> str:
     """Script for an event that the page's own scripts triggered: its first inputs are that action's fields, in this
-    order; an API client passes them like any other input."""
-    fields = ", ".join(f"window.guanacoAction.{name}" for name in names)
-    return f"(...values) => [{fields}, ...values.slice({len(names)})]"
+    order; an API client passes them like any other input. A `flag` of the page is set at once, before the server answers."""
+    fields = "".join(f"window.guanacoAction.{name}, " for name in names)
+    first = f"document.body.dataset.{flag} = 'true'; " if flag else ""
+    return f"(...values) => {{ {first}return [{fields}...values.slice({len(names)})]; }}"
 
 
 def saving(name: str) -> str:

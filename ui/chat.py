@@ -2,6 +2,7 @@
 
 The conversation itself comes from the visitor's browser with each action and goes back to it; the host keeps none."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -181,18 +182,14 @@ def _wire(services: Services, talk: Talk) -> None:
             services.store.thumb(thread, turn, thumb, reason or "")
         return [shown(thread), thread.model_dump(mode="json")]
 
-    def clear(conversation: object, system: str) -> list:
-        with form.explained():
-            return sidebar.opening(Thread.new(system or ""), drop=[Thread.read(conversation).id])
-
     def restore(conversation: object) -> list:
         """What was open in this browser when a page was last here; one that cannot be read gives way to a new one, and so does one with
         nothing in it: another tab may be about to fill it."""
         try:
             thread = Thread.read(conversation)
-            return sidebar.opening(thread if thread.turns else Thread.new(thread.system))
+            return sidebar.opening(thread if thread.turns else Thread.new(thread.system), restored=True)
         except BadInput:
-            return sidebar.opening(Thread.new())
+            return sidebar.opening(Thread.new(), restored=True)
 
     for answer in (send, edit, retry, go_on):
         form.names(answer, *BLEND_NAMES, "system", settings=ChatSettings)
@@ -203,19 +200,15 @@ def _wire(services: Services, talk: Talk) -> None:
     view.keep_conversation(**own, outputs=current, js="() => window.guanacoConversation")
     view.message_taken(**own, outputs=message, js="() => ''")
     view.system_set(**own, outputs=system, js="() => window.guanacoSystem")
+    # From the press on nothing else may change the conversation.
+    asking = functools.partial(assets.taking, flag="answering")
+    an_example = [text, gr.Textbox(visible=False, label="system text"), current, *chosen]
     events = (
-        gr.on([message.submit, talk.send.click], send, [message, current, *chosen], view, api_name="chat", **ANSWERING),
-        view.example(
-            example,
-            [text, gr.Textbox(visible=False, label="system text"), current, *chosen],
-            view,
-            js=assets.taking("text", "system"),
-            api_name="example",
-            **ANSWERING,
-        ),
-        view.edit_message(edit, [turn_id, text, current, *chosen], view, js=assets.taking("turn", "text"), api_name="edit", **ANSWERING),
-        view.answer_again(retry, [turn_id, current, *chosen], view, js=assets.taking("turn"), api_name="retry", **ANSWERING),
-        view.continue_answer(go_on, [current, *chosen], view, api_name="continue", **ANSWERING),
+        gr.on([message.submit, talk.send.click], send, [message, current, *chosen], view, js=asking(), api_name="chat", **ANSWERING),
+        view.example(example, an_example, view, js=asking("text", "system"), api_name="example", **ANSWERING),
+        view.edit_message(edit, [turn_id, text, current, *chosen], view, js=asking("turn", "text"), api_name="edit", **ANSWERING),
+        view.answer_again(retry, [turn_id, current, *chosen], view, js=asking("turn"), api_name="retry", **ANSWERING),
+        view.continue_answer(go_on, [current, *chosen], view, js=asking(), api_name="continue", **ANSWERING),
     )
     for event in events:
         form.afterwards(event, "window.guanacoEnded")
@@ -225,6 +218,6 @@ def _wire(services: Services, talk: Talk) -> None:
     judged = [turn_id, verdict, text, current]
     view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), trigger_mode="multiple", api_name="thumb", **form.QUICK)
     talk.stop.click(stop, None, None, api_name="stop", **form.SILENT)
-    talk.clear.click(clear, [current, system], talk.opened, api_name="clear", **form.QUICK)
+    talk.clear.click(**{**own, "inputs": [current, system]}, outputs=[view, current, talk.chats], js="window.guanacoCleared")
     page = gr.context.Context.root_block
     page.load(restore, current, talk.opened, api_name="restore", **form.SILENT)

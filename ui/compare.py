@@ -2,6 +2,7 @@
 
 The comparison itself comes from the visitor's browser with each action and goes back to it; the host keeps none."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from engine.threads import Thread
 from ui import assets, chat, form, sidebar
 from ui.answers import Comparisons
 from ui.models import draw_blend
-from ui.render import SIDES
+from ui.render import SIDES, side_by_side
 
 TAB = "compare"
 LOADED = ("The loaded model", "")
@@ -158,15 +159,12 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
         here = model in (None, "", services.state().model)
         return [*sidebar.opening(kept), gr.Tabs(selected=chat.TAB), *(blend if here else [gr.skip()] * chat.BLEND)]
 
-    def new() -> dict:
-        return comparisons.shown(Comparison.read(None))
-
     def restore(comparison: object) -> dict:
         """What was compared when this page was last here; one that cannot be read gives way to a new one."""
         try:
             return comparisons.shown(Comparison.read(comparison))
         except BadInput:
-            return new()
+            return comparisons.shown(Comparison.read(None))
 
     def unload(comparison: object) -> dict:
         with form.explained():
@@ -190,6 +188,7 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
     form.names(swap, *names)
     form.names(keep, *names)
     chosen = [talk.system, *talk.settings]
+    empty = side_by_side(Comparison.read(None))
     own = {"fn": None, "api_visibility": "private", "show_progress": "hidden"}
     # Before the other event of this button: the page runs them one after the other.
     talk.compare.click(**own, inputs=talk.blend, outputs=[tabs, *both], js=OPEN)
@@ -207,7 +206,7 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
     view.chat_taken(**own, inputs=None, outputs=talk.message, js="() => ''")
     parts.stop.click(stop, None, None, api_name="stop_comparing", **form.SILENT)
     parts.swap.click(swap, [held, *both], [view, *both], js=HELD, api_name="swap_sides", **form.QUICK)
-    parts.new.click(new, None, view, api_name="new_comparison", **form.QUICK)
+    parts.new.click(**own, inputs=None, outputs=view, js=f"() => window.guanacoNewComparison({json.dumps(empty)})")
     view.keep_side(
         keep,
         [number, held, talk.current, talk.library, *both],

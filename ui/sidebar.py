@@ -12,6 +12,14 @@ from engine.threads import Thread
 from ui import assets, form
 from ui.render import shown
 
+# The open conversation into the store, after whatever changed it. In the page: a server's answer could come after another was opened.
+_SAVED = """thread => ({
+  put: thread?.turns.length ? [thread] : [],
+  drop: thread && !thread.turns.length ? [thread.id] : [],
+  stamp: `${Math.random()}`,
+  open: thread?.id,
+})"""
+_SOUGHT = "(text, library) => [document.querySelector('#chats .search').value, library]"
 _NAME = "`conversations-${new Date().toISOString().slice(0, 10)}.${text.startsWith('<!--') ? 'md' : 'json'}`"
 
 
@@ -29,7 +37,7 @@ def draw() -> gr.HTML:
 
 def told(put: Iterable[Thread] = (), drop: Iterable[str] = (), **more: object) -> dict:
     """What the list is told: conversations to put into the store, ids to drop from it; perhaps `open` (the id of the one
-    on the screen), `found` (ids that a search found, None: all) and `note` (a line to show)."""
+    on the screen), `found` (ids that a search found, None: all), `note` (a line to show), what was `renamed` or is `gone`."""
     threads = list(put)
     return {
         "put": [thread.model_dump(mode="json") for thread in threads if thread.turns],
@@ -42,13 +50,6 @@ def told(put: Iterable[Thread] = (), drop: Iterable[str] = (), **more: object) -
 def opening(thread: Thread, **more) -> list:
     """A conversation for view, browser, system text and list."""
     return [shown(thread), thread.model_dump(mode="json"), thread.system, told(open=thread.id, **more)]
-
-
-def save(conversation: object) -> dict:
-    """The open conversation into the store, after whatever changed it."""
-    with form.explained():
-        thread = Thread.read(conversation)
-    return told([thread], open=thread.id)
 
 
 def _came(count: int) -> str:
@@ -68,17 +69,15 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
         with form.explained():
             return opening(Thread.read(conversation))
 
-    def rename(conversation: object, title: str, current: object) -> list:
+    def rename(conversation: object, title: str) -> dict:
         with form.explained():
-            renamed, now = Thread.read(conversation).renamed(title), Thread.read(current)
-        return [(renamed if renamed.id == now.id else now).model_dump(mode="json"), told([renamed])]
+            renamed = Thread.read(conversation).renamed(title)
+        return told([renamed], renamed={"id": renamed.id, "title": renamed.title})
 
-    def delete(conversation: object, current: object, system: str) -> list:
+    def delete(conversation: object) -> dict:
         with form.explained():
-            gone, now = Thread.read(conversation), Thread.read(current)
-        if gone.id == now.id:
-            return opening(Thread.new(system or ""), drop=[gone.id], note="Deleted.")
-        return [gr.skip(), now.model_dump(mode="json"), gr.skip(), told(drop=[gone.id], note="Deleted.")]
+            gone = Thread.read(conversation).id
+        return told(drop=[gone], gone=gone, note="Deleted.")
 
     def search(query: str, conversations: object) -> dict:
         with form.explained():
@@ -97,16 +96,18 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
             new = Library.read(conversations).new_in(file)
         return told(new, note=_came(len(new)))
 
-    chats.keep(None, library, library, js="window.guanacoKeep", api_visibility="private", show_progress="hidden")
-    chats.new_chat(None, system, [view, current, chats], js="window.guanacoNew", api_visibility="private", show_progress="hidden")
-    chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **form.QUICK)
-    chats.rename_chat(
-        rename, [wanted, text, current], [current, chats], js=assets.taking("thread", "text"), api_name="rename", **form.QUICK
-    )
-    chats.delete_chat(delete, [wanted, current, system], opened, js=assets.taking("thread"), api_name="delete", **form.QUICK)
-    chats.search_chats(search, [text, library], chats, js=assets.taking("text"), api_name="search", **form.QUICK)
+    own = {"fn": None, "api_visibility": "private", "show_progress": "hidden"}
+    chats.new_chat(**own, inputs=[current, system], outputs=[view, current, chats], js="window.guanacoNew")
+    chats.open_gone(**own, inputs=[current, system], outputs=[view, current, chats], js="window.guanacoCleared")
+    chats.open_renamed(**own, inputs=current, outputs=current, js="window.guanacoRenamed")
+    chats.keep(**own, inputs=library, outputs=library, js="window.guanacoKeep")
+    each = {"trigger_mode": "multiple", **form.QUICK}  # several may be pressed before the first is answered
+    chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **each)
+    chats.rename_chat(rename, [wanted, text], chats, js=assets.taking("thread", "text"), api_name="rename", **each)
+    chats.delete_chat(delete, wanted, chats, js=assets.taking("thread"), api_name="delete", **each)
+    chats.search_chats(search, [text, library], chats, js=_SOUGHT, trigger_mode="always_last", api_name="search", **form.QUICK)
     for name, text_of in (("export_json", to_json), ("export_markdown", to_markdown)):
         made = getattr(chats, name)(exporting(text_of), library, exported, api_name=name, **form.QUICK)
         made.success(None, exported, None, js=assets.saving(_NAME))
     chats.import_chats(import_, [text, library], chats, js=assets.taking("text"), api_name="import", **form.QUICK)
-    current.change(save, current, chats, trigger_mode="always_last", api_name="save", **form.SILENT)
+    current.change(**own, inputs=current, outputs=chats, js=_SAVED)

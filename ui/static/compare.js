@@ -60,6 +60,8 @@ const update = () => {
     earlier.textContent = value.earlier;
     earlier.hidden = !value.earlier;
     patchTurns(shared, value.shared, 0, draw);
+  }
+  if (value.second !== undefined) {
     second.hidden = !value.second;
     told.textContent = value.second?.text;
     giveBack.textContent = `Unload ${value.second?.model}`;
@@ -80,6 +82,15 @@ const update = () => {
 };
 watch("value", update);
 update();
+
+// At once, without the server: what somebody types next is of the new one. The host makes a new one where it is given none.
+window.guanacoNewComparison = ({ comparison, ...empty }) => {
+  window.guanacoComparison = null;
+  try {
+    sessionStorage.removeItem(KEPT);
+  } catch {}
+  return { ...empty, stamp: Math.random() };
+};
 
 window.guanacoCompared = () => {
   if (!busy()) return;

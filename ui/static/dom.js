@@ -35,8 +35,8 @@ const copiesCode = (node) => node.addEventListener("click", (event) => {
   if (button) copied(button, button.closest(".code").querySelector("pre").innerText);
 });
 
-// An answer under way belongs to the conversation on the screen: it is stopped, and kept, before another one is shown.
-const whenIdle = (then) => {
+// What changes a conversation waits for the end of an answer under way, which would undo it.
+const whenEnded = (then) => {
   if (document.body.dataset.answering !== "true") return then();
   const observer = new MutationObserver(() => {
     if (document.body.dataset.answering === "true") return;
@@ -44,5 +44,16 @@ const whenIdle = (then) => {
     setTimeout(then, 150);
   });
   observer.observe(document.body, { attributes: true, attributeFilter: ["data-answering"] });
+};
+
+// An answer under way belongs to the conversation on the screen: it is stopped, and kept, before another one is shown. What is
+// typed meanwhile waits in its box.
+const whenIdle = (then) => {
+  if (document.body.dataset.answering !== "true") return then();
+  document.body.dataset.leaving = "true";
+  whenEnded(() => {
+    then();
+    setTimeout(() => delete document.body.dataset.leaving, 50);
+  });
   document.querySelector("#stop").click();
 };

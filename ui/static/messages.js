@@ -162,7 +162,8 @@ const whileAnswering = (flag, box, ended) => {
     if (underWay()) fetch("./", { method: "HEAD", cache: "no-store" }).catch(ended);
   }, 3000);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && underWay() && event.target.closest?.(box)) {
+    const waits = underWay() || document.body.dataset.leaving;
+    if (event.key === "Enter" && !event.shiftKey && waits && event.target.closest?.(box)) {
       event.preventDefault();
       event.stopPropagation();
     }

@@ -54,11 +54,15 @@ const act = (name, action, atOnce) => {
 };
 
 // At once, without the server: what somebody types next is of the new one, however busy the server is.
-window.guanacoNew = (system) => {
+const begun = (system, put, drop) => {
   const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const thread = { id, title: "", updated: 0, system: system || "", turns: [], leaf: -1 };
-  return [{ thread: id, turns: [], busy: false }, thread, { put: [], drop: [], stamp: id, open: id }];
+  return [{ thread: id, turns: [], busy: false }, thread, { put, drop, stamp: id, open: id }];
 };
+window.guanacoNew = (current, system) => begun(system, current?.turns.length ? [current] : [], []);
+window.guanacoCleared = (current, system) => begun(system, [], current ? [current.id] : []);
+let renaming;
+window.guanacoRenamed = (current) => current?.id === renaming.id ? { ...current, title: renaming.title } : current;
 const fresh = button("new-chat", "New chat", () => {
   search.value = "";
   found = null;
@@ -74,7 +78,6 @@ let typing;
 search.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(() => {
-    window.guanacoAction = { text: search.value };
     trigger("search_chats");
   }, 250);
 });
@@ -127,7 +130,7 @@ const startRename = (row, thread) => {
   const end = (save) => {
     if (ended) return;
     ended = true;
-    if (save && input.value !== nameOf(thread)) act("rename_chat", { thread, text: input.value }, true);
+    if (save && input.value !== nameOf(thread)) act("rename_chat", { thread: stored(thread.id) ?? thread, text: input.value }, true);
     input.remove();
     draw();
   };
@@ -196,11 +199,15 @@ function draw() {
 function update() {
   const value = props.value;
   if (!value || !value.put) return;
-  if (value.open) {
-    open = value.open;
-    fresh.disabled = false;
-  }
-  if (value.found !== undefined) found = value.found && new Set(value.found);
+  if (value.open) open = value.open;
+  // The open one may have grown since: it takes the title alone, when no answer under way would undo it.
+  if (value.renamed?.id === open) whenEnded(() => {
+    renaming = value.renamed;
+    trigger("open_renamed");
+  });
+  if (value.gone && value.gone === open) trigger("open_gone");
+  if (value.restored) fresh.disabled = false;
+  if (value.found !== undefined) found = value.found && search.value.trim() ? new Set(value.found) : null;
   if (value.note !== undefined || value.put.length) say(value.note || "");
   // What is stored as it is already makes no noise: two tabs would tell each other for ever.
   const put = value.put.filter((thread) => JSON.stringify(thread) !== JSON.stringify(stored(thread.id)));

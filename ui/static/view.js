@@ -122,6 +122,12 @@ const actions = (article, turn) => {
 
 const draw = (article, turn) => drawMessage(article, turn, turn.id === undefined ? null : () => actions(article, turn));
 
+// Stop may be pressed before the host has begun: it is told again when it has.
+let stopping = false;
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.("#stop")) stopping = !turns.querySelector(".live");
+}, true);
+
 let shownThread = null;
 const update = () => {
   const value = props.value;
@@ -149,6 +155,7 @@ const update = () => {
   patchTurns(turns, value.turns, value.keep || 0, draw);
   welcome.hidden = turns.children.length > 0;
   if (turns.children.length) view.grown();
+  if (busy && stopping) document.querySelector("#stop").click();
   if (ended) backToBox("#stop", "#message");
 };
 watch("value", update);
@@ -158,6 +165,7 @@ update();
 window.guanacoEnded = () => {
   if (document.body.dataset.answering !== "true") return;
   document.body.dataset.answering = "false";
+  stopping = false;
   const article = turns.querySelector(".live");
   if (article) brokeOff(article);
 };
@@ -166,9 +174,17 @@ whileAnswering("answering", "#message", window.guanacoEnded);
 // Clearing deletes, so it asks once more.
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("#clear");
-  if (!button || button.dataset.sure || !turns.children.length) return;
+  const answering = document.body.dataset.answering === "true";
+  if (!button || !turns.children.length || (button.dataset.sure && !answering)) return;
   event.preventDefault();
   event.stopPropagation();
+  if (button.dataset.sure) {
+    return whenIdle(() => {
+      button.dataset.sure = "yes";
+      button.click();
+      delete button.dataset.sure;
+    });
+  }
   button.dataset.sure = "yes";
   button.setAttribute("aria-label", "Press again to delete this conversation");
   setTimeout(() => {
