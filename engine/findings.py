@@ -203,7 +203,7 @@ def _cut(curves: _Curves) -> Iterator[Finding]:
     started, data = curves.started, curves.recipe.data
     rows, long = started.rows + started.held_out + started.left_out, started.cut + started.left_out
     if long > _CUT * rows:
-        text = f"{long:,} of {rows:,} rows are longer than the recipe allows."
+        text = f"{long:,} of {rows:,} rows {'is' if long == 1 else 'are'} longer than the recipe allows."
         if started.cut:
             text += f" Cut off: {started.cut:,}, most often the end of the answer. It may learn to stop too early."
         if started.left_out:

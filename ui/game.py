@@ -18,6 +18,7 @@ from engine.game.scoring import LENGTHS
 from engine.game.values import Dealt, GameSettings, Result, Reveal
 from engine.messages import checked_text
 from engine.services import Services
+from engine.telling import counted
 from ui import assets, board, form
 from ui.answers import Stops
 from ui.chat import ANSWERING
@@ -143,9 +144,9 @@ class Tables:
             title = f"{files[0].system} or {files[1].system}?"
             deck, notes = decks.of_files(*files, asked, title, "Answers that were added here.")
             self._services.shelf.add(deck)
-            told = [f"“{deck.title}” can be played: {len(deck.questions)} questions.", *notes]
+            told = [f"“{deck.title}” can be played: {counted(len(deck.questions), 'question')}.", *notes]
             if bad := [*files[0].bad, *files[1].bad]:
-                told.append(f"{len(bad)} rows are left out: {' '.join(bad[:3])}")
+                told.append(f"Left out, {counted(len(bad), 'row')}: {' '.join(bad[:3])}")
             return self._setup(session, " ".join(told))
 
     def replay(self, session: str, replay: str, player: str) -> dict:
