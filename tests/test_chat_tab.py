@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from dataclasses import replace
 
 import browser
 import pytest
@@ -57,6 +58,35 @@ def test_a_model_is_loaded_with_progress_cancelled_and_unloaded_and_the_conversa
         page.wait_for_selector("#conversation >> text=new model")
         browser.wait_facts(page, "tokens")
         assert browser.said(page) == ["Before", "one two three", "Without a model", "new model"]
+
+
+def test_an_adapter_that_is_chosen_while_the_model_loads_stays(served, monkeypatch):
+    """And where nobody chose, the pickers turn to what came with the new model."""
+    gate = threading.Event()
+
+    def slow(spec, load, report, isolated, cancelled, turns):
+        until(gate.is_set)
+        backend = ScriptedBackend(seconds_per_token=0)
+        backend.loaded = replace(backend.loaded, model=spec.id)
+        return backend
+
+    monkeypatch.setattr("engine.runtime.open_backend", slow)
+    served.runtime.load("starter", "scripted-hosts")
+    with browser.opened(served.url) as page:
+        adapter = page.locator("input[aria-label=Adapter]")
+        page.wait_for_function("document.querySelector('input[aria-label=Adapter]').value === 'scripted-hosts'")
+        adapter.click()
+        page.get_by_role("option", name="none: the bare base").click()
+        page.click("#settings-panel .mix button")
+        mixed_in = page.locator("input[aria-label='Mixed in']")
+        mixed_in.fill("scripted-mixed")
+        mixed_in.press("Tab")
+        gate.set()
+        page.wait_for_selector("#unload", state="visible")  # comes with what the pickers turn to
+        assert adapter.input_value() == "none: the bare base" and mixed_in.input_value() == "scripted-mixed"
+        served.runtime.load("scripted", "scripted-other")
+        page.wait_for_function("document.querySelector('input[aria-label=Adapter]').value.startsWith('scripted-other')")
+        assert mixed_in.input_value() == "none: the bare base"
 
 
 def test_the_picker_tells_what_a_model_takes_before_it_is_loaded(served):

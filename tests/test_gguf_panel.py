@@ -1,5 +1,8 @@
 """Blends, layouts and quantizations as a person chooses them on the page."""
 
+import shutil
+import threading
+
 import browser
 import builders
 import pytest
@@ -8,7 +11,8 @@ from pages import Page, ask
 
 from engine import layout_figures, models
 from engine.backends.scripted import ScriptedBackend
-from engine.errors import BadInput
+from engine.errors import BadInput, EngineError
+from engine.events import Progress
 from engine.runtime import Runtime
 from engine.services import Services
 from ui import gguf
@@ -91,6 +95,44 @@ def test_layouts_are_offered_for_what_llama_cpp_runs(home, tiny_gguf, monkeypatc
         services.load(str(tiny_gguf), "sideways")
     with pytest.raises(BadInput, match="the owner's choice"):
         next(Services(Runtime(), read_only=True).measure_layouts("starter"))
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_figures_that_come_late_are_not_shown_as_those_of_another_model(served, tiny_gguf, tmp_path, monkeypatch):
+    other = shutil.copy(tiny_gguf, tmp_path / "other.gguf")
+    go, end = threading.Event(), threading.Event()
+
+    def slow(spec, report):
+        report(Progress("At first"))
+        assert go.wait(60)
+        report(Progress("Later"))
+        assert end.wait(60)
+        if spec.gguf_path == other:
+            raise EngineError("It broke off.")
+        layout_figures._keep(spec.gguf_path, ROWS)
+
+    monkeypatch.setattr(layout_figures, "measured", slow)
+    with browser.opened(served.url) as page:
+        pick(page, "Model", str(tiny_gguf))
+        page.click("#measure-layouts")
+        page.wait_for_selector("#layout-figures >> text=At first")
+        pick(page, "Model", str(other))
+        page.wait_for_selector("#layout-figures >> text=not measured yet")
+        assert page.is_disabled("#measure-layouts"), "it measures one at a time"
+        go.set()
+        page.wait_for_selector(f"#layout-figures >> text={tiny_gguf.name}: Later")
+        end.set()
+        page.wait_for_selector("#measure-layouts:not([disabled])")
+        assert "not measured yet" in page.inner_text("#layout-figures")
+        pick(page, "Model", str(tiny_gguf))
+        page.wait_for_selector(f"#layout-figures >> text={tiny_gguf.name} on this host; lower")
+        pick(page, "Model", str(other))
+        page.wait_for_selector("#layout-figures >> text=not measured yet")
+        page.click("#measure-layouts")
+        page.wait_for_selector("text=It broke off.")
+        page.wait_for_selector("#measure-layouts:not([disabled])")
+        assert "not measured yet" in page.inner_text("#layout-figures") and not page.errors
 
 
 @pytest.mark.long

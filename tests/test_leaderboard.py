@@ -1,9 +1,13 @@
 """The tab of ratings: published judgements and this app's players, drawn and explained, with nothing on disk and with all of it."""
 
+import threading
+from dataclasses import replace
+
 import browser
 import numpy
 import playing
 import pytest
+from builders import until
 from conftest import SHARED, shared
 from pages import Page
 from playing import FOUND, OTHER
@@ -91,7 +95,7 @@ def test_a_public_host_shows_what_it_has_and_later_what_its_owner_fetched(monkey
 
 
 def test_every_event_waits_for_its_turn_and_votes_are_rated_once(served, monkeypatch):
-    names = ("open", "rate", "one_order", "settle", "audit")
+    names = ("open", "show", "rate", "one_order", "settle", "audit")
     events = [each for each in served.blocks.fns.values() if isinstance(getattr(each.fn, "__self__", None), Boards)]
     assert {each.fn.__name__ for each in events} == {*names}
     assert {(each.queue, each.concurrency_id, each.concurrency_limit) for each in events} == {(True, "ratings", 2)}
@@ -130,6 +134,66 @@ def test_judgements_made_here_are_rated_by_judge(served, home, monkeypatch):
         page.wait_for_selector("#ratings >> text=200.0%")
         assert "percent of Guanaco-65B's points" in page.inner_text("#ratings")
         assert not page.errors and not page.outside
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_the_last_choice_is_rated_however_late_the_ratings_before_it_come(served, home, monkeypatch):
+    monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
+    go, rated, offered, begun = threading.Event(), leaderboards.rated, Boards._missing, []
+
+    def held(found, *how):
+        begun.append(how)
+        assert go.wait(60)
+        return [replace(board, notes=[f"rated by {how}"]) for board in rated(found, *how)]
+
+    def offered_late(boards):
+        begun.append("offered")
+        return go.wait(60) and offered(boards)
+
+    for judge in ("one", "two"):
+        for kind, score in (("threeclass", 1), ("score", [8.0, 4.0])):
+            folder = judgements.folder(judge, "vicuna", kind)
+            folder.mkdir(parents=True)
+            for first, second in (("mine", "other"), ("other", "mine")):
+                row = {"question_id": 1, "answer1_id": first, "answer2_id": second, "score": score}
+                playing.written(folder / f"{first}-vs-{second}.jsonl", [row])
+    monkeypatch.setattr(leaderboards, "rated", held)
+    with browser.opened(served.url) as page:
+
+        def everything_came():
+            page.click("#one-order")
+            page.wait_for_selector("#order-text >> text=drawn at random")
+
+        browser.to_tab(page, "Leaderboard")
+        page.get_by_label("Judged by one on vicuna").check()
+        until(lambda: page.evaluate("1") and begun)
+        page.check("#rate-position input")
+        page.get_by_label("Elo, as in the paper").check()
+        go.set()
+        page.wait_for_selector("#ratings >> text=rated by ('elo', True, False)")
+
+        go.clear()
+        browser.to_tab(page, "Chat")
+        begun.clear()
+        browser.to_tab(page, "Leaderboard")
+        until(lambda: page.evaluate("1") and begun)
+        page.get_by_label("Percent of ChatGPT").check()
+        page.wait_for_selector("#ratings >> text=Points that the judge gave")
+        go.set()
+        everything_came()
+        assert "Points that the judge gave" in page.inner_text("#ratings")
+
+        monkeypatch.setattr(Boards, "_missing", offered_late)
+        go.clear()
+        browser.to_tab(page, "Chat")
+        begun.clear()
+        browser.to_tab(page, "Leaderboard")
+        until(lambda: page.evaluate("1") and begun)
+        page.get_by_label("Judged by two on vicuna").check()
+        go.set()
+        everything_came()
+        assert page.get_by_label("Judged by two on vicuna").is_checked() and not page.errors
 
 
 @pytest.mark.long

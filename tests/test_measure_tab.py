@@ -1,6 +1,7 @@
 """The tab that measures, as a person and as a program meet it: on a tiny model, its measurements made in processes of their own."""
 
 import os
+import threading
 from dataclasses import replace
 
 import browser
@@ -12,7 +13,7 @@ from test_history import write
 from test_measurements import SUBJECTS, measured, plan
 from test_measures import COLUMNS, five_shot, pair, question, written
 
-from engine import adapters, hardware, jobs
+from engine import adapters, hardware, jobs, uploads
 from engine.backends.scripted import ScriptedBackend
 from engine.evaluate import measurements, measuring, published_scores
 from engine.events import Progress
@@ -131,6 +132,26 @@ def test_a_person_measures_stops_goes_on_and_reads_the_result(served, tiny, data
         tab.get_by_role("button", name="Delete it").click()
         tab.wait_for_function("!document.querySelector('#measured .list li')")
         assert not tab.errors and not tab.outside and not measurements.every()
+
+
+@browser.needs_chromium
+def test_of_two_quick_choices_of_a_measure_the_later_one_counts(served, monkeypatch):
+    begun, go, bundled = threading.Event(), threading.Event(), uploads.bundled
+
+    def late():
+        begun.set()
+        assert go.wait(60)
+        return bundled()
+
+    monkeypatch.setattr(uploads, "bundled", late)
+    with browser.opened(served.url) as tab:
+        browser.to_tab(tab, "Measure")
+        tab.get_by_label("Perplexity", exact=True).check()
+        until(lambda: tab.evaluate("1") and begun.is_set())
+        tab.get_by_label("CrowS-Pairs", exact=True).check()
+        go.set()
+        has(tab, "#ms-about", "Pairs of sentences")
+        assert tab.input_value("#ms-data input") == "" and not tab.is_visible("#ms-read-as") and not tab.errors
 
 
 @browser.needs_chromium

@@ -11,6 +11,8 @@ from engine.services import Services
 from engine.settings import Layout
 from ui import form
 
+# In the page, so that it never comes after the end of what it waits for.
+WAITING = "() => ({ __type__: 'update', interactive: false })"
 LAYOUTS = [("Sharper: as shipped", Layout.sharper.value), ("Faster: laid anew for this processor", Layout.faster.value)]
 
 
@@ -37,13 +39,21 @@ class Layouts:
         def measure(name: str) -> Iterator[str]:
             with form.explained():
                 for progress in services.measure_layouts(name):
-                    yield html.escape(f"{progress} …")
+                    yield html.escape(f"{name}: {progress} …")
             yield figures(services, name)
+
+        def measured(name: str) -> list:
+            return [figures(services, name), gr.Button(interactive=True)]
 
         parts = [self.choice, self.figures, self.measure]
         model.change(picked, model, parts, api_visibility="private", **form.SILENT)
         gr.context.Context.root_block.load(opened, model, parts, api_visibility="private", **form.SILENT)
-        self.measure.click(measure, model, self.figures, api_name="measure_layouts", **form.QUICK)
+        how = {"api_visibility": "private", **form.SILENT}
+        # It takes a minute, in which another model may be picked: the button waits, and the figures are of what is picked by the end.
+        self.measure.click(None, None, self.measure, js=WAITING, **how)
+        measuring = self.measure.click(measure, model, self.figures, api_name="measure_layouts", **form.QUICK)
+        for ended in (measuring.success, measuring.failure):
+            ended(measured, model, [self.figures, self.measure], **how)
 
 
 def draw_layouts(services: Services) -> Layouts:
@@ -65,7 +75,7 @@ def figures(services: Services, name: str) -> str:
         f"<tr><td>{html.escape(str(row['layout']))}</td><td>{row['tokens_per_second']:.0f} tokens/s</td><td>perplexity {row['perplexity']:.1f}</td></tr>"
         for row in rows
     )
-    return f"<table>{cells}</table><p>Measured on this host; lower perplexity is sharper.</p>"
+    return f"<table>{cells}</table><p>Measured for {html.escape(name)} on this host; lower perplexity is sharper.</p>"
 
 
 def draw_chooser(model: gr.Dropdown) -> None:

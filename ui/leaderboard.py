@@ -50,8 +50,12 @@ def tab(services: Services, mine: gr.Tab) -> None:
     chosen = [source, method, position, length]
     # Gradio's queue shows what fails; all of it takes seconds at most.
     working = {"concurrency_limit": 2, "concurrency_id": "ratings", "show_progress": "minimal"}
-    gr.on([rate.click, *(each.input for each in chosen)], boards.rate, chosen, [plot, table, players], api_name="rate_systems", **working)
-    mine.select(boards.open, chosen, [source, check, plot, table, players], api_visibility="private", **working)
+    rated = [plot, table, players]
+    opened = mine.select(boards.open, source, [source, check], api_visibility="private", **working)
+    shown = opened.success(boards.show, chosen, rated, api_visibility="private", **working)
+    choices = [rate.click, *(each.input for each in chosen)]
+    # Of two quick choices the later one counts, and what was asked for as the tab opened is not drawn over either.
+    gr.on(choices, boards.rate, chosen, rated, cancels=shown, trigger_mode="always_last", api_name="rate_systems", **working)
     order.click(boards.one_order, source, [drawn, said], api_name="one_order", **working)
     many.click(boards.settle, source, [drawn, said], api_name="many_orders", **working)
     check.click(boards.audit, None, said, api_name="audit", **working)
@@ -64,18 +68,20 @@ class Boards:
         self._services = services
         self._kept: dict[tuple, Any] = {}
 
-    def open(self, source: str, *how) -> list:
-        """The judgements there are by now, and the ratings as they are chosen, or what is missing for them. On a public host what is
-        not there is said and cannot be chosen."""
+    def open(self, source: str) -> list:
+        """The judgements there are by now. On a public host what is not there is said and cannot be chosen."""
         missing = self._missing()
         offered = [each for each in _sources() if not (missing and each[1] == "published")]
-        if source not in [value for _, value in offered]:
-            source = offered[0][1]
-        choices = [gr.Radio(offered, value=source, info=MISSING if missing else None), gr.Button(visible=not missing)]
+        # A source that is offered stays, also where another one was chosen meanwhile.
+        turned = {} if source in [value for _, value in offered] else {"value": offered[0][1]}
+        return [gr.Radio(offered, info=MISSING if missing else None, **turned), gr.Button(visible=not missing)]
+
+    def show(self, *chosen) -> list:
+        """The ratings as they are chosen, or what is missing for them."""
         try:
-            return [*choices, *self._rated(source, *how)]
+            return self._rated(*chosen)
         except EngineError as error:
-            return [*choices, None, f"<p>{escape(str(error))}</p>", self._players()]
+            return [None, f"<p>{escape(str(error))}</p>", self._players()]
 
     def rate(self, source: str, method: str, position: bool, length: bool) -> list:
         with form.explained():

@@ -66,22 +66,24 @@ class Models:
                 services.unload()
             return now(adapter)
 
-        def look(adapter: str | None, seen: tuple | None) -> list:
-            """`seen` is the model that this page last knew, and the adapters it offers; None until it has opened. When the model
-            changes, the pickers turn to the adapter that came with the new one; what has not changed is not sent, as somebody
-            may be typing."""
+        def look(adapter: str | None, mixed_in: str | None, seen: tuple | None) -> list:
+            """`seen` is the model that this page last knew, the adapters it offers, and what both pickers held when it was last seen
+            ready; None until it has opened. When the model changes, a picker turns to what came with the new one, unless somebody has
+            chosen for that one already, while it was loaded; what has not changed is not sent, as somebody may be typing."""
             state = services.state()
             if seen is None:
                 return [*now(adapter), *[gr.skip()] * 4]
-            model = state.model if state.phase == "ready" else seen[0]
-            choices = services.adapter_choices()
-            turned = model != seen[0]
+            known, offered, held = seen
+            shown = turned = (adapter, mixed_in)
+            choices, ready = services.adapter_choices(), state.phase == "ready"
+            if ready and state.model != known:
+                came = (services.chosen_adapter(), NO_ADAPTER)
+                turned = tuple(new if at == before else at for new, at, before in zip(came, shown, held, strict=True))
             return [
-                *now(services.chosen_adapter() if turned else adapter),
-                _offering(choices, services.chosen_adapter() if turned else None, seen[1]),
-                _offering(choices, NO_ADAPTER if turned else None, seen[1]),
+                *now(turned[0]),
+                *(_offering(choices, offered, value, at) for value, at in zip(turned, shown, strict=True)),
                 gr.Timer(BUSY_SECONDS if state.phase == "loading" else CALM_SECONDS),
-                (model, choices),
+                (state.model, choices, turned) if ready else (known, choices, held),
             ]
 
         def opened() -> list:
@@ -92,7 +94,7 @@ class Models:
                 gr.Dropdown(choices=services.model_choices(), value=name or None),
                 _about(services, name),
                 gr.Dropdown(choices=services.adapter_choices(), value=chosen),
-                (name if services.state().phase == "ready" else "", services.adapter_choices()),
+                (name if services.state().phase == "ready" else "", services.adapter_choices(), (chosen, NO_ADAPTER)),
             ]
 
         seen = gr.State(None)
@@ -105,12 +107,13 @@ class Models:
         self.unload.click(unload, self.adapter, after, api_name="unload_model", **form.QUICK)
         self.model.change(lambda model: _about(services, model), self.model, self.about, api_name="about_model", **form.SILENT)
         timer = gr.Timer(BUSY_SECONDS)
-        timer.tick(look, [self.adapter, seen], [*after, self.adapter, self.blend[2], timer, seen], api_name="status", **form.SILENT)
+        pickers = [self.adapter, self.blend[2]]
+        timer.tick(look, [*pickers, seen], [*after, *pickers, timer, seen], api_name="status", **form.SILENT)
 
 
-def _offering(choices: list, value: str | None, before: list):
-    """A picker with these choices, turned to `value` if there is one; as it is where nothing changed."""
-    if value is not None:
+def _offering(choices: list, before: list, value: str | None, shown: str | None):
+    """A picker with these choices that turns from `shown` to `value`; as it is where nothing changed."""
+    if value != shown:
         return gr.Dropdown(choices=choices, value=value)
     return gr.skip() if choices == before else gr.Dropdown(choices=choices)
 

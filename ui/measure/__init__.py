@@ -128,8 +128,8 @@ def tab(services: Services, opening: gr.Tab) -> None:
             begun = pairs.start(plan, bool(with_base))
             return {"open": [each.id for each in begun]}
 
-    how = {"api_visibility": "private", **form.QUICK}
-    typed = {"trigger_mode": "always_last", **how, **form.AS_TYPED}
+    how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+    typed = {**how, **form.AS_TYPED}
     turned = measure.input(turn, measure, [about, data, shots, read_as], **how)
     other = model.input(adapters_of, model, adapter, **how)
     here = opening.select(opened, model, [model, adapter], **how)
