@@ -7,13 +7,15 @@ import zipfile
 import browser
 import pytest
 import training
+from builders import until
 from pages import Page
 
-from engine import preview, probing, recipe_paths, runs
+from engine import preview, probing, recipe_paths, runs, trying
 from engine.backends.scripted import ScriptedBackend
 from engine.errors import EngineError
 from engine.events import Progress
 from engine.services import Services
+from ui.finetune.workshop import Workshop
 
 
 @pytest.fixture
@@ -27,13 +29,18 @@ def brought(tab, tiny, file) -> None:
     """Open the wizard, choose the tiny base and bring the rows, until they are counted."""
     tab.get_by_role("tab", name="Finetune").click()
     tab.wait_for_selector("#ft-bases table")
-    tab.fill("#ft-base input", str(tiny))
-    tab.keyboard.press("Enter")
-    has(tab, "#ft-bases", tiny.name)
+    choose_base(tab, tiny)
     tab.click("#ft-next-0")
     tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
     tab.set_input_files("#ft-upload input[type=file]", file)
     tab.wait_for_selector("#ft-lengths svg")
+
+
+def choose_base(tab, folder) -> None:
+    """Name a base in step 1, until it is the one chosen."""
+    tab.fill("#ft-base input", str(folder))
+    tab.keyboard.press("Enter")
+    has(tab, "#ft-bases", folder.name)
 
 
 def to_recipe(tab) -> None:
@@ -213,10 +220,9 @@ def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, 
     go, real = threading.Event(), preview.first
 
     def slow(source, *others):
-        if source.startswith("owner/"):
+        if source.startswith("owner/slow"):
             assert go.wait(60)
-            return real(rows)
-        return real(source, *others)
+        return real(rows if source.startswith("owner/") else source, *others)
 
     monkeypatch.setattr(preview, "first", slow)
     with browser.opened(page.url) as tab:
@@ -246,7 +252,78 @@ def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, 
         tab.get_by_role("tab", name="Hub").click()
         tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
         assert "Pasted rows" in tab.inner_text("#ft-data-told"), "what was asked for last is what is taken"
+        go.clear()
+        for name in ("owner/slowest", "owner/mended"):
+            tab.fill("#ft-hub textarea, #ft-hub input", name)
+            tab.click("#ft-fetch")
+        has(tab, "#ft-data-told", "owner/mended")
+        go.set()
+        tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
+        assert "owner/mended" in tab.inner_text("#ft-data-told")
         assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_another_base_is_counted_while_the_count_for_the_one_before_goes_on(page, tiny, rows, tmp_path, monkeypatch):
+    asked, begun, counting, measuring = [], [], preview.counting, Workshop.measuring
+    other = shutil.copytree(tiny, tmp_path / "another-llama")
+
+    def all_but_the_first(data, tokenizer, form, system="", stop=lambda: False):
+        begun.append(form)
+        while len(begun) == 1:
+            if stop():
+                return
+            threading.Event().wait(0.01)
+        yield from counting(data, tokenizer, form, system, stop)
+
+    monkeypatch.setattr(preview, "counting", all_but_the_first)
+    monkeypatch.setattr(Workshop, "measuring", lambda *arguments: asked.append(arguments) or measuring(*arguments))
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_selector("#ft-bases table")
+        choose_base(tab, tiny)
+        tab.click("#ft-next-0")
+        tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
+        tab.set_input_files("#ft-upload input[type=file]", rows)
+        until(lambda: len(asked) == 1)
+        tab.click("#ft-step-0-button")
+        tab.click("#ft-next-0")
+        until(lambda: len(asked) == 2)
+        tab.click("#ft-step-0-button")
+        choose_base(tab, other)
+        tab.click("#ft-next-0")
+        tab.wait_for_selector("#ft-lengths svg")
+        assert len(begun) == 2 and not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_the_run_that_was_chosen_last_is_the_one_shown(page, tiny, rows, home, monkeypatch):
+    go, asked = threading.Event(), []
+    for name in ("first", "second"):
+        training.fresh(recipe_paths.absolute(training.plan(tiny, rows)), runs.fresh_folder(name)).adapter.mkdir()
+    new, old = trying.finished()
+
+    def changes(run):
+        asked.append(run.id)
+        assert run.id != old or go.wait(60)
+        return [trying.Change("Say one.", "", f"This is {run.id}.")]
+
+    monkeypatch.setattr(trying, "changes", changes)
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_selector("#ft-bases table")
+        tab.click("#ft-to-6")
+        has(tab, "#ft-changes", f"This is {new}.")
+        for name in (old, new):
+            tab.click("#ft-run input")
+            tab.get_by_role("option", name=name, exact=True).click()
+            until(lambda: old in asked)
+        go.set()
+        until(lambda: asked[-1] == new)
+        has(tab, "#ft-changes", f"This is {new}.")
+        assert tab.input_value("#ft-run input") == new and not tab.errors
 
 
 @pytest.mark.long

@@ -27,6 +27,7 @@ from engine.runtime import Runtime
 from engine.services import Services
 from engine.tokenizers import PretrainedTokenizer
 from ui.finetune import views
+from ui.finetune.data import DataStep
 from ui.finetune.recipe import OWN, RecipeStep
 from ui.finetune.start import TrainStep
 from ui.finetune.workshop import Workshop, kept
@@ -46,6 +47,14 @@ def page(home):
 
 def recipe_of(tiny, rows, **sections) -> str:
     return training.plan(tiny, rows, **sections).to_yaml()
+
+
+def wired(step, name: str):
+    """A function of a step's events, by its name."""
+    with gr.Blocks() as blocks:
+        step.draw()
+        step.wire(gr.BrowserState())
+    return next(each.fn for each in blocks.fns.values() if each.name == name)
 
 
 def test_a_program_previews_estimates_and_starts(page, tiny, rows):
@@ -271,10 +280,8 @@ def test_a_visitor_cannot_ask_what_the_host_has(home, tiny, training, monkeypatc
                 shop.allowed(drafts.with_data(Draft(), source, "x"))
             told.append(str(refused.value))
         assert told[0] == told[1]
-    with gr.Blocks() as blocks:
-        step = RecipeStep(shop).draw()
-        step.wire(gr.BrowserState())
-    (begin_with,) = [each.fn for each in blocks.fns.values() if each.name == "begin_with"]
+    step = RecipeStep(shop)
+    begin_with = wired(step, "begin_with")
     for model in (str(tiny), "/no/such"):
         with pytest.raises(gr.Error, match="bases and adapters in the lists" if training else "Training is off"):
             begin_with(OWN, kept(drafts.changed(Draft(), {"model": model})))
@@ -328,6 +335,16 @@ class Watched:
             return True
         self.waited.set()
         return False
+
+
+def test_rows_that_were_asked_for_twice_are_no_other_rows(home, rows):
+    take = wired(DataStep(Workshop(Services(Runtime(isolated=False)))), "take")
+    before = Draft()
+    found = {"before": kept(before), "draft": kept(drafts.with_data(before, str(rows), "mine"))}
+    draft, told, *_ = take(found, kept(before))
+    assert take(found, draft)[:2] == [draft, told] and "mine" in told
+    unchanged, told, *_ = take(found, kept(drafts.with_data(before, "other.jsonl", "other")))
+    assert unchanged == gr.skip() and "other rows were chosen meanwhile" in told
 
 
 @pytest.mark.parametrize("visitors", [True, False])

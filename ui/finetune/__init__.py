@@ -12,7 +12,6 @@ from engine.services import NO_TRAINING, Services
 from ui import assets, form
 from ui.chat import STORAGE_KEY, Talk
 from ui.finetune import api, counting, history
-from ui.finetune.counting import COUNTING
 from ui.finetune.data import DataStep
 from ui.finetune.fit import FitStep
 from ui.finetune.lens import LensStep
@@ -79,7 +78,9 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             shown = step.select(entered(number), draft, steps[number].outputs, **how | (READING if reads else {}))
             if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
                 counting.after(shown, steps[number], draft)
-    train, rows = steps[TRAIN], steps[1]
+            if isinstance(steps[number], DataStep):
+                steps[number].counts(shown, draft)
+    train = steps[TRAIN]
     if hub := train.hub:
         told = [hub.told, hub.agreed, hub.of]
         drawn[TRAIN].select(
@@ -98,8 +99,6 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     )
     first = steps[0]
     opening.select(lambda kept_draft, table: first.listed_again(read(kept_draft), table), [draft, first.table], first.outputs, **how)
-    counted = drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
-    counted.success(rows.counted_now, draft, rows.lengths, **how)
 
     chosen = gr.Textbox(visible=False, label="run")
     runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from engine import datasets, drafts, memory, uploads
 from engine.data_formats import FORMATS
@@ -199,7 +200,8 @@ class DataStep:
             if not found:
                 return nothing
             now, before, there = (read(each) for each in (kept_draft, found["before"], found["draft"]))
-            if drafts.rows(now) != drafts.rows(before):  # by a recipe with data of its own
+            # By a recipe with data of its own; who asked twice has these rows already.
+            if drafts.rows(now) not in (drafts.rows(before), drafts.rows(there)):
                 said = f"{there.title} has come, but other rows were chosen meanwhile. Ask for it again to learn from it."
                 return [gr.skip(), views.told(said, "wrong"), *nothing[2:]]
             changed = drafts.with_data(now, *drafts.rows(there))
@@ -211,22 +213,6 @@ class DataStep:
                 return self._columns(draft, self.shop.first(read(kept_draft)))
             except EngineError:
                 return self._columns(draft, None)
-
-        def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
-            now = read(kept_draft)
-            if not now.recipe.data.source or not self.shop.services.may_train:
-                yield ""
-                return
-            try:
-                for each in self.shop.measuring(now, request.session_hash or "", type(self).__name__):
-                    if not isinstance(each, Progress):
-                        yield self._lengths(now, each)
-            except EngineError as error:
-                yield views.told(str(error), "wrong")
-
-        def counted_now(kept_draft: object) -> str:
-            now = read(kept_draft)
-            return self._lengths(now) if now.recipe.data.source else ""
 
         def cut(limit: float | None, kept_draft: object) -> list:
             before = read(kept_draft)
@@ -250,13 +236,35 @@ class DataStep:
             (self.remap.click, remap, [self.format, *self.columns]),
         ):
             asking = _ASKING.replace("NAME", function.__name__)
-            found = event(function, [self.found, draft, *inputs], self.found, js=asking, api_visibility="private", **BRINGING)
-            done = found.success(take, [self.found, draft], [draft, *self.outputs], js=_LATEST, api_visibility="private", **form.QUICK)
-            counted = done.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
-            # By the limit and the rows as they are when all is counted.
-            counted.success(counted_now, draft, self.lengths, api_visibility="private", **form.QUICK)
+            # Of the same control too: a name is mended, or another set chosen, while the first is on its way.
+            again = {"api_visibility": "private", "trigger_mode": "multiple"}
+            found = event(function, [self.found, draft, *inputs], self.found, js=asking, **again, **BRINGING)
+            done = found.success(take, [self.found, draft], [draft, *self.outputs], js=_LATEST, **again, **form.QUICK)
+            self.counts(done, draft)
         moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
             event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
         self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
-        self.count, self.counted_now = count, counted_now
+
+    def counts(self, event: Dependency, draft: gr.BrowserState) -> None:
+        """When an event has ended, count the draft's rows, and draw their lengths while that goes on. A count of other rows gives way."""
+
+        def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
+            now = read(kept_draft)
+            if not now.recipe.data.source or not self.shop.services.may_train:
+                yield ""
+                return
+            try:
+                for each in self.shop.measuring(now, request.session_hash or "", type(self).__name__):
+                    if not isinstance(each, Progress):
+                        yield self._lengths(now, each)
+            except EngineError as error:
+                yield views.told(str(error), "wrong")
+
+        def counted_now(kept_draft: object) -> str:
+            now = read(kept_draft)
+            return self._lengths(now) if now.recipe.data.source else ""
+
+        counted = event.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
+        # By the limit and the rows as they are when all is counted.
+        counted.success(counted_now, draft, self.lengths, api_visibility="private", trigger_mode="always_last", **form.QUICK)
