@@ -5,6 +5,7 @@ import threading
 import zipfile
 
 import browser
+import gradio as gr
 import pytest
 import training
 from builders import until
@@ -12,10 +13,14 @@ from pages import Page
 
 from engine import preview, probing, recipe_paths, runs, trying
 from engine.backends.scripted import ScriptedBackend
+from engine.drafts import Draft
 from engine.errors import EngineError
 from engine.events import Progress
 from engine.services import Services
-from ui.finetune.workshop import Workshop
+from ui.finetune import LABELS
+from ui.finetune.lens import LensStep
+from ui.finetune.recipe import RecipeStep
+from ui.finetune.workshop import Workshop, kept
 
 
 @pytest.fixture
@@ -295,6 +300,42 @@ def test_another_base_is_counted_while_the_count_for_the_one_before_goes_on(page
         tab.click("#ft-next-0")
         tab.wait_for_selector("#ft-lengths svg")
         assert len(begun) == 2 and not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_step_that_was_entered_before_a_change_had_come_is_filled_again(page, tiny, rows, monkeypatch):
+    """A number typed in step 4 and answered when step 6 is open; the lens entered again before it was filled."""
+    typed, looked, seen, changed, shown = threading.Event(), threading.Event(), [], RecipeStep.changed, LensStep.shown
+    monkeypatch.setattr(RecipeStep, "changed", lambda *arguments: typed.wait(60) and changed(*arguments))
+
+    def late(step, draft, *others):
+        seen.append(draft.recipe.data.max_length)
+        assert looked.wait(60)
+        return shown(step, draft, *others)
+
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        tab.locator("#ft-simple").get_by_label("Steps").fill("2")
+        tab.click("#ft-to-5")
+        has(tab, "#ft-start-means", "passes over")
+        typed.set()
+        has(tab, "#ft-start-means", "2 updates")
+        (again,) = {each.fn for each in page.blocks.fns.values() if each.name == "filled_again"}
+        fits, _, *others = again(LABELS.index("Fit"), kept(Draft()))
+        assert "this machine" in fits and others == [gr.skip()] * 2
+        monkeypatch.setattr(LensStep, "shown", late)
+        tab.click("#ft-step-1-button")
+        tab.click("#ft-next-1")
+        until(lambda: len(seen) == 1)
+        tab.click("#ft-step-1-button")
+        tab.get_by_label("number input for Longest row").fill("104")
+        has(tab, "#ft-lengths", "the limit is 104.")
+        tab.click("#ft-next-1")
+        looked.set()
+        until(lambda: len(seen) == 2 and seen[1] == 104)
+        assert not tab.errors
 
 
 @pytest.mark.long

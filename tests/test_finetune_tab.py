@@ -28,6 +28,7 @@ from engine.services import Services
 from engine.tokenizers import PretrainedTokenizer
 from ui.finetune import views
 from ui.finetune.data import DataStep
+from ui.finetune.model import ModelStep
 from ui.finetune.recipe import OWN, RecipeStep
 from ui.finetune.start import TrainStep
 from ui.finetune.workshop import Workshop, kept
@@ -345,6 +346,30 @@ def test_rows_that_were_asked_for_twice_are_no_other_rows(home, rows):
     assert take(found, draft)[:2] == [draft, told] and "mine" in told
     unchanged, told, *_ = take(found, kept(drafts.with_data(before, "other.jsonl", "other")))
     assert unchanged == gr.skip() and "other rows were chosen meanwhile" in told
+
+
+def test_a_base_that_is_found_late_undoes_nothing_that_was_chosen_meanwhile(home, tiny, two_adapters):
+    step = ModelStep(Workshop(Services(Runtime(isolated=False))))
+    choose, take, start_from, take_start = (wired(step, name) for name in ("choose", "take", "start_from", "take_start"))
+    before = Draft()
+    found = choose({"ask": 1}, kept(before), str(tiny))
+    assert found["ask"] == 1 and not found["wrong"]
+    meanwhile = drafts.with_data(before, "mine.jsonl", "mine")
+    draft, *_ = take(found, kept(meanwhile))
+    assert drafts.read(draft) == drafts.with_model(meanwhile, str(tiny))
+    edited = kept(drafts.changed(drafts.read(draft), {"lora.r": 3}))
+    assert take(found, edited)[0] == gr.skip(), "who asked twice keeps what was changed since"
+    other = kept(drafts.with_model(before, "guanaco-7b"))
+    draft, *_, told = take(found, other)
+    assert draft == gr.skip() and "another base was chosen meanwhile" in told
+    *_, told = take(choose({"ask": 2}, kept(before), "/no/such"), other)
+    assert "The base is still guanaco-7b." in told
+    adapter = start_from({"ask": 1}, edited, two_adapters[0])
+    draft, *_ = take_start(adapter, kept(drafts.changed(drafts.read(edited), {"lora.r": 5})))
+    assert (drafts.read(draft).recipe.lora.start_from, drafts.read(draft).recipe.lora.r) == (two_adapters[0], 5)
+    draft, *_, told = take_start(adapter, other)
+    assert draft == gr.skip() and "Another base was chosen meanwhile." in told
+    assert take(None, other)[0] == take_start(None, other)[0] == gr.skip()
 
 
 @pytest.mark.parametrize("visitors", [True, False])

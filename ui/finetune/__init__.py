@@ -25,7 +25,7 @@ TAB = "finetune"
 LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
 # Rows or a tokenizer of the Hub may not have been fetched to this host yet.
 READING = {"concurrency_id": "reading"}
-TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Train", "Try it", "Runs"))
+FIT, TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Fit", "Train", "Try it", "Runs"))
 
 
 def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
@@ -64,26 +64,36 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
                         onward.append(gr.Button("Next", variant="primary", scale=0, min_width=120, elem_id=f"ft-next-{number}"))
                         if label == "Data":
                             hurry = gr.Button("Skip to training with these defaults", scale=0, min_width=260, elem_id="ft-hurry")
-    for each in steps:
-        each.wire(draft)
+    changing = [event for each in steps for event in each.wire(draft) or ()]
 
     def entered(number: int):
         return lambda kept_draft: steps[number].shown(read(kept_draft))
 
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
-        step.select(None, None, at, js=f"() => {number}", api_visibility="private")
+        seen = step.select(None, None, at, js=f"() => {number}", api_visibility="private")
         if number != RUNS:
-            reads = isinstance(steps[number], DataStep | LensStep)
-            shown = step.select(entered(number), draft, steps[number].outputs, **how | (READING if reads else {}))
+            reads = READING if isinstance(steps[number], DataStep | LensStep) else {}
+            # Whoever comes back before it is filled has changed something elsewhere meanwhile.
+            shown = seen.success(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
             if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
                 counting.after(shown, steps[number], draft)
             if isinstance(steps[number], DataStep):
                 steps[number].counts(shown, draft)
-    train = steps[TRAIN]
+        if number == TRAIN:
+            arrived = seen
+    fit, train = steps[FIT], steps[TRAIN]
+
+    def filled_again(number: int, kept_draft: object) -> list:
+        """What was changed in a step before comes when its verdict is on the screen already."""
+        now, nothing = read(kept_draft), [gr.skip()] * 2
+        return [*(fit.shown(now) if number == FIT else nothing), *(train.sentences(now) if number == TRAIN else nothing)]
+
+    for event in changing:
+        event.success(filled_again, [at, draft], [*fit.outputs, *train.filled], trigger_mode="always_last", **how)
     if hub := train.hub:
         told = [hub.told, hub.agreed, hub.of]
-        drawn[TRAIN].select(
+        arrived.success(
             lambda of, kept_draft, *asked: hub.again(of, read(kept_draft), *asked), [hub.of, draft, hub.flavor, hub.limit], told, **how
         )
     # Whichever way a step is entered, its own event fills it.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from engine import drafts, presets, recipe
 from engine.drafts import Draft, read
@@ -102,7 +103,9 @@ class RecipeStep:
             wrong += [said] if said else []
         return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong)
 
-    def wire(self, draft: gr.BrowserState) -> None:
+    def wire(self, draft: gr.BrowserState) -> list[Dependency]:
+        """Gives the events that change the draft."""
+
         def change(request: gr.Request, kept_draft: object, *values: object) -> list:
             made, wrong = self.changed(read(kept_draft), values)
             self.shop.give_up_others(made, request.session_hash)
@@ -147,3 +150,4 @@ class RecipeStep:
         )
         for event in (typed, *chosen):
             counting.after(event, self, draft, typed=event is typed)
+        return [typed, *chosen]
