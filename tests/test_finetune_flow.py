@@ -11,7 +11,7 @@ import training
 from builders import until
 from pages import Page
 
-from engine import preview, probing, recipe_paths, runs, trying
+from engine import preview, probing, recipe, recipe_paths, runs, trying
 from engine.backends.scripted import ScriptedBackend
 from engine.drafts import Draft
 from engine.errors import EngineError
@@ -323,8 +323,8 @@ def test_a_step_that_was_entered_before_a_change_had_come_is_filled_again(page, 
         typed.set()
         has(tab, "#ft-start-means", "2 updates")
         (again,) = {each.fn for each in page.blocks.fns.values() if each.name == "filled_again"}
-        fits, _, *others = again(LABELS.index("Fit"), kept(Draft()))
-        assert "this machine" in fits and others == [gr.skip()] * 2
+        fits, _, *verdict = again(LABELS.index("Fit"), kept(Draft()), None, None)[:4]
+        assert "this machine" in fits and verdict == [gr.skip()] * 2
         monkeypatch.setattr(LensStep, "shown", late)
         tab.click("#ft-step-1-button")
         tab.click("#ft-next-1")
@@ -335,6 +335,37 @@ def test_a_step_that_was_entered_before_a_change_had_come_is_filled_again(page, 
         tab.click("#ft-next-1")
         looked.set()
         until(lambda: len(seen) == 2 and seen[1] == 104)
+        assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_field_touched_before_the_recipe_is_shown_takes_no_other_field_along(page, tiny, rows, monkeypatch):
+    go, asked, shown = threading.Event(), [], RecipeStep.shown
+
+    def late(step, draft):
+        asked.append(draft)
+        assert len(asked) > 1 or go.wait(60)
+        return shown(step, draft)
+
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        monkeypatch.setattr(RecipeStep, "shown", late)
+        tab.reload()
+        tab.wait_for_selector("#status .chip")
+        tab.get_by_role("tab", name="Finetune").click()
+        until(lambda: len(asked) == 1)
+        rank = tab.get_by_label("number input for Rank")
+        rank.fill("63")
+        until(lambda: len(asked) > 1)
+        go.set()
+        tab.wait_for_selector("#ft-means p")
+        held = recipe.parse(yaml(tab))
+        assert held.lora.r != 63 and rank.input_value() == str(held.lora.r)
+        rank.fill("62")
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 62\\n')")
+        assert recipe.parse(yaml(tab)) == held.changed({"lora.r": 62})
         assert not tab.errors
 
 

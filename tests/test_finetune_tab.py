@@ -372,6 +372,30 @@ def test_a_base_that_is_found_late_undoes_nothing_that_was_chosen_meanwhile(home
     assert take(None, other)[0] == take_start(None, other)[0] == gr.skip()
 
 
+def test_one_field_that_is_touched_takes_no_others_of_another_recipe_along(home, tiny):
+    step = RecipeStep(Workshop(Services(Runtime(isolated=False))))
+    change, rank = wired(step, "change"), list(step.fields).index("lora.r")
+    asked, draft = gr.Request(session_hash="page"), Draft()
+
+    def edited(values: list, r: int) -> list:
+        return [r if at == rank else each for at, each in enumerate(values)]
+
+    begun = [component.value for component in step.fields.values()]
+    _, _, *fields, _, filling, said = step.shown(draft)
+    assert begun != fields, "the class's defaults are another recipe than the first draft's"
+    for there in ((None, None), (filling, said | {"recipe": {}}), ({"filling": "later"}, said)):
+        unchanged, _, _, *shown, _, new_filling, new_said = change(asked, kept(draft), *there, *edited(begun, 64))
+        assert (unchanged, shown) == (gr.skip(), fields) and step.agreed(draft, new_filling, new_said)[0] == gr.skip()
+    first, *_, same_filling, followed = change(asked, kept(draft), filling, said, *edited(fields, 64))
+    assert drafts.read(first) == drafts.changed(draft, {"lora.r": 64}) and same_filling == gr.skip()
+    second, *_, followed = change(asked, first, filling, followed, *edited(fields, 65))
+    assert drafts.read(second) == drafts.changed(draft, {"lora.r": 65})
+    # Another base came meanwhile: its recipe is shown, and the fields of the one before are not taken.
+    other = drafts.with_model(draft, str(tiny))
+    assert change(asked, kept(other), filling, followed, *edited(fields, 66))[0] == gr.skip()
+    assert step.agreed(other, filling, followed)[2 : 2 + len(fields)] == step.shown(other)[2 : 2 + len(fields)]
+
+
 @pytest.mark.parametrize("visitors", [True, False])
 def test_rows_are_read_for_one_visitor_at_a_time(home, monkeypatch, visitors):
     begun, lock = [], Watched()

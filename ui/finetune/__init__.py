@@ -25,7 +25,7 @@ TAB = "finetune"
 LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
 # Rows or a tokenizer of the Hub may not have been fetched to this host yet.
 READING = {"concurrency_id": "reading"}
-FIT, TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Fit", "Train", "Try it", "Runs"))
+RECIPE, FIT, TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Recipe", "Fit", "Train", "Try it", "Runs"))
 
 
 def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
@@ -80,17 +80,21 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
                 counting.after(shown, steps[number], draft)
             if isinstance(steps[number], DataStep):
                 steps[number].counts(shown, draft)
+        if number == RECIPE:
+            recipe_filled = shown
         if number == TRAIN:
             arrived = seen
-    fit, train = steps[FIT], steps[TRAIN]
+    recipe, fit, train = steps[RECIPE], steps[FIT], steps[TRAIN]
 
-    def filled_again(number: int, kept_draft: object) -> list:
-        """What was changed in a step before comes when its verdict is on the screen already."""
+    def filled_again(number: int, kept_draft: object, *fields: dict | None) -> list:
+        """What was changed in a step before comes when its verdict is on the screen already, or the fields of the recipe are."""
         now, nothing = read(kept_draft), [gr.skip()] * 2
-        return [*(fit.shown(now) if number == FIT else nothing), *(train.sentences(now) if number == TRAIN else nothing)]
+        verdicts = [*(fit.shown(now) if number == FIT else nothing), *(train.sentences(now) if number == TRAIN else nothing)]
+        return [*verdicts, *recipe.agreed(now, *fields)]
 
-    for event in changing:
-        event.success(filled_again, [at, draft], [*fit.outputs, *train.filled], trigger_mode="always_last", **how)
+    asked, filled = [at, draft, recipe.filling, recipe.said], [*fit.outputs, *train.filled, *recipe.outputs]
+    for event in (*changing, recipe_filled):
+        event.success(filled_again, asked, filled, trigger_mode="always_last", **how)
     if hub := train.hub:
         told = [hub.told, hub.agreed, hub.of]
         arrived.success(
