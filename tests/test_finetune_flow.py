@@ -5,22 +5,15 @@ import threading
 import zipfile
 
 import browser
-import gradio as gr
 import pytest
 import training
-from builders import until
 from pages import Page
 
-from engine import preview, probing, recipe, recipe_paths, runs, trying
+from engine import preview, probing, recipe_paths, runs
 from engine.backends.scripted import ScriptedBackend
-from engine.drafts import Draft
 from engine.errors import EngineError
 from engine.events import Progress
 from engine.services import Services
-from ui.finetune import LABELS
-from ui.finetune.lens import LensStep
-from ui.finetune.recipe import RecipeStep
-from ui.finetune.workshop import Workshop, kept
 
 
 @pytest.fixture
@@ -266,136 +259,6 @@ def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, 
         tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
         assert "owner/mended" in tab.inner_text("#ft-data-told")
         assert not tab.errors
-
-
-@pytest.mark.long
-@browser.needs_chromium
-def test_another_base_is_counted_while_the_count_for_the_one_before_goes_on(page, tiny, rows, tmp_path, monkeypatch):
-    asked, begun, counting, measuring = [], [], preview.counting, Workshop.measuring
-    other = shutil.copytree(tiny, tmp_path / "another-llama")
-
-    def all_but_the_first(data, tokenizer, form, system="", stop=lambda: False):
-        begun.append(form)
-        while len(begun) == 1:
-            if stop():
-                return
-            threading.Event().wait(0.01)
-        yield from counting(data, tokenizer, form, system, stop)
-
-    monkeypatch.setattr(preview, "counting", all_but_the_first)
-    monkeypatch.setattr(Workshop, "measuring", lambda *arguments: asked.append(arguments) or measuring(*arguments))
-    with browser.opened(page.url) as tab:
-        tab.get_by_role("tab", name="Finetune").click()
-        tab.wait_for_selector("#ft-bases table")
-        choose_base(tab, tiny)
-        tab.click("#ft-next-0")
-        tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
-        tab.set_input_files("#ft-upload input[type=file]", rows)
-        until(lambda: len(asked) == 1)
-        tab.click("#ft-step-0-button")
-        tab.click("#ft-next-0")
-        until(lambda: len(asked) == 2)
-        tab.click("#ft-step-0-button")
-        choose_base(tab, other)
-        tab.click("#ft-next-0")
-        tab.wait_for_selector("#ft-lengths svg")
-        assert len(begun) == 2 and not tab.errors
-
-
-@pytest.mark.long
-@browser.needs_chromium
-def test_a_step_that_was_entered_before_a_change_had_come_is_filled_again(page, tiny, rows, monkeypatch):
-    """A number typed in step 4 and answered when step 6 is open; the lens entered again before it was filled."""
-    typed, looked, seen, changed, shown = threading.Event(), threading.Event(), [], RecipeStep.changed, LensStep.shown
-    monkeypatch.setattr(RecipeStep, "changed", lambda *arguments: typed.wait(60) and changed(*arguments))
-
-    def late(step, draft, *others):
-        seen.append(draft.recipe.data.max_length)
-        assert looked.wait(60)
-        return shown(step, draft, *others)
-
-    with browser.opened(page.url) as tab:
-        brought(tab, tiny, rows)
-        to_recipe(tab)
-        tab.locator("#ft-simple").get_by_label("Steps").fill("2")
-        tab.click("#ft-to-5")
-        has(tab, "#ft-start-means", "passes over")
-        typed.set()
-        has(tab, "#ft-start-means", "2 updates")
-        (again,) = {each.fn for each in page.blocks.fns.values() if each.name == "filled_again"}
-        fits, _, *verdict = again(LABELS.index("Fit"), kept(Draft()), None, None)[:4]
-        assert "this machine" in fits and verdict == [gr.skip()] * 2
-        monkeypatch.setattr(LensStep, "shown", late)
-        tab.click("#ft-step-1-button")
-        tab.click("#ft-next-1")
-        until(lambda: len(seen) == 1)
-        tab.click("#ft-step-1-button")
-        tab.get_by_label("number input for Longest row").fill("104")
-        has(tab, "#ft-lengths", "the limit is 104.")
-        tab.click("#ft-next-1")
-        looked.set()
-        until(lambda: len(seen) == 2 and seen[1] == 104)
-        assert not tab.errors
-
-
-@pytest.mark.long
-@browser.needs_chromium
-def test_a_field_touched_before_the_recipe_is_shown_takes_no_other_field_along(page, tiny, rows, monkeypatch):
-    go, asked, shown = threading.Event(), [], RecipeStep.shown
-
-    def late(step, draft):
-        asked.append(draft)
-        assert len(asked) > 1 or go.wait(60)
-        return shown(step, draft)
-
-    with browser.opened(page.url) as tab:
-        brought(tab, tiny, rows)
-        to_recipe(tab)
-        monkeypatch.setattr(RecipeStep, "shown", late)
-        tab.reload()
-        tab.wait_for_selector("#status .chip")
-        tab.get_by_role("tab", name="Finetune").click()
-        until(lambda: len(asked) == 1)
-        rank = tab.get_by_label("number input for Rank")
-        rank.fill("63")
-        until(lambda: len(asked) > 1)
-        go.set()
-        tab.wait_for_selector("#ft-means p")
-        held = recipe.parse(yaml(tab))
-        assert held.lora.r != 63 and rank.input_value() == str(held.lora.r)
-        rank.fill("62")
-        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 62\\n')")
-        assert recipe.parse(yaml(tab)) == held.changed({"lora.r": 62})
-        assert not tab.errors
-
-
-@pytest.mark.long
-@browser.needs_chromium
-def test_the_run_that_was_chosen_last_is_the_one_shown(page, tiny, rows, home, monkeypatch):
-    go, asked = threading.Event(), []
-    for name in ("first", "second"):
-        training.fresh(recipe_paths.absolute(training.plan(tiny, rows)), runs.fresh_folder(name)).adapter.mkdir()
-    new, old = trying.finished()
-
-    def changes(run):
-        asked.append(run.id)
-        assert run.id != old or go.wait(60)
-        return [trying.Change("Say one.", "", f"This is {run.id}.")]
-
-    monkeypatch.setattr(trying, "changes", changes)
-    with browser.opened(page.url) as tab:
-        tab.get_by_role("tab", name="Finetune").click()
-        tab.wait_for_selector("#ft-bases table")
-        tab.click("#ft-to-6")
-        has(tab, "#ft-changes", f"This is {new}.")
-        for name in (old, new):
-            tab.click("#ft-run input")
-            tab.get_by_role("option", name=name, exact=True).click()
-            until(lambda: old in asked)
-        go.set()
-        until(lambda: asked[-1] == new)
-        has(tab, "#ft-changes", f"This is {new}.")
-        assert tab.input_value("#ft-run input") == new and not tab.errors
 
 
 @pytest.mark.long

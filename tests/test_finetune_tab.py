@@ -12,7 +12,7 @@ import pytest
 import training
 from builders import conversation, until
 from gradio_client.exceptions import AppError
-from pages import Page
+from pages import Page, wired
 
 from engine import drafts, fitting, jobs, memory, models, pace, presets, probing, recipe_paths, runs, uploads
 from engine.backends.scripted import ScriptedBackend
@@ -27,8 +27,6 @@ from engine.runtime import Runtime
 from engine.services import Services
 from engine.tokenizers import PretrainedTokenizer
 from ui.finetune import views
-from ui.finetune.data import DataStep
-from ui.finetune.model import ModelStep
 from ui.finetune.recipe import OWN, RecipeStep
 from ui.finetune.start import TrainStep
 from ui.finetune.workshop import Workshop, kept
@@ -48,14 +46,6 @@ def page(home):
 
 def recipe_of(tiny, rows, **sections) -> str:
     return training.plan(tiny, rows, **sections).to_yaml()
-
-
-def wired(step, name: str):
-    """A function of a step's events, by its name."""
-    with gr.Blocks() as blocks:
-        step.draw()
-        step.wire(gr.BrowserState())
-    return next(each.fn for each in blocks.fns.values() if each.name == name)
 
 
 def test_a_program_previews_estimates_and_starts(page, tiny, rows):
@@ -336,64 +326,6 @@ class Watched:
             return True
         self.waited.set()
         return False
-
-
-def test_rows_that_were_asked_for_twice_are_no_other_rows(home, rows):
-    take = wired(DataStep(Workshop(Services(Runtime(isolated=False)))), "take")
-    before = Draft()
-    found = {"before": kept(before), "draft": kept(drafts.with_data(before, str(rows), "mine"))}
-    draft, told, *_ = take(found, kept(before))
-    assert take(found, draft)[:2] == [draft, told] and "mine" in told
-    unchanged, told, *_ = take(found, kept(drafts.with_data(before, "other.jsonl", "other")))
-    assert unchanged == gr.skip() and "other rows were chosen meanwhile" in told
-
-
-def test_a_base_that_is_found_late_undoes_nothing_that_was_chosen_meanwhile(home, tiny, two_adapters):
-    step = ModelStep(Workshop(Services(Runtime(isolated=False))))
-    choose, take, start_from, take_start = (wired(step, name) for name in ("choose", "take", "start_from", "take_start"))
-    before = Draft()
-    found = choose({"ask": 1}, kept(before), str(tiny))
-    assert found["ask"] == 1 and not found["wrong"]
-    meanwhile = drafts.with_data(before, "mine.jsonl", "mine")
-    draft, *_ = take(found, kept(meanwhile))
-    assert drafts.read(draft) == drafts.with_model(meanwhile, str(tiny))
-    edited = kept(drafts.changed(drafts.read(draft), {"lora.r": 3}))
-    assert take(found, edited)[0] == gr.skip(), "who asked twice keeps what was changed since"
-    other = kept(drafts.with_model(before, "guanaco-7b"))
-    draft, *_, told = take(found, other)
-    assert draft == gr.skip() and "another base was chosen meanwhile" in told
-    *_, told = take(choose({"ask": 2}, kept(before), "/no/such"), other)
-    assert "The base is still guanaco-7b." in told
-    adapter = start_from({"ask": 1}, edited, two_adapters[0])
-    draft, *_ = take_start(adapter, kept(drafts.changed(drafts.read(edited), {"lora.r": 5})))
-    assert (drafts.read(draft).recipe.lora.start_from, drafts.read(draft).recipe.lora.r) == (two_adapters[0], 5)
-    draft, *_, told = take_start(adapter, other)
-    assert draft == gr.skip() and "Another base was chosen meanwhile." in told
-    assert take(None, other)[0] == take_start(None, other)[0] == gr.skip()
-
-
-def test_one_field_that_is_touched_takes_no_others_of_another_recipe_along(home, tiny):
-    step = RecipeStep(Workshop(Services(Runtime(isolated=False))))
-    change, rank = wired(step, "change"), list(step.fields).index("lora.r")
-    asked, draft = gr.Request(session_hash="page"), Draft()
-
-    def edited(values: list, r: int) -> list:
-        return [r if at == rank else each for at, each in enumerate(values)]
-
-    begun = [component.value for component in step.fields.values()]
-    _, _, *fields, _, filling, said = step.shown(draft)
-    assert begun != fields, "the class's defaults are another recipe than the first draft's"
-    for there in ((None, None), (filling, said | {"recipe": {}}), ({"filling": "later"}, said)):
-        unchanged, _, _, *shown, _, new_filling, new_said = change(asked, kept(draft), *there, *edited(begun, 64))
-        assert (unchanged, shown) == (gr.skip(), fields) and step.agreed(draft, new_filling, new_said)[0] == gr.skip()
-    first, *_, same_filling, followed = change(asked, kept(draft), filling, said, *edited(fields, 64))
-    assert drafts.read(first) == drafts.changed(draft, {"lora.r": 64}) and same_filling == gr.skip()
-    second, *_, followed = change(asked, first, filling, followed, *edited(fields, 65))
-    assert drafts.read(second) == drafts.changed(draft, {"lora.r": 65})
-    # Another base came meanwhile: its recipe is shown, and the fields of the one before are not taken.
-    other = drafts.with_model(draft, str(tiny))
-    assert change(asked, kept(other), filling, followed, *edited(fields, 66))[0] == gr.skip()
-    assert step.agreed(other, filling, followed)[2 : 2 + len(fields)] == step.shown(other)[2 : 2 + len(fields)]
 
 
 @pytest.mark.parametrize("visitors", [True, False])
