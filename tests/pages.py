@@ -1,6 +1,7 @@
 """Pages for tests and benchmarks: an app in this process over a backend that can be looked into, and its API's shapes."""
 
 import builders
+import gradio as gr
 
 import ui
 from engine.backends.scripted import ScriptedBackend
@@ -53,3 +54,11 @@ def thread(*texts: str) -> dict:
 def texts(view: dict) -> list[str]:
     """What the turns of a view say."""
     return [turn["text"] for turn in view["turns"]]
+
+
+def wired(step, name: str):
+    """A function of a step's events, by its name."""
+    with gr.Blocks() as blocks:
+        step.draw()
+        step.wire(gr.BrowserState())
+    return next(each.fn for each in blocks.fns.values() if each.name == name)

@@ -27,13 +27,18 @@ def brought(tab, tiny, file) -> None:
     """Open the wizard, choose the tiny base and bring the rows, until they are counted."""
     tab.get_by_role("tab", name="Finetune").click()
     tab.wait_for_selector("#ft-bases table")
-    tab.fill("#ft-base input", str(tiny))
-    tab.keyboard.press("Enter")
-    has(tab, "#ft-bases", tiny.name)
+    choose_base(tab, tiny)
     tab.click("#ft-next-0")
     tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
     tab.set_input_files("#ft-upload input[type=file]", file)
     tab.wait_for_selector("#ft-lengths svg")
+
+
+def choose_base(tab, folder) -> None:
+    """Name a base in step 1, until it is the one chosen."""
+    tab.fill("#ft-base input", str(folder))
+    tab.keyboard.press("Enter")
+    has(tab, "#ft-bases", folder.name)
 
 
 def to_recipe(tab) -> None:
@@ -213,10 +218,9 @@ def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, 
     go, real = threading.Event(), preview.first
 
     def slow(source, *others):
-        if source.startswith("owner/"):
+        if source.startswith("owner/slow"):
             assert go.wait(60)
-            return real(rows)
-        return real(source, *others)
+        return real(rows if source.startswith("owner/") else source, *others)
 
     monkeypatch.setattr(preview, "first", slow)
     with browser.opened(page.url) as tab:
@@ -246,6 +250,14 @@ def test_rows_that_come_late_undo_nothing_that_was_chosen_meanwhile(page, tiny, 
         tab.get_by_role("tab", name="Hub").click()
         tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
         assert "Pasted rows" in tab.inner_text("#ft-data-told"), "what was asked for last is what is taken"
+        go.clear()
+        for name in ("owner/slowest", "owner/mended"):
+            tab.fill("#ft-hub textarea, #ft-hub input", name)
+            tab.click("#ft-fetch")
+        has(tab, "#ft-data-told", "owner/mended")
+        go.set()
+        tab.wait_for_function("!document.querySelector('#ft-step-1 .progress-text, #ft-step-1 .generating')")
+        assert "owner/mended" in tab.inner_text("#ft-data-told")
         assert not tab.errors
 
 

@@ -12,7 +12,7 @@ import pytest
 import training
 from builders import conversation, until
 from gradio_client.exceptions import AppError
-from pages import Page
+from pages import Page, wired
 
 from engine import drafts, fitting, jobs, memory, models, pace, presets, probing, recipe_paths, runs, uploads
 from engine.backends.scripted import ScriptedBackend
@@ -271,10 +271,8 @@ def test_a_visitor_cannot_ask_what_the_host_has(home, tiny, training, monkeypatc
                 shop.allowed(drafts.with_data(Draft(), source, "x"))
             told.append(str(refused.value))
         assert told[0] == told[1]
-    with gr.Blocks() as blocks:
-        step = RecipeStep(shop).draw()
-        step.wire(gr.BrowserState())
-    (begin_with,) = [each.fn for each in blocks.fns.values() if each.name == "begin_with"]
+    step = RecipeStep(shop)
+    begin_with = wired(step, "begin_with")
     for model in (str(tiny), "/no/such"):
         with pytest.raises(gr.Error, match="bases and adapters in the lists" if training else "Training is off"):
             begin_with(OWN, kept(drafts.changed(Draft(), {"model": model})))

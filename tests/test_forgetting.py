@@ -4,6 +4,7 @@ import shutil
 
 import browser
 import builders
+import gradio as gr
 import pytest
 import training
 from builders import until
@@ -15,6 +16,10 @@ from engine.backends.scripted import ScriptedBackend
 from engine.errors import BadInput
 from engine.evaluate import forgetting, measurements
 from engine.evaluate.intervals import Estimate, Paired
+from engine.runtime import Runtime
+from engine.services import Services
+from ui.finetune import forgetting as panel
+from ui.finetune.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +133,24 @@ def test_a_person_checks_it_in_step_7(run, home, monkeypatch):
             tab.wait_for_function("document.querySelectorAll('#measured .list li.done').length === 4")
     finally:
         page.close()
+
+
+def test_a_check_is_followed_as_long_as_its_run_is_the_one_chosen(monkeypatch):
+    monkeypatch.setattr(forgetting, "start", lambda name, run: [name])
+    monkeypatch.setattr(forgetting, "goes_on", lambda check: True)
+    monkeypatch.setattr(forgetting, "how_far", lambda check: f"{check}, yours: 1 of 40")
+    monkeypatch.setattr(panel, "_LOOK_SECONDS", 0)
+    with gr.Blocks() as blocks:
+        panel.Forgetting(Workshop(Services(Runtime(isolated=False))), lambda name: None).draw().wire(gr.Dropdown([]))
+    check, turn = (next(each.fn for each in blocks.fns.values() if each.name == name) for name in ("check", "turn"))
+    here, elsewhere = gr.Request(session_hash="here"), gr.Request(session_hash="elsewhere")
+    first, other = check(here, "first"), check(elsewhere, "first")
+    for each in (first, other):
+        assert "started" in next(each)[0] and "first, yours: 1 of 40" in next(each)[0]
+    turn(here, "first")
+    assert "first, yours: 1 of 40" in next(first)[0]
+    turn(here, "second")
+    assert [said for said, _ in first] == [""], "nothing of it stands beside the second"
+    assert "first, yours: 1 of 40" in next(other)[0], "another page has not turned away"
+    again = check(here, "second")
+    assert "started" in next(again)[0] and "second, yours: 1 of 40" in next(again)[0]

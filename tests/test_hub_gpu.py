@@ -1,6 +1,7 @@
 """The wizard's panel that starts a training as a Hugging Face Job."""
 
 import browser
+import gradio as gr
 import jobs_server
 import pytest
 import training
@@ -9,12 +10,12 @@ from pages import Page
 
 from engine import runs
 from engine.backends.scripted import ScriptedBackend
-from engine.drafts import Draft
+from engine.drafts import Draft, read
 from engine.errors import BadInput
 from engine.runtime import Runtime
 from engine.services import Services
 from ui.finetune.hub_gpu import HubGpu
-from ui.finetune.workshop import Workshop
+from ui.finetune.workshop import Workshop, kept
 
 
 @pytest.fixture
@@ -92,3 +93,21 @@ def test_the_panel_says_what_is_missing(hub, rows):
             panel.start(draft, flavor, "2h", agreed)
     hub.away.set()
     assert "could not be fetched: the Hub answered 503" in panel.opened(draft, None, "2h")[1]
+
+
+def test_what_is_agreed_to_is_one_recipe_on_one_machine_for_one_time(hub, rows):
+    with gr.Blocks() as blocks:
+        panel = HubGpu(Workshop(Services(Runtime(isolated=False))), lambda draft: "mine").draw()
+        panel.wire(gr.BrowserState(), gr.Textbox(), gr.HTML())
+    start, told = (next(each.fn for each in blocks.fns.values() if each.name == name) for name in ("start", "told"))
+    draft = kept(Draft(recipe=training.plan("me/tiny", rows)))
+    _, _, of = told(draft, "t4-small", "2h", None)
+    assert told(draft, "t4-small", "2h", of)[1:] == [gr.skip(), of]
+    other = kept(Draft(recipe=training.plan("me/tiny", rows, lora={"r": 3})))
+    for changed in ((other, "t4-small", "2h"), (draft, "a10g-small", "2h"), (draft, "t4-small", "3h")):
+        with pytest.raises(gr.Error, match="Nothing was sent: what stands above was of"):
+            next(start(*changed, True, of))
+        said, agreed, now = told(*changed, of)
+        assert agreed is False and now != of
+        assert panel.again(of, read(changed[0]), *changed[1:]) == [said, False, now]
+    assert not hub.jobs

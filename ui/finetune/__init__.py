@@ -12,7 +12,6 @@ from engine.services import NO_TRAINING, Services
 from ui import assets, form
 from ui.chat import STORAGE_KEY, Talk
 from ui.finetune import api, counting, history
-from ui.finetune.counting import COUNTING
 from ui.finetune.data import DataStep
 from ui.finetune.fit import FitStep
 from ui.finetune.lens import LensStep
@@ -26,7 +25,7 @@ TAB = "finetune"
 LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
 # Rows or a tokenizer of the Hub may not have been fetched to this host yet.
 READING = {"concurrency_id": "reading"}
-TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Train", "Try it", "Runs"))
+RECIPE, FIT, TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Recipe", "Fit", "Train", "Try it", "Runs"))
 
 
 def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
@@ -65,24 +64,40 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
                         onward.append(gr.Button("Next", variant="primary", scale=0, min_width=120, elem_id=f"ft-next-{number}"))
                         if label == "Data":
                             hurry = gr.Button("Skip to training with these defaults", scale=0, min_width=260, elem_id="ft-hurry")
-    for each in steps:
-        each.wire(draft)
+    changing = [event for each in steps for event in each.wire(draft) or ()]
 
     def entered(number: int):
         return lambda kept_draft: steps[number].shown(read(kept_draft))
 
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
-        step.select(None, None, at, js=f"() => {number}", api_visibility="private")
+        seen = step.select(None, None, at, js=f"() => {number}", api_visibility="private")
         if number != RUNS:
-            reads = isinstance(steps[number], DataStep | LensStep)
-            shown = step.select(entered(number), draft, steps[number].outputs, **how | (READING if reads else {}))
+            reads = READING if isinstance(steps[number], DataStep | LensStep) else {}
+            # Whoever comes back before it is filled has changed something elsewhere meanwhile.
+            shown = seen.success(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
             if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
                 counting.after(shown, steps[number], draft)
-    train, rows = steps[TRAIN], steps[1]
+            if isinstance(steps[number], DataStep):
+                steps[number].counts(shown, draft)
+        if number == RECIPE:
+            recipe_filled = shown
+        if number == TRAIN:
+            arrived = seen
+    recipe, fit, train = steps[RECIPE], steps[FIT], steps[TRAIN]
+
+    def filled_again(number: int, kept_draft: object, *fields: dict | None) -> list:
+        """What was changed in a step before comes when its verdict is on the screen already, or the fields of the recipe are."""
+        now, nothing = read(kept_draft), [gr.skip()] * 2
+        verdicts = [*(fit.shown(now) if number == FIT else nothing), *(train.sentences(now) if number == TRAIN else nothing)]
+        return [*verdicts, *recipe.agreed(now, *fields)]
+
+    asked, filled = [at, draft, recipe.filling, recipe.said], [*fit.outputs, *train.filled, *recipe.outputs]
+    for event in (*changing, recipe_filled):
+        event.success(filled_again, asked, filled, trigger_mode="always_last", **how)
     if hub := train.hub:
         told = [hub.told, hub.agreed, hub.of]
-        drawn[TRAIN].select(
+        arrived.success(
             lambda of, kept_draft, *asked: hub.again(of, read(kept_draft), *asked), [hub.of, draft, hub.flavor, hub.limit], told, **how
         )
     # Whichever way a step is entered, its own event fills it.
@@ -98,8 +113,6 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     )
     first = steps[0]
     opening.select(lambda kept_draft, table: first.listed_again(read(kept_draft), table), [draft, first.table], first.outputs, **how)
-    counted = drawn[1].select(rows.count, draft, rows.lengths, api_visibility="private", **COUNTING)
-    counted.success(rows.counted_now, draft, rows.lengths, **how)
 
     chosen = gr.Textbox(visible=False, label="run")
     runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)

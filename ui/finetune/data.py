@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from engine import datasets, drafts, memory, uploads
 from engine.data_formats import FORMATS
@@ -18,22 +19,13 @@ from engine.recipe import DataRecipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.counting import COUNTING
-from ui.finetune.workshop import Workshop, kept
+from ui.finetune.workshop import Workshop, asking, kept, latest
 
 LEAST, MOST = 8, 2_048
 # A column that is called as the format calls it; no format has more fields than can be mapped.
 SAME, MOST_FIELDS = "the same name", 6
 # What is brought may come from the Hub.
 BRINGING = {"concurrency_limit": 4, "concurrency_id": "bringing", "show_progress": "minimal"}
-# Whoever asks for other rows while some are on their way gets those asked for last. The number of an ask is the page's; who asks for the
-# same again, as Gradio may do by itself, asks once.
-_ASKING = """(...values) => {
-  const asked = JSON.stringify(["NAME", ...values.slice(2)]);
-  if (asked !== window.guanacoAsked) window.guanacoAsks = (window.guanacoAsks || 0) + 1;
-  window.guanacoAsked = asked;
-  return [{ask: window.guanacoAsks}, ...values.slice(1)];
-}"""
-_LATEST = "(found, ...values) => [found?.ask === window.guanacoAsks ? found : null, ...values]"
 
 
 @dataclass
@@ -135,7 +127,9 @@ class DataStep:
         except EngineError as error:  # the base is gone since the rows were counted
             return str(error)
 
-    def wire(self, draft: gr.BrowserState) -> None:
+    def wire(self, draft: gr.BrowserState) -> list[Dependency]:
+        """Gives the events that change the draft."""
+
         def brought(
             ask: dict, kept_draft: object, source: Path | str, title: str, format: str = datasets.AUTO, columns: dict | None = None
         ) -> dict:
@@ -199,7 +193,8 @@ class DataStep:
             if not found:
                 return nothing
             now, before, there = (read(each) for each in (kept_draft, found["before"], found["draft"]))
-            if drafts.rows(now) != drafts.rows(before):  # by a recipe with data of its own
+            # By a recipe with data of its own; who asked twice has these rows already.
+            if drafts.rows(now) not in (drafts.rows(before), drafts.rows(there)):
                 said = f"{there.title} has come, but other rows were chosen meanwhile. Ask for it again to learn from it."
                 return [gr.skip(), views.told(said, "wrong"), *nothing[2:]]
             changed = drafts.with_data(now, *drafts.rows(there))
@@ -211,6 +206,43 @@ class DataStep:
                 return self._columns(draft, self.shop.first(read(kept_draft)))
             except EngineError:
                 return self._columns(draft, None)
+
+        def cut(limit: float | None, kept_draft: object) -> list:
+            before = read(kept_draft)
+            try:
+                limit = form.whole_number(self.limit.label, limit, LEAST, self._most(before))
+            except BadInput as error:
+                return [gr.skip(), views.told(str(error), "wrong")]
+            changed = drafts.changed(before, {"data.max_length": limit})
+            return [kept(changed), self._lengths(changed)]
+
+        def leave(limit: float | None, kept_draft: object) -> list:
+            shown = form.left(limit, LEAST, self._most(read(kept_draft)))
+            return [gr.skip(), gr.skip()] if shown == limit else cut(shown, kept_draft)
+
+        changing = []
+        for event, function, inputs in (
+            (self.file.upload, upload, [self.file]),
+            (self.take.click, paste, [self.pasted]),
+            (self.fetch.click, hub, [self.hub]),
+            (self.bundled.input, bundled, [self.bundled]),
+            (self.thumbs.click, thumbs, []),
+            (self.remap.click, remap, [self.format, *self.columns]),
+        ):
+            # Of the same control too: a name is mended, or another set chosen, while the first is on its way.
+            again = {"api_visibility": "private", "trigger_mode": "multiple"}
+            found = event(function, [self.found, draft, *inputs], self.found, js=asking("rows", function.__name__), **again, **BRINGING)
+            done = found.success(take, [self.found, draft], [draft, *self.outputs], js=latest("rows"), **again, **form.QUICK)
+            self.counts(done, draft)
+            changing.append(done)
+        moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+        for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
+            changing.append(event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED))
+        self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
+        return changing
+
+    def counts(self, event: Dependency, draft: gr.BrowserState) -> None:
+        """When an event has ended, count the draft's rows, and draw their lengths while that goes on. A count of other rows gives way."""
 
         def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
             now = read(kept_draft)
@@ -228,35 +260,6 @@ class DataStep:
             now = read(kept_draft)
             return self._lengths(now) if now.recipe.data.source else ""
 
-        def cut(limit: float | None, kept_draft: object) -> list:
-            before = read(kept_draft)
-            try:
-                limit = form.whole_number(self.limit.label, limit, LEAST, self._most(before))
-            except BadInput as error:
-                return [gr.skip(), views.told(str(error), "wrong")]
-            changed = drafts.changed(before, {"data.max_length": limit})
-            return [kept(changed), self._lengths(changed)]
-
-        def leave(limit: float | None, kept_draft: object) -> list:
-            shown = form.left(limit, LEAST, self._most(read(kept_draft)))
-            return [gr.skip(), gr.skip()] if shown == limit else cut(shown, kept_draft)
-
-        for event, function, inputs in (
-            (self.file.upload, upload, [self.file]),
-            (self.take.click, paste, [self.pasted]),
-            (self.fetch.click, hub, [self.hub]),
-            (self.bundled.input, bundled, [self.bundled]),
-            (self.thumbs.click, thumbs, []),
-            (self.remap.click, remap, [self.format, *self.columns]),
-        ):
-            asking = _ASKING.replace("NAME", function.__name__)
-            found = event(function, [self.found, draft, *inputs], self.found, js=asking, api_visibility="private", **BRINGING)
-            done = found.success(take, [self.found, draft], [draft, *self.outputs], js=_LATEST, api_visibility="private", **form.QUICK)
-            counted = done.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
-            # By the limit and the rows as they are when all is counted.
-            counted.success(counted_now, draft, self.lengths, api_visibility="private", **form.QUICK)
-        moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
-            event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
-        self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
-        self.count, self.counted_now = count, counted_now
+        counted = event.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
+        # By the limit and the rows as they are when all is counted.
+        counted.success(counted_now, draft, self.lengths, api_visibility="private", trigger_mode="always_last", **form.QUICK)

@@ -9,6 +9,7 @@ import gradio as gr
 from engine.errors import EngineError
 from engine.evaluate import forgetting
 from engine.runs import Run
+from ui import form
 from ui.answers import Stops
 from ui.finetune.workshop import Workshop
 from ui.telling import told
@@ -40,31 +41,48 @@ class Forgetting:
 
     def wire(self, run: gr.Dropdown) -> None:
         stops = Stops()
+        # By session the run that is chosen, while a check is followed there.
+        chosen: dict[str, str | None] = {}
 
         def check(request: gr.Request, name: str) -> Iterator[list]:
-            flag, checks = stops.begin(request.session_hash), []
+            session = request.session_hash or ""
+            flag, checks = stops.begin(session), []
+            chosen[session] = name
+
+            def here() -> bool:
+                return chosen.get(session, name) == name
+
             try:
                 found = self.found(name)
                 yield [told("The measurements are started."), gr.Button(visible=True)]
                 checks = forgetting.start(name, found)
                 stopped = False
-                while any(map(forgetting.goes_on, checks)):
+                while any(map(forgetting.goes_on, checks)) and here():
                     if flag.is_set() and not stopped:
                         forgetting.stop(checks)
                         stopped = True
                     yield ["".join(map(_shown, checks)), gr.skip()]
                     time.sleep(_LOOK_SECONDS)
-                yield ["".join(map(_shown, checks)), gr.Button(visible=False)]
+                said = "".join(map(_shown, checks))
             except EngineError as error:
-                yield [told(str(error), "wrong"), gr.Button(visible=False)]
+                said = told(str(error), "wrong")
             finally:
-                stops.end(request.session_hash, flag)
+                stops.end(session, flag)
+                away = not here()
+                chosen.pop(session, None)
+            # Beside another run it would be taken for what that one forgot. The measurements go on, in the tab Measure.
+            yield ["" if away else said, gr.Button(visible=False)]
 
         def stop(request: gr.Request) -> None:
             stops.stop(request.session_hash)
 
+        def turn(request: gr.Request, name: str | None) -> None:
+            if (session := request.session_hash or "") in chosen:
+                chosen[session] = name
+
         self.check.click(check, run, [self.told, self.stop], api_visibility="private", **CHECKING)
         self.stop.click(stop, None, None, api_visibility="private", queue=False)
+        run.change(turn, run, None, api_visibility="private", **form.SILENT)
 
 
 def _shown(check: forgetting.Check) -> str:

@@ -10,7 +10,6 @@ from engine import hub_jobs, job_bundle, job_offer, jobs, pushing, recipe_paths
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.job_offer import Flavor
-from engine.recipe import Recipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.workshop import Workshop
@@ -39,7 +38,8 @@ class HubGpu:
                     _LIMIT, label="Time limit", info="As in 90m or 2h. It saves before it ends.", elem_id="ft-job-limit"
                 )
             self.told = gr.HTML(elem_id="ft-job-told", apply_default_css=False)
-            self.of = gr.State(None)  # the recipe that it was told of
+            # What it was told of. The page has it, as it has what is told: what the server remembers would be ahead of it.
+            self.of = gr.JSON(visible=False, label="told of")
             self.agreed = gr.Checkbox(
                 False, label="Send what is named above to Hugging Face, and start what it costs", elem_id="ft-job-agreed"
             )
@@ -56,14 +56,15 @@ class HubGpu:
         return [
             gr.Dropdown(choices=[(each.text, name) for name, each in self._listed.items()], value=chosen),
             self.cost(draft, chosen, limit),
-            draft.recipe,
+            _asked(draft, chosen, limit),
         ]
 
-    def again(self, of: Recipe | None, draft: Draft, flavor: str | None, limit: str) -> list:
-        """What is told, whether somebody agreed, and of which recipe: anew where it was told of another, to which nobody agreed."""
-        if of in (None, draft.recipe):
+    def again(self, of: dict | None, draft: Draft, flavor: str | None, limit: str) -> list:
+        """What is told, whether somebody agreed, and of what: anew where it was told of another job, to which nobody agreed."""
+        asked = _asked(draft, flavor, limit)
+        if of in (None, asked):
             return [gr.skip()] * 3
-        return [self.cost(draft, flavor, limit), False, draft.recipe]
+        return [self.cost(draft, flavor, limit), False, asked]
 
     def cost(self, draft: Draft, flavor: str | None, limit: str) -> str:
         """What the job would cost and what is sent for it, or why there can be none."""
@@ -96,25 +97,34 @@ class HubGpu:
     def wire(self, draft: gr.BrowserState, started: gr.Textbox, view: gr.HTML, **how: object) -> Dependency:
         """The event that starts a job: its run goes into `started`, and `view` turns to it."""
 
-        def start(kept_draft: object, flavor: str | None, limit: str, agreed: bool, of: Recipe | None) -> Iterator[list]:
+        def start(kept_draft: object, flavor: str | None, limit: str, agreed: bool, of: dict | None) -> Iterator[list]:
             with form.explained():
-                if of != read(kept_draft).recipe:
-                    raise BadInput("Nothing was sent: what stands above was of other rows or another recipe. Read it again, then start it.")
+                if of != _asked(read(kept_draft), flavor, limit):
+                    raise BadInput(
+                        "Nothing was sent: what stands above was of other rows, another recipe, another machine or another time limit. Read "
+                        "it again, then start it."
+                    )
                 yield [gr.skip(), gr.skip(), views.told("Sending the recipe and its data, and starting the job."), gr.skip()]
                 run = self.start(read(kept_draft), flavor, limit, agreed)
                 said = views.told("The job is started. Below it is followed as any other run.", "good")
                 yield [run, {"open": run}, said, False]
 
-        def told(kept_draft: object, flavor: str | None, limit: str, of: Recipe | None) -> list:
+        def told(kept_draft: object, flavor: str | None, limit: str, of: dict | None) -> list:
             draft = read(kept_draft)
-            return [self.cost(draft, flavor, limit), gr.skip() if of == draft.recipe else False, draft.recipe]
+            asked = _asked(draft, flavor, limit)
+            return [self.cost(draft, flavor, limit), gr.skip() if of == asked else False, asked]
 
         chosen, quick = [draft, self.flavor, self.limit], {"api_visibility": "private", **form.QUICK}
         shown = [self.flavor, self.told, self.of]
         self.panel.expand(lambda kept_draft, *asked: self.opened(read(kept_draft), *asked), chosen, shown, **quick)
         asked, anew = [*chosen, self.agreed, self.of], ([*chosen, self.of], [self.told, self.agreed, self.of])
-        self.flavor.input(told, *anew, **quick)
+        self.flavor.input(told, *anew, trigger_mode="always_last", **quick)
         self.limit.change(told, *anew, **quick)
         going = self.go.click(start, asked, [started, view, self.told, self.agreed], api_visibility="private", **how)
         going.failure(told, *anew, **quick)
         return going
+
+
+def _asked(draft: Draft, flavor: str | None, limit: str) -> dict:
+    """What is agreed to: this recipe, on this machine, for so long at most."""
+    return {"recipe": draft.recipe.model_dump(mode="json"), "flavor": flavor, "limit": limit}

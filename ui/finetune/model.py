@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from engine import drafts
 from engine.blend import NO_ADAPTER
@@ -11,7 +12,7 @@ from engine.drafts import Draft, read
 from engine.errors import EngineError
 from ui import form
 from ui.finetune import views
-from ui.finetune.workshop import Workshop, kept
+from ui.finetune.workshop import Workshop, asking, kept, latest
 
 
 @dataclass
@@ -73,32 +74,68 @@ class ModelStep:
         base, start_from, table = self.shown(draft)
         return [gr.Dropdown(choices=base.choices), gr.Dropdown(choices=start_from.choices), table]
 
-    def wire(self, draft: gr.BrowserState) -> None:
-        def choose(model: str, kept_draft: object) -> list:
-            before = read(kept_draft)
+    def wire(self, draft: gr.BrowserState) -> list[Dependency]:
+        """Gives the events that change the draft."""
+        nothing = [gr.skip()] * (1 + len(self.outputs))
+
+        def choose(ask: dict, kept_draft: object, model: str) -> dict:
+            """The base that was asked for and what it was asked in place of, or why it cannot be; the draft may be another by now."""
+            before, found = read(kept_draft), {**ask, "model": (model or "").strip(), "wrong": ""}
             try:
-                self.shop.allowed(drafts.changed(Draft(), {"model": model or "?"}))
-                changed = drafts.with_model(before, model or "")
-                self.shop.base(changed)
+                self.shop.allowed(drafts.changed(Draft(), {"model": found["model"] or "?"}))
+                self.shop.base(drafts.with_model(before, found["model"]))
             except EngineError as error:
-                return self._refused(before, f"{error} The base is still {before.recipe.model}.")
+                found["wrong"] = str(error)
+            return {**found, "before": before.recipe.model}
+
+        def take(found: dict | None, kept_draft: object) -> list:
+            """The base that was found, in the draft as it is now."""
+            now = read(kept_draft)
+            if not found or now.recipe.model == found["model"] != found["before"]:  # asked twice, and there already
+                return nothing
+            if found["wrong"]:
+                return self._refused(now, f"{found['wrong']} The base is still {now.recipe.model}.")
+            if now.recipe.model != found["before"]:  # by a recipe with a base of its own
+                said = f"{found['model']} was found, but another base was chosen meanwhile. Choose it again to finetune it."
+                return self._refused(now, said)
+            with form.explained():
+                self.shop.allowed(drafts.changed(Draft(), {"model": found["model"] or "?"}))
+                changed = drafts.with_model(now, found["model"])
             return [kept(changed), *self.shown(changed)]
 
-        def start_from(adapter: str, kept_draft: object) -> list:
-            before = read(kept_draft)
+        def start_from(ask: dict, kept_draft: object, adapter: str) -> dict:
+            """The same of the adapter, which was looked at for the base of then."""
+            before, chosen = read(kept_draft), {"lora.start_from": (adapter or "").strip() or NO_ADAPTER}
+            found = {**ask, "chosen": chosen, "model": before.recipe.model, "wrong": ""}
             try:
-                self.shop.allowed(drafts.changed(Draft(), {"lora.start_from": adapter or NO_ADAPTER}))
-                changed = drafts.changed(before, {"lora.start_from": (adapter or "").strip() or NO_ADAPTER})
-                self.shop.check_start(changed)
+                self.shop.allowed(drafts.changed(Draft(), chosen))
+                self.shop.check_start(drafts.changed(before, chosen))
             except EngineError as error:
-                held = before.recipe.lora.start_from
-                return self._refused(before, f"{error} It still starts from {'a fresh adapter' if held in ('', NO_ADAPTER) else held}.")
+                found["wrong"] = str(error)
+            return found
+
+        def take_start(found: dict | None, kept_draft: object) -> list:
+            now = read(kept_draft)
+            if not found:
+                return nothing
+            wrong = found["wrong"]
+            if now.recipe.model != found["model"]:
+                wrong = "Another base was chosen meanwhile. Choose what to start from again."
+            if wrong:
+                held = now.recipe.lora.start_from
+                return self._refused(now, f"{wrong} It still starts from {'a fresh adapter' if held in ('', NO_ADAPTER) else held}.")
+            with form.explained():
+                changed = drafts.changed(now, found["chosen"])
             return [kept(changed), *self.shown(changed)]
 
+        how, changing = {"api_visibility": "private", "trigger_mode": "multiple", **form.QUICK}, []
         # A base or an adapter of the Hub is looked at, which may take a moment.
-        how = {"api_visibility": "private", **form.QUICK, "show_progress": "minimal", "show_progress_on": self.table}
-        self.base.input(choose, [self.base, draft], [draft, *self.outputs], **how)
-        self.start_from.input(start_from, [self.start_from, draft], [draft, *self.outputs], **how)
+        looking = how | {"show_progress": "minimal", "show_progress_on": self.table}
+        for picker, look, taking in ((self.base, choose, take), (self.start_from, start_from, take_start)):
+            what, answer = look.__name__, gr.JSON(visible=False, label="found")
+            found = picker.input(look, [answer, draft, picker], answer, js=asking(what, what), **looking)
+            changing.append(found.success(taking, [answer, draft], [draft, *self.outputs], js=latest(what), **how))
+        return changing
 
     def _refused(self, draft: Draft, why: str) -> list:
         """What was typed stays, to be mended; the draft is as it was."""

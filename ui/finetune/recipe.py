@@ -1,9 +1,11 @@
 """Step 4 of the wizard: the recipe, a few choices first and every field of it under "advanced"; the form is made of the classes."""
 
+import secrets
 from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from engine import drafts, presets, recipe
 from engine.drafts import Draft, read
@@ -58,7 +60,10 @@ class RecipeStep:
             with gr.Row():
                 self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
                 self.save = gr.Button("Save as recipe.yaml", size="sm", elem_id="ft-save-yaml")
-        self.outputs = [self.means, self.preset, *self.fields.values(), self.yaml]
+        # Which filling of the fields stands there, and which recipe they say by now, by the filling that it began with. The page has
+        # both, as it has the draft: what the server remembers would be ahead of it.
+        self.filling, self.said = gr.JSON(visible=False, label="filling"), gr.JSON(visible=False, label="said")
+        self.outputs = [self.means, self.preset, *self.fields.values(), self.yaml, self.filling, self.said]
         return self
 
     def _draw(self, section: str, names: tuple[str, ...]) -> None:
@@ -73,7 +78,17 @@ class RecipeStep:
             for section, kind in SECTIONS.items()
             for name, value in zip(kind.model_fields, form.values(getattr(draft.recipe, section)), strict=True)
         }
-        return [self._means(draft), self._in_force(draft), *(held[key] for key in self.fields), draft.recipe.to_yaml()]
+        filling = {"filling": secrets.token_hex(8)}
+        fields = [*(held[key] for key in self.fields), draft.recipe.to_yaml()]
+        return [self._means(draft), self._in_force(draft), *fields, filling, filling | _recipe(draft)]
+
+    def agreed(self, draft: Draft, filling: dict | None, said: dict | None) -> list:
+        """Everything of the step anew where the fields say another recipe than the draft's: they were filled for another, or when
+        something was changed that came later."""
+        return [gr.skip()] * len(self.outputs) if self._agree(draft, filling, said) else self.shown(draft)
+
+    def _agree(self, draft: Draft, filling: dict | None, said: dict | None) -> bool:
+        return bool(filling and said) and said == filling | _recipe(draft)
 
     def _in_force(self, draft: Draft) -> str | None:
         """The preset that the draft is, None where it is another recipe."""
@@ -102,18 +117,25 @@ class RecipeStep:
             wrong += [said] if said else []
         return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong)
 
-    def wire(self, draft: gr.BrowserState) -> None:
-        def change(request: gr.Request, kept_draft: object, *values: object) -> list:
-            made, wrong = self.changed(read(kept_draft), values)
-            self.shop.give_up_others(made, request.session_hash)
-            said = views.told(wrong, "wrong") if wrong else self._means(made)
-            return [kept(made), said, self._in_force(made), made.recipe.to_yaml()]
+    def wire(self, draft: gr.BrowserState) -> list[Dependency]:
+        """Gives the events that change the draft."""
 
-        def leave(request: gr.Request, kept_draft: object, *values: object) -> list:
+        def change(request: gr.Request, kept_draft: object, filling: dict | None, said: dict | None, *values: object) -> list:
+            before = read(kept_draft)
+            if not self._agree(before, filling, said):  # all of the fields would be taken, for the one that was touched
+                return [gr.skip(), *self.shown(before)]
+            made, wrong = self.changed(before, values)
+            self.shop.give_up_others(made, request.session_hash)
+            told = views.told(wrong, "wrong") if wrong else self._means(made)
+            untouched = [gr.skip()] * len(self.fields)
+            return [kept(made), told, self._in_force(made), *untouched, made.recipe.to_yaml(), gr.skip(), filling | _recipe(made)]
+
+        def leave(request: gr.Request, kept_draft: object, filling: dict | None, said: dict | None, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
             shown = [form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)]
             # What was right is taken already, and somebody may be typing elsewhere.
-            return [gr.skip()] * 4 if shown == [*values] else change(request, kept_draft, *shown)
+            same = shown == [*values]
+            return [gr.skip()] * (1 + len(self.outputs)) if same else change(request, kept_draft, filling, said, *shown)
 
         def begin_with(name: str, kept_draft: object) -> list:
             with form.explained():
@@ -133,8 +155,8 @@ class RecipeStep:
             return [kept(made), *self.shown(made)]
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        inputs = [draft, *self.fields.values()]
-        shown = [draft, self.means, self.preset, self.yaml]
+        inputs = [draft, self.filling, self.said, *self.fields.values()]
+        shown = [draft, *self.outputs]
         left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
         self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
         # What is pasted or deleted in a text box is no input to Gradio.
@@ -147,3 +169,8 @@ class RecipeStep:
         )
         for event in (typed, *chosen):
             counting.after(event, self, draft, typed=event is typed)
+        return [typed, *chosen]
+
+
+def _recipe(draft: Draft) -> dict:
+    return {"recipe": draft.recipe.model_dump(mode="json")}

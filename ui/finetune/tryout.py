@@ -95,9 +95,13 @@ class TryStep:
         blend = [NO_ADAPTER, 1, NO_ADAPTER, 1]
 
         def choose(run: str, kept_draft: object) -> list:
-            with form.explained():
+            try:
                 self._found(run)
-                return self.shown(read(kept_draft), run)
+                there, *others = self.shown(read(kept_draft), run)
+            except EngineError as error:  # told here: after a failure Gradio forgets who was to be shown next
+                return [gr.skip(), views.told(str(error), "wrong"), *[gr.skip()] * (len(self.outputs) - 2)]
+            # What stands in the picker stays: it may be another run by now, which is shown next.
+            return [gr.Dropdown(choices=there.choices), *others]
 
         def chat(run: str) -> list:
             with form.explained():
@@ -132,7 +136,7 @@ class TryStep:
             stops.stop(request.session_hash)
 
         how = {"api_visibility": "private", **form.QUICK}
-        self.run.input(choose, [self.run, draft], self.outputs, **how)
+        self.run.input(choose, [self.run, draft], self.outputs, trigger_mode="always_last", **how)
         self.chat.click(chat, self.run, [self.tabs, *self.talk.blend], **how)
         self.compare.click(side_by_side, self.run, [self.tabs, *self.sides], **how)
         playing = [self.told, self.stop, self.play]

@@ -37,6 +37,17 @@ _KEPT, _KEPT_CHARACTERS = 24, 100_000_000
 # How often somebody who waits to be read for is looked after, seconds.
 _LOOK_SECONDS = 0.2
 
+# Whoever asks for something else while one is on its way gets what was asked for last. The number of an ask is the page's; who asks for
+# the same again, as Gradio may do by itself, asks once.
+_ASKING = """(...values) => {
+  const asks = (window.guanacoAsks ||= {}), mine = (asks.WHAT ||= {number: 0});
+  const asked = JSON.stringify(["NAME", ...values.slice(2)]);
+  if (asked !== mine.asked) mine.number++;
+  mine.asked = asked;
+  return [{ask: mine.number}, ...values.slice(1)];
+}"""
+_LATEST = "(found, ...values) => [found?.ask === window.guanacoAsks?.WHAT?.number ? found : null, ...values]"
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -295,3 +306,14 @@ def _characters(made: object) -> int:
 def kept(draft: Draft) -> dict:
     """A draft for the browser to keep."""
     return draft.model_dump(mode="json")
+
+
+def asking(what: str, name: str) -> str:
+    """The page's part of an event that asks for one of `what`, by the `name` of a control: its inputs are where the answer goes, the
+    draft, and what is asked for; the function gets `{"ask": number}` in place of the first, for its answer to hold."""
+    return _ASKING.replace("WHAT", what).replace("NAME", name)
+
+
+def latest(what: str) -> str:
+    """The page's part of the event after it: an answer to another ask than the last one comes as None."""
+    return _LATEST.replace("WHAT", what)

@@ -1,0 +1,219 @@
+"""What comes late in the wizard: a base, rows, counts, a step that was entered before; nothing that was chosen meanwhile is undone."""
+
+import shutil
+import threading
+
+import browser
+import gradio as gr
+import pytest
+import training
+from builders import until
+from pages import Page, wired
+from test_finetune_flow import brought, choose_base, has, to_recipe, yaml
+
+from engine import drafts, preview, recipe, recipe_paths, runs, trying
+from engine.backends.scripted import ScriptedBackend
+from engine.drafts import Draft
+from engine.runtime import Runtime
+from engine.services import Services
+from ui.finetune import LABELS
+from ui.finetune.data import DataStep
+from ui.finetune.lens import LensStep
+from ui.finetune.model import ModelStep
+from ui.finetune.recipe import RecipeStep
+from ui.finetune.workshop import Workshop, kept
+
+
+@pytest.fixture
+def page(home):
+    served = Page(ScriptedBackend())
+    yield served
+    served.close()
+
+
+def test_rows_that_were_asked_for_twice_are_no_other_rows(home, rows):
+    take = wired(DataStep(Workshop(Services(Runtime(isolated=False)))), "take")
+    before = Draft()
+    found = {"before": kept(before), "draft": kept(drafts.with_data(before, str(rows), "mine"))}
+    draft, told, *_ = take(found, kept(before))
+    assert take(found, draft)[:2] == [draft, told] and "mine" in told
+    unchanged, told, *_ = take(found, kept(drafts.with_data(before, "other.jsonl", "other")))
+    assert unchanged == gr.skip() and "other rows were chosen meanwhile" in told
+
+
+def test_a_base_that_is_found_late_undoes_nothing_that_was_chosen_meanwhile(home, tiny, two_adapters):
+    step = ModelStep(Workshop(Services(Runtime(isolated=False))))
+    choose, take, start_from, take_start = (wired(step, name) for name in ("choose", "take", "start_from", "take_start"))
+    before = Draft()
+    found = choose({"ask": 1}, kept(before), str(tiny))
+    assert found["ask"] == 1 and not found["wrong"]
+    meanwhile = drafts.with_data(before, "mine.jsonl", "mine")
+    draft, *_ = take(found, kept(meanwhile))
+    assert drafts.read(draft) == drafts.with_model(meanwhile, str(tiny))
+    edited = kept(drafts.changed(drafts.read(draft), {"lora.r": 3}))
+    assert take(found, edited)[0] == gr.skip(), "who asked twice keeps what was changed since"
+    other = kept(drafts.with_model(before, "guanaco-7b"))
+    draft, *_, told = take(found, other)
+    assert draft == gr.skip() and "another base was chosen meanwhile" in told
+    *_, told = take(choose({"ask": 2}, kept(before), "/no/such"), other)
+    assert "The base is still guanaco-7b." in told
+    adapter = start_from({"ask": 1}, edited, two_adapters[0])
+    draft, *_ = take_start(adapter, kept(drafts.changed(drafts.read(edited), {"lora.r": 5})))
+    assert (drafts.read(draft).recipe.lora.start_from, drafts.read(draft).recipe.lora.r) == (two_adapters[0], 5)
+    draft, *_, told = take_start(adapter, other)
+    assert draft == gr.skip() and "Another base was chosen meanwhile." in told
+    assert take(None, other)[0] == take_start(None, other)[0] == gr.skip()
+
+
+def test_one_field_that_is_touched_takes_no_others_of_another_recipe_along(home, tiny):
+    step = RecipeStep(Workshop(Services(Runtime(isolated=False))))
+    change, rank = wired(step, "change"), list(step.fields).index("lora.r")
+    asked, draft = gr.Request(session_hash="page"), Draft()
+
+    def edited(values: list, r: int) -> list:
+        return [r if at == rank else each for at, each in enumerate(values)]
+
+    begun = [component.value for component in step.fields.values()]
+    _, _, *fields, _, filling, said = step.shown(draft)
+    assert begun != fields, "the class's defaults are another recipe than the first draft's"
+    for there in ((None, None), (filling, said | {"recipe": {}}), ({"filling": "later"}, said)):
+        unchanged, _, _, *shown, _, new_filling, new_said = change(asked, kept(draft), *there, *edited(begun, 64))
+        assert (unchanged, shown) == (gr.skip(), fields) and step.agreed(draft, new_filling, new_said)[0] == gr.skip()
+    first, *_, same_filling, followed = change(asked, kept(draft), filling, said, *edited(fields, 64))
+    assert drafts.read(first) == drafts.changed(draft, {"lora.r": 64}) and same_filling == gr.skip()
+    second, *_, followed = change(asked, first, filling, followed, *edited(fields, 65))
+    assert drafts.read(second) == drafts.changed(draft, {"lora.r": 65})
+    # Another base came meanwhile: its recipe is shown, and the fields of the one before are not taken.
+    other = drafts.with_model(draft, str(tiny))
+    assert change(asked, kept(other), filling, followed, *edited(fields, 66))[0] == gr.skip()
+    assert step.agreed(other, filling, followed)[2 : 2 + len(fields)] == step.shown(other)[2 : 2 + len(fields)]
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_another_base_is_counted_while_the_count_for_the_one_before_goes_on(page, tiny, rows, tmp_path, monkeypatch):
+    asked, begun, counting, measuring = [], [], preview.counting, Workshop.measuring
+    other = shutil.copytree(tiny, tmp_path / "another-llama")
+
+    def all_but_the_first(data, tokenizer, form, system="", stop=lambda: False):
+        begun.append(form)
+        while len(begun) == 1:
+            if stop():
+                return
+            threading.Event().wait(0.01)
+        yield from counting(data, tokenizer, form, system, stop)
+
+    monkeypatch.setattr(preview, "counting", all_but_the_first)
+    monkeypatch.setattr(Workshop, "measuring", lambda *arguments: asked.append(arguments) or measuring(*arguments))
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_selector("#ft-bases table")
+        choose_base(tab, tiny)
+        tab.click("#ft-next-0")
+        tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
+        tab.set_input_files("#ft-upload input[type=file]", rows)
+        until(lambda: len(asked) == 1)
+        tab.click("#ft-step-0-button")
+        tab.click("#ft-next-0")
+        until(lambda: len(asked) == 2)
+        tab.click("#ft-step-0-button")
+        choose_base(tab, other)
+        tab.click("#ft-next-0")
+        tab.wait_for_selector("#ft-lengths svg")
+        assert len(begun) == 2 and not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_step_that_was_entered_before_a_change_had_come_is_filled_again(page, tiny, rows, monkeypatch):
+    """A number typed in step 4 and answered when step 6 is open; the lens entered again before it was filled."""
+    typed, looked, seen, changed, shown = threading.Event(), threading.Event(), [], RecipeStep.changed, LensStep.shown
+    monkeypatch.setattr(RecipeStep, "changed", lambda *arguments: typed.wait(60) and changed(*arguments))
+
+    def late(step, draft, *others):
+        seen.append(draft.recipe.data.max_length)
+        assert looked.wait(60)
+        return shown(step, draft, *others)
+
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        tab.locator("#ft-simple").get_by_label("Steps").fill("2")
+        tab.click("#ft-to-5")
+        has(tab, "#ft-start-means", "passes over")
+        typed.set()
+        has(tab, "#ft-start-means", "2 updates")
+        (again,) = {each.fn for each in page.blocks.fns.values() if each.name == "filled_again"}
+        fits, _, *verdict = again(LABELS.index("Fit"), kept(Draft()), None, None)[:4]
+        assert "this machine" in fits and verdict == [gr.skip()] * 2
+        monkeypatch.setattr(LensStep, "shown", late)
+        tab.click("#ft-step-1-button")
+        tab.click("#ft-next-1")
+        until(lambda: len(seen) == 1)
+        tab.click("#ft-step-1-button")
+        tab.get_by_label("number input for Longest row").fill("104")
+        has(tab, "#ft-lengths", "the limit is 104.")
+        tab.click("#ft-next-1")
+        looked.set()
+        until(lambda: len(seen) == 2 and seen[1] == 104)
+        assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_field_touched_before_the_recipe_is_shown_takes_no_other_field_along(page, tiny, rows, monkeypatch):
+    go, asked, shown = threading.Event(), [], RecipeStep.shown
+
+    def late(step, draft):
+        asked.append(draft)
+        assert len(asked) > 1 or go.wait(60)
+        return shown(step, draft)
+
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        monkeypatch.setattr(RecipeStep, "shown", late)
+        tab.reload()
+        tab.wait_for_selector("#status .chip")
+        tab.get_by_role("tab", name="Finetune").click()
+        until(lambda: len(asked) == 1)
+        rank = tab.get_by_label("number input for Rank")
+        rank.fill("63")
+        until(lambda: len(asked) > 1)
+        go.set()
+        tab.wait_for_selector("#ft-means p")
+        held = recipe.parse(yaml(tab))
+        assert held.lora.r != 63 and rank.input_value() == str(held.lora.r)
+        rank.fill("62")
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 62\\n')")
+        assert recipe.parse(yaml(tab)) == held.changed({"lora.r": 62})
+        assert not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_the_run_that_was_chosen_last_is_the_one_shown(page, tiny, rows, home, monkeypatch):
+    go, asked = threading.Event(), []
+    for name in ("first", "second"):
+        training.fresh(recipe_paths.absolute(training.plan(tiny, rows)), runs.fresh_folder(name)).adapter.mkdir()
+    new, old = trying.finished()
+
+    def changes(run):
+        asked.append(run.id)
+        assert run.id != old or go.wait(60)
+        return [trying.Change("Say one.", "", f"This is {run.id}.")]
+
+    monkeypatch.setattr(trying, "changes", changes)
+    with browser.opened(page.url) as tab:
+        tab.get_by_role("tab", name="Finetune").click()
+        tab.wait_for_selector("#ft-bases table")
+        tab.click("#ft-to-6")
+        has(tab, "#ft-changes", f"This is {new}.")
+        for name in (old, new):
+            tab.click("#ft-run input")
+            tab.get_by_role("option", name=name, exact=True).click()
+            until(lambda: old in asked)
+        go.set()
+        until(lambda: asked[-1] == new)
+        has(tab, "#ft-changes", f"This is {new}.")
+        assert tab.input_value("#ft-run input") == new and not tab.errors
