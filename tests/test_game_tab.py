@@ -257,7 +257,7 @@ def test_files_are_added_within_limits(served):
     with pytest.raises(Exception, match="first.jsonl, line 11: it is not JSON"):
         client.predict("", "first.jsonl", first + "\n{", "second.jsonl", second, "", False, api_name="/game_add")
     shown = client.predict("", "first.jsonl", first + "\n{", "second.jsonl", second, "", True, api_name="/game_add")
-    assert "1 rows are left out: first.jsonl, line 11" in shown["told"]
+    assert "Left out, 1 row: first.jsonl, line 11" in shown["told"]
     before = sorted(paths.decks().iterdir())
     with pytest.raises(Exception, match="limit is 2,000,000"):
         client.predict("", "first.jsonl", "x" * 2_000_001, "second.jsonl", second, "", False, api_name="/game_add")

@@ -2,6 +2,7 @@
 process stays behind."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -62,7 +63,9 @@ def group(*command: str, **environment: str):
     """A Python program that leads a group of processes, as a notebook's kernel and a terminal's command do."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=variables, start_new_session=True, **pipes)
+    # Where the tests were begun in a shell's background they ignore this signal, and so would what they begin.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=variables, start_new_session=True, preexec_fn=heeds, **pipes)
     try:
         yield process
     finally:
