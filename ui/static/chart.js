@@ -38,19 +38,25 @@ const askServer = async (endpoint, ...data) => {
   throw Object.assign(new Error(told || "The app could not do that; its log says why."), { told: true });
 };
 
-// Does what the server is asked for and shows what it refuses. What is told of a person's own action stays until the next one.
-const makeTried = (trouble, silence) => async (work, own = true) => {
-  try {
-    const done = await work();
-    if (own || trouble.dataset.own === "false") trouble.textContent = "";
-    return done;
-  } catch (error) {
-    if (own || !trouble.textContent) {
-      trouble.textContent = error.told ? error.message : silence;
-      trouble.dataset.own = String(own);
+// Does what the server is asked for and shows what it refuses. What is told of a person's own action stays until the next one: the end
+// of one that was begun before does not take it away.
+const makeTried = (trouble, silence) => {
+  let begun = 0;
+  return async (work, own = true) => {
+    if (own) begun++;
+    const mine = begun;
+    try {
+      const done = await work();
+      if (own ? mine === begun : trouble.dataset.own === "false") trouble.textContent = "";
+      return done;
+    } catch (error) {
+      if (own || !trouble.textContent) {
+        trouble.textContent = error.told ? error.message : silence;
+        trouble.dataset.own = String(own);
+      }
+      return null;
     }
-    return null;
-  }
+  };
 };
 
 // Asks the server again and again while the panel is seen, and at once when it comes into sight; what is given back asks now. `work`
