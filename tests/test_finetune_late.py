@@ -9,7 +9,7 @@ import pytest
 import training
 from builders import until
 from pages import Page, wired
-from test_finetune_flow import brought, choose_base, has, to_recipe, yaml
+from test_finetune_flow import bring, brought, choose_base, has, to_recipe, yaml
 
 from engine import drafts, preview, recipe, recipe_paths, runs, trying
 from engine.backends.scripted import ScriptedBackend
@@ -106,12 +106,7 @@ def test_another_base_is_counted_while_the_count_for_the_one_before_goes_on(page
     monkeypatch.setattr(preview, "counting", all_but_the_first)
     monkeypatch.setattr(Workshop, "measuring", lambda *arguments: asked.append(arguments) or measuring(*arguments))
     with browser.opened(page.url) as tab:
-        tab.get_by_role("tab", name="Finetune").click()
-        tab.wait_for_selector("#ft-bases table")
-        choose_base(tab, tiny)
-        tab.click("#ft-next-0")
-        tab.wait_for_selector("#ft-upload input[type=file]", state="attached")
-        tab.set_input_files("#ft-upload input[type=file]", rows)
+        bring(tab, tiny, rows)
         until(lambda: len(asked) == 1)
         tab.click("#ft-step-0-button")
         tab.click("#ft-next-0")

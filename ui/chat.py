@@ -218,6 +218,6 @@ def _wire(services: Services, talk: Talk) -> None:
     judged = [turn_id, verdict, text, current]
     view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), trigger_mode="multiple", api_name="thumb", **form.QUICK)
     talk.stop.click(stop, None, None, api_name="stop", **form.SILENT)
-    talk.clear.click(**{**own, "inputs": [current, system]}, outputs=[view, current, talk.chats], js="window.guanacoCleared")
+    talk.clear.click(**{**own, "inputs": [system, current]}, outputs=[view, current, talk.chats], js="window.guanacoCleared")
     page = gr.context.Context.root_block
     page.load(restore, current, talk.opened, api_name="restore", **form.SILENT)

@@ -54,13 +54,13 @@ const act = (name, action, atOnce) => {
 };
 
 // At once, without the server: what somebody types next is of the new one, however busy the server is.
-const begun = (system, put, drop) => {
+const begun = (system, drop) => {
   const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const thread = { id, title: "", updated: 0, system: system || "", turns: [], leaf: -1 };
-  return [{ thread: id, turns: [], busy: false }, thread, { put, drop, stamp: id, open: id }];
+  return [{ thread: id, turns: [], busy: false }, thread, { put: [], drop, stamp: id, open: id }];
 };
-window.guanacoNew = (current, system) => begun(system, current?.turns.length ? [current] : [], []);
-window.guanacoCleared = (current, system) => begun(system, [], current ? [current.id] : []);
+window.guanacoNew = (system) => begun(system, []);
+window.guanacoCleared = (system, current) => begun(system, current ? [current.id] : []);
 let renaming;
 window.guanacoRenamed = (current) => current?.id === renaming.id ? { ...current, title: renaming.title } : current;
 const fresh = button("new-chat", "New chat", () => {
