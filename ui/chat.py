@@ -74,8 +74,13 @@ def tab(services: Services) -> "Talk":
                 values = form.components(ChatSettings)
     pickers.wire()
     sidebar.wire(chats, library, current, view, system)
+    # Gradio tells of a picker also when it is only left.
     preset.input(
-        lambda name: [starting.SYSTEM_PRESETS.get(name, ""), None], preset, [system, preset], api_name="system_preset", **form.SILENT
+        lambda name: [starting.SYSTEM_PRESETS.get(name, gr.skip()), None],
+        preset,
+        [system, preset],
+        api_name="system_preset",
+        **form.SILENT,
     )
     talk = Talk(
         library, current, view, chats, message, system, pickers.blend, values, compare_button, send_button, stop_button, clear_button
@@ -213,10 +218,14 @@ def _wire(services: Services, talk: Talk) -> None:
     for event in events:
         form.afterwards(event, "window.guanacoEnded")
     both = [view, current]
-    view.undo_message(undo, [current, message], [*both, message], api_name="undo", **form.QUICK)
-    view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK)
     judged = [turn_id, verdict, text, current]
-    view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), trigger_mode="multiple", api_name="thumb", **form.QUICK)
+    changes = (
+        view.undo_message(undo, [current, message], [*both, message], api_name="undo", **form.QUICK),
+        view.show_branch(branch, [turn_id, current], both, js=assets.taking("turn"), api_name="branch", **form.QUICK),
+        view.give_thumb(judge, judged, both, js=assets.taking("turn", "thumb", "text"), api_name="thumb", **form.QUICK),
+    )
+    for event in changes:
+        form.afterwards(event, "window.guanacoChanged")
     talk.stop.click(stop, None, None, api_name="stop", **form.SILENT)
     talk.clear.click(**{**own, "inputs": [system, current]}, outputs=[view, current, talk.chats], js="window.guanacoCleared")
     page = gr.context.Context.root_block

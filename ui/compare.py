@@ -207,7 +207,7 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
     parts.stop.click(stop, None, None, api_name="stop_comparing", **form.SILENT)
     parts.swap.click(swap, [held, *both], [view, *both], js=HELD, api_name="swap_sides", **form.QUICK)
     parts.new.click(**own, inputs=None, outputs=view, js=f"() => window.guanacoNewComparison({json.dumps(empty)})")
-    view.keep_side(
+    kept = view.keep_side(
         keep,
         [number, held, talk.current, talk.library, *both],
         [*talk.opened, tabs, *talk.blend],
@@ -215,10 +215,11 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
         api_name="keep_side",
         **form.QUICK,
     )
+    form.afterwards(kept, "window.guanacoChanged")
     view.unload_second(unload, held, view, js=HELD, api_name="unload_second", **form.QUICK)
     view.restore_comparison(restore, held, view, js=HELD, api_name="restore_comparison", **form.SILENT)
     models, adapters = [side[0] for side in parts.sides], [[side[1], side[3]] for side in parts.sides]
     for model, pickers in zip(models, adapters, strict=True):
-        model.input(turned, model, pickers, api_visibility="private", **form.SILENT)
+        form.when_chosen(model, turned, pickers, api_visibility="private", **form.SILENT)
     lists = [each for model, pickers in zip(models, adapters, strict=True) for each in (model, *pickers)]
     mine.select(opened, models, lists, api_visibility="private", **form.SILENT)

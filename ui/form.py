@@ -234,6 +234,19 @@ def afterwards(event: Any, function: str) -> None:
         ended(None, None, None, js=f"() => {function}({failed})", api_visibility="private", show_progress="hidden")
 
 
+def when_chosen(picker: gr.Dropdown, function: Callable[[Any], Any], outputs: list[Component], **how: Any) -> Any:
+    """The event that another value is chosen or typed. Gradio's own tells of a picker also when it is only left."""
+    entered = gr.Textbox(visible=False, label="before")
+    picker.focus(None, picker, entered, js="value => value", api_visibility="private", show_progress="hidden")
+
+    def chosen(before: object, now: object) -> Any:
+        if now == before:
+            return gr.skip() if len(outputs) == 1 else [gr.skip()] * len(outputs)
+        return function(now)
+
+    return picker.input(chosen, [entered, picker], outputs, **how)
+
+
 def names(function: Callable, *plain: str, settings: type[Settings] | None = None) -> None:
     """Say what the trailing `*values` of an event's function are for whoever calls it through the API: some by name, then
     the fields of a settings class with their defaults."""

@@ -55,7 +55,9 @@ def tab(services: Services, mine: gr.Tab) -> None:
     shown = opened.success(boards.show, chosen, rated, api_visibility="private", **working)
     choices = [rate.click, *(each.input for each in chosen)]
     # Of two quick choices the later one counts, and what was asked for as the tab opened is not drawn over either.
-    gr.on(choices, boards.rate, chosen, rated, cancels=shown, trigger_mode="always_last", api_name="rate_systems", **working)
+    rating = gr.on(choices, boards.rate, chosen, rated, cancels=shown, trigger_mode="always_last", api_name="rate_systems", **working)
+    # Where the earlier one is refused Gradio forgets the later one.
+    rating.failure(boards.show, chosen, rated, api_visibility="private", **working)
     order.click(boards.one_order, source, [drawn, said], api_name="one_order", **working)
     many.click(boards.settle, source, [drawn, said], api_name="many_orders", **working)
     check.click(boards.audit, None, said, api_name="audit", **working)

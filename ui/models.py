@@ -86,6 +86,10 @@ class Models:
                 (state.model, choices, turned) if ready else (known, choices, held),
             ]
 
+        def hold(adapter: str | None, mixed_in: str | None, seen: tuple | None) -> tuple | None:
+            """What is chosen as a load begins was chosen for the model before."""
+            return seen and (*seen[:2], (adapter, mixed_in))
+
         def opened() -> list:
             chosen = services.chosen_adapter()
             name = services.state().model
@@ -108,6 +112,7 @@ class Models:
         self.model.change(lambda model: _about(services, model), self.model, self.about, api_name="about_model", **form.SILENT)
         timer = gr.Timer(BUSY_SECONDS)
         pickers = [self.adapter, self.blend[2]]
+        self.load.click(hold, [*pickers, seen], seen, api_visibility="private", **form.SILENT)
         timer.tick(look, [*pickers, seen], [*after, *pickers, timer, seen], api_name="status", **form.SILENT)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import gradio as gr
 
 from engine.library import MAX_IMPORT_BYTES, MAX_LIBRARY_BYTES, MAX_THREADS, Library, to_json, to_markdown
+from engine.settings import MAX_SYSTEM_CHARS
 from engine.threads import Thread
 from ui import assets, form
 from ui.render import shown
@@ -31,7 +32,7 @@ def draw() -> gr.HTML:
         js_on_load=assets.script("sidebar.js"),
         elem_id="chats",
         apply_default_css=False,
-        limits={"file": MAX_IMPORT_BYTES, "store": MAX_LIBRARY_BYTES, "threads": MAX_THREADS},
+        limits={"file": MAX_IMPORT_BYTES, "store": MAX_LIBRARY_BYTES, "threads": MAX_THREADS, "system": MAX_SYSTEM_CHARS},
     )
 
 
@@ -102,7 +103,8 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     chats.open_renamed(**own, inputs=current, outputs=current, js="window.guanacoRenamed")
     chats.keep(**own, inputs=library, outputs=library, js="window.guanacoKeep")
     each = {"trigger_mode": "multiple", **form.QUICK}  # several may be pressed before the first is answered
-    chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **each)
+    opening_one = chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **each)
+    form.afterwards(opening_one, "window.guanacoChanged")
     chats.rename_chat(rename, [wanted, text], chats, js=assets.taking("thread", "text"), api_name="rename", **each)
     chats.delete_chat(delete, wanted, chats, js=assets.taking("thread"), api_name="delete", **each)
     chats.search_chats(search, [text, library], chats, js=_SOUGHT, trigger_mode="always_last", api_name="search", **form.QUICK)

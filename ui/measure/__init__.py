@@ -131,7 +131,7 @@ def tab(services: Services, opening: gr.Tab) -> None:
     how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
     typed = {**how, **form.AS_TYPED}
     turned = measure.input(turn, measure, [about, data, shots, read_as], **how)
-    other = model.input(adapters_of, model, adapter, **how)
+    other = form.when_chosen(model, adapters_of, [adapter], **how)
     here = opening.select(opened, model, [model, adapter], **how)
     brought = file.upload(upload, file, data, **how | {"show_progress": "minimal"})
     for event in (turned, other, here, brought):

@@ -31,10 +31,7 @@ element.replaceChildren(...view.nodes, second);
 const busy = () => document.body.dataset.comparing === "true";
 const act = (name, action) => {
   if (busy()) return;
-  whenIdle(() => {
-    window.guanacoAction = action;
-    trigger(name);
-  });
+  whenIdle(() => begin(name, action));
 };
 
 const draw = (article, turn) => drawMessage(article, turn, turn.text === undefined ? null : () => {

@@ -35,25 +35,34 @@ const copiesCode = (node) => node.addEventListener("click", (event) => {
   if (button) copied(button, button.closest(".code").querySelector("pre").innerText);
 });
 
-// What changes a conversation waits for the end of an answer under way, which would undo it.
+// What the server gives to these is drawn over the conversation that stands there by then, so what comes next waits for it.
+const CHANGES = ["open_chat", "undo_message", "show_branch", "give_thumb", "keep_side"];
+const begin = (name, action) => {
+  if (CHANGES.includes(name)) document.body.dataset.changing = name;
+  window.guanacoAction = action;
+  trigger(name);
+};
+const unsettled = () => document.body.dataset.answering === "true" || "changing" in document.body.dataset;
+
+// What changes a conversation waits for the end of an answer or of another change under way, which would undo it.
 const whenEnded = (then) => {
-  if (document.body.dataset.answering !== "true") return then();
+  if (!unsettled()) return then();
   const observer = new MutationObserver(() => {
-    if (document.body.dataset.answering === "true") return;
+    if (unsettled()) return;
     observer.disconnect();
-    setTimeout(then, 150);
+    setTimeout(() => whenEnded(then), 150);
   });
-  observer.observe(document.body, { attributes: true, attributeFilter: ["data-answering"] });
+  observer.observe(document.body, { attributes: true, attributeFilter: ["data-answering", "data-changing"] });
 };
 
 // An answer under way belongs to the conversation on the screen: it is stopped, and kept, before another one is shown. What is
 // typed meanwhile waits in its box.
 const whenIdle = (then) => {
-  if (document.body.dataset.answering !== "true") return then();
+  if (!unsettled()) return then();
   document.body.dataset.leaving = "true";
   whenEnded(() => {
     then();
     setTimeout(() => delete document.body.dataset.leaving, 50);
   });
-  document.querySelector("#stop").click();
+  if (document.body.dataset.answering === "true") document.querySelector("#stop").click();
 };

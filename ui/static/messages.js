@@ -159,7 +159,7 @@ const backToBox = (stop, box) => {
 const whileAnswering = (flag, box, ended) => {
   const underWay = () => document.body.dataset[flag] === "true";
   setInterval(() => {
-    if (underWay()) fetch("./", { method: "HEAD", cache: "no-store" }).catch(ended);
+    if (underWay() || unsettled()) fetch("./", { method: "HEAD", cache: "no-store" }).catch(ended);
   }, 3000);
   document.addEventListener("keydown", (event) => {
     const waits = underWay() || document.body.dataset.leaving;

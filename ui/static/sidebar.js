@@ -33,21 +33,26 @@ window.guanacoKeep = (browser) => {
   draw();
   return unreadable ? browser : { version: 1, threads: library };
 };
+let newest;  // of what another tab said on the open conversation
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("guanaco-playground.conversations") : null;
 if (tabs) {
   tabs.onmessage = ({ data }) => {
-    const newer = data.put.find((thread) => thread.id === open && thread.updated > (stored(open)?.updated ?? 0));
+    const [mine, before] = [data.put.find((thread) => thread.id === open), stored(open)];
     waiting.push(data);
     trigger("keep");
-    if (newer && document.body.dataset.answering !== "true") act("open_chat", { thread: newer }, true);
+    if (data.drop.includes(open)) return whenIdle(() => data.drop.includes(open) && trigger("open_gone"));
+    if (mine && mine.updated > (before?.updated ?? 0)) {
+      if (document.body.dataset.answering === "true") return;
+      newest = mine;
+      whenEnded(() => newest === mine && mine.id === open && !(stored(open)?.updated > mine.updated) && begin("open_chat", { thread: mine }));
+    } else if (mine && mine.title !== before?.title) retitle(mine);
   };
 }
 
 const act = (name, action, atOnce) => {
   const go = () => {
     say("");
-    window.guanacoAction = action;
-    trigger(name);
+    begin(name, action);
   };
   if (atOnce) go();
   else whenIdle(go);
@@ -56,12 +61,19 @@ const act = (name, action, atOnce) => {
 // At once, without the server: what somebody types next is of the new one, however busy the server is.
 const begun = (system, drop) => {
   const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const thread = { id, title: "", updated: 0, system: system || "", turns: [], leaf: -1 };
+  // One that is too long is refused with each message, until it is shortened.
+  const text = system?.length <= props.limits.system ? system : "";
+  const thread = { id, title: "", updated: 0, system: text, turns: [], leaf: -1 };
   return [{ thread: id, turns: [], busy: false }, thread, { put: [], drop, stamp: id, open: id }];
 };
 window.guanacoNew = (system) => begun(system, []);
 window.guanacoCleared = (system, current) => begun(system, current ? [current.id] : []);
 let renaming;
+// The open one may have grown since: it takes the title alone, when nothing under way would undo it.
+const retitle = ({ id, title }) => whenEnded(() => {
+  renaming = { id, title };
+  trigger("open_renamed");
+});
 window.guanacoRenamed = (current) => current?.id === renaming.id ? { ...current, title: renaming.title } : current;
 const fresh = button("new-chat", "New chat", () => {
   search.value = "";
@@ -179,7 +191,10 @@ function draw() {
     }
     const row = make("div", "chat");
     const name = nameOf(thread);
-    const choose = button("open", name, () => act("open_chat", { thread }));
+    const choose = button("open", name, () => {
+      // As it is stored by then: an answer under way is kept when it has been stopped.
+      if (thread.id !== open) whenIdle(() => act("open_chat", { thread: stored(thread.id) ?? thread }, true));
+    });
     if (thread.id === open) {
       row.classList.add("current");
       choose.setAttribute("aria-current", "true");
@@ -200,11 +215,7 @@ function update() {
   const value = props.value;
   if (!value || !value.put) return;
   if (value.open) open = value.open;
-  // The open one may have grown since: it takes the title alone, when no answer under way would undo it.
-  if (value.renamed?.id === open) whenEnded(() => {
-    renaming = value.renamed;
-    trigger("open_renamed");
-  });
+  if (value.renamed?.id === open) retitle(value.renamed);
   if (value.gone && value.gone === open) trigger("open_gone");
   if (value.restored) fresh.disabled = false;
   if (value.found !== undefined) found = value.found && search.value.trim() ? new Set(value.found) : null;

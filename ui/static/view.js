@@ -7,9 +7,10 @@ const view = makeScroller("Conversation", welcome, turns);
 element.replaceChildren(...view.nodes);
 
 const act = (name, action) => {
-  if (document.body.dataset.answering === "true") return false;
-  window.guanacoAction = action;
-  trigger(name);
+  const { answering, changing, leaving } = document.body.dataset;
+  const twice = name === "undo_message" && changing === name;  // a double click
+  if (answering === "true" || leaving || twice) return false;
+  whenEnded(() => begin(name, action));
   return true;
 };
 
@@ -161,21 +162,38 @@ const update = () => {
 watch("value", update);
 update();
 
-// After every answer, also one that broke off.
+// After every answer, also one that broke off or was refused.
 window.guanacoEnded = () => {
   if (document.body.dataset.answering !== "true") return;
   document.body.dataset.answering = "false";
   stopping = false;
   const article = turns.querySelector(".live");
   if (article) brokeOff(article);
+  backToBox("#stop", "#message");
 };
-whileAnswering("answering", "#message", window.guanacoEnded);
+window.guanacoChanged = () => delete document.body.dataset.changing;
+whileAnswering("answering", "#message", () => {
+  window.guanacoChanged();
+  window.guanacoEnded();
+});
+
+// What is sent while a change is on its way is of the conversation that it leaves.
+const sendsLater = (event, sends) => {
+  const { answering, changing, leaving } = document.body.dataset;
+  if (!sends || !changing || answering === "true" || leaving) return;
+  event.preventDefault();
+  event.stopPropagation();
+  whenEnded(() => document.querySelector("#send").click());
+};
+document.addEventListener("click", (event) => sendsLater(event, event.target.closest?.("#send")), true);
+document.addEventListener("keydown", (event) => {
+  sendsLater(event, event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.closest?.("#message"));
+}, true);
 
 // Clearing deletes, so it asks once more.
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("#clear");
-  const answering = document.body.dataset.answering === "true";
-  if (!button || !turns.children.length || (button.dataset.sure && !answering)) return;
+  if (!button || (!unsettled() && (button.dataset.sure || !turns.children.length))) return;
   event.preventDefault();
   event.stopPropagation();
   if (button.dataset.sure) {
