@@ -34,7 +34,7 @@ def on(recipe: Recipe, data: DataRecipe) -> Recipe:
 
 
 class Draft(Settings):
-    """`title` is what the data is called for people, `run` the run that was started from it last."""
+    """`title` is what the data is called for people, `run` the run that was started from it, or chosen to be tried, last."""
 
     recipe: Recipe = on(presets.preset(models.STARTER), DataRecipe())
     title: str = ""

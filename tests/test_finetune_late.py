@@ -34,7 +34,7 @@ def page(home):
 def test_rows_that_were_asked_for_twice_are_no_other_rows(home, rows):
     take = wired(DataStep(Workshop(Services(Runtime(isolated=False)))), "take")
     before = Draft()
-    found = {"before": kept(before), "draft": kept(drafts.with_data(before, str(rows), "mine"))}
+    found = {"wrong": "", "before": kept(before), "draft": kept(drafts.with_data(before, str(rows), "mine"))}
     draft, told, *_ = take(found, kept(before))
     assert take(found, draft)[:2] == [draft, told] and "mine" in told
     unchanged, told, *_ = take(found, kept(drafts.with_data(before, "other.jsonl", "other")))
@@ -51,7 +51,7 @@ def test_a_base_that_is_found_late_undoes_nothing_that_was_chosen_meanwhile(home
     draft, *_ = take(found, kept(meanwhile))
     assert drafts.read(draft) == drafts.with_model(meanwhile, str(tiny))
     edited = kept(drafts.changed(drafts.read(draft), {"lora.r": 3}))
-    assert take(found, edited)[0] == gr.skip(), "who asked twice keeps what was changed since"
+    assert take(found, edited, str(tiny), "none")[0] == gr.skip(), "who asked twice keeps what was changed since"
     other = kept(drafts.with_model(before, "guanaco-7b"))
     draft, *_, told = take(found, other)
     assert draft == gr.skip() and "another base was chosen meanwhile" in told

@@ -1,7 +1,7 @@
 """Step 2 of the wizard: the rows to learn from, what is in them, and where long ones are cut."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,10 @@ class DataStep:
         limit = DataRecipe.model_fields["max_length"]
         self.limit = gr.Slider(LEAST, MOST, step=8, label=limit.title, info=limit.description, elem_id="ft-limit")
         self.lengths = gr.HTML(elem_id="ft-lengths", apply_default_css=False)
-        self.outputs = [self.told, self.preview, self.mapping, self.format, *self.columns, self.limit, self.lengths]
+        # The format that the pickers of columns are for.
+        self.mapped = gr.Textbox(visible=False, label="format of the columns")
+        mapping = [self.mapping, self.format, self.mapped, *self.columns]
+        self.outputs = [self.told, self.bundled, self.preview, *mapping, self.limit, self.lengths]
         return self
 
     def shown(self, draft: Draft) -> list:
@@ -81,14 +84,18 @@ class DataStep:
         data = draft.recipe.data
         if not data.source:
             said = views.told("No rows yet. Bring some, or try the bundled set.")
-            return [said, "", gr.skip(), data.format, *self._columns(draft, None), self._limit(draft), ""]
+            return [said, None, "", gr.skip(), data.format, data.format, *self._columns(draft, None), self._limit(draft), ""]
         try:
             first = self.shop.first(draft)
             preview, mapping = views.data(first), gr.Accordion(open=True) if first.unsure else gr.skip()
         except EngineError as error:
             first, preview, mapping = None, views.told(str(error), "wrong"), gr.skip()
         found = [*self._columns(draft, first), self._limit(draft), self._lengths(draft)]
-        return [views.told(draft.title), preview, mapping, data.format, *found]
+        return [views.told(draft.title), self._bundled(draft), preview, mapping, data.format, data.format, *found]
+
+    def _bundled(self, draft: Draft) -> str | None:
+        """The bundled set that the draft's rows are, None where they are others."""
+        return next((title for title, path in uploads.bundled().items() if str(path) == draft.recipe.data.source), None)
 
     def _columns(self, draft: Draft, first: First | None) -> list:
         """For each field of the format which column holds it."""
@@ -130,68 +137,71 @@ class DataStep:
     def wire(self, draft: gr.BrowserState) -> list[Dependency]:
         """Gives the events that change the draft."""
 
-        def brought(
-            ask: dict, kept_draft: object, source: Path | str, title: str, format: str = datasets.AUTO, columns: dict | None = None
-        ) -> dict:
-            """What was asked for, and what it was asked in place of; the draft may be another by now."""
-            before = read(kept_draft)
-            changed = drafts.with_data(before, str(source), title, format, columns)
-            # What cannot be read at all does not become the draft's. What is fetched from the Hub may take long: its size is told.
-            self.shop.first(changed, lambda progress: gr.Info(html.escape(progress.text)))
-            return {**ask, "before": kept(before), "draft": kept(changed)}
+        def upload(before: Draft, file: str | None) -> tuple:
+            if not file:
+                raise BadInput("Choose a file first.")
+            path = Path(file)
+            return uploads.keep(path, path.name, self.shop.services.read_only), path.name
 
-        def upload(ask: dict, kept_draft: object, file: str | None) -> dict:
-            with form.explained():
-                self.shop.allowed()
-                if not file:
-                    raise BadInput("Choose a file first.")
-                path = Path(file)
-                return brought(ask, kept_draft, uploads.keep(path, path.name, self.shop.services.read_only), path.name)
+        def paste(before: Draft, text: str) -> tuple:
+            return uploads.paste(text or "", self.shop.services.read_only), "Pasted rows"
 
-        def paste(ask: dict, kept_draft: object, text: str) -> dict:
-            with form.explained():
-                self.shop.allowed()
-                return brought(ask, kept_draft, uploads.paste(text or "", self.shop.services.read_only), "Pasted rows")
+        def hub(before: Draft, name: str) -> tuple:
+            if not (name or "").strip():
+                raise BadInput("Name a data set of the Hub, such as owner/name.")
+            return name.strip(), name.strip()
 
-        def hub(ask: dict, kept_draft: object, name: str) -> dict:
-            with form.explained():
-                self.shop.allowed()
-                if not (name or "").strip():
-                    raise BadInput("Name a data set of the Hub, such as owner/name.")
-                return brought(ask, kept_draft, name.strip(), name.strip())
+        def bundled(before: Draft, title: str | None) -> tuple | None:
+            found = uploads.bundled()
+            if not title or title == self._bundled(before):  # Gradio tells also that it was left as it was
+                return None
+            if title not in found:
+                raise BadInput("Choose one of the bundled sets.")
+            return found[title], title
 
-        def bundled(ask: dict, kept_draft: object, title: str) -> dict:
-            with form.explained():
-                self.shop.allowed()
-                found = uploads.bundled()
-                if title not in found:
-                    raise BadInput("Choose one of the bundled sets.")
-                return brought(ask, kept_draft, found[title], title)
+        def thumbs(before: Draft) -> tuple:
+            if self.shop.services.read_only:
+                raise BadInput("On this public host chats are not kept apart by visitor. Upload or paste rows instead.")
+            return uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats"
 
-        def thumbs(ask: dict, kept_draft: object) -> dict:
-            with form.explained():
-                self.shop.allowed()
-                if self.shop.services.read_only:
-                    raise BadInput("On this public host chats are not kept apart by visitor. Upload or paste rows instead.")
-                return brought(ask, kept_draft, uploads.thumbs_up(self.shop.services.store), "Thumbs-up chats")
+        def remap(before: Draft, format: str, *columns: str) -> tuple:
+            if not before.recipe.data.source:
+                raise BadInput("Bring the rows first.")
+            if format not in (datasets.AUTO, *FORMATS):
+                raise BadInput("Choose one of the formats in the list.")
+            fields = self._fields(format if format in FORMATS else self.shop.first(before).format)
+            named = {name: column for name, column in zip(fields, columns) if column not in (None, SAME)}
+            return before.recipe.data.source, before.title, format, named
 
-        def remap(ask: dict, kept_draft: object, format: str, *columns: str) -> dict:
-            with form.explained():
-                self.shop.allowed()
+        def bringing(asked: Callable[..., tuple | None]) -> Callable[..., dict]:
+            """`asked` gives the source, its title, and how it is to be read if that was said; None where nothing was asked for."""
+
+            def bring(ask: dict, kept_draft: object, *values: object) -> dict:
+                """What was asked for, and what it was asked in place of; the draft may be another by now."""
                 before = read(kept_draft)
-                if not before.recipe.data.source:
-                    raise BadInput("Bring the rows first.")
-                if format not in (datasets.AUTO, *FORMATS):
-                    raise BadInput("Choose one of the formats in the list.")
-                fields = self._fields(format if format in FORMATS else self.shop.first(before).format)
-                named = {name: column for name, column in zip(fields, columns) if column not in (None, SAME)}
-                return brought(ask, kept_draft, before.recipe.data.source, before.title, format, named)
+                try:
+                    self.shop.allowed()
+                    if (named := asked(before, *values)) is None:
+                        return {**ask, "wrong": None}
+                    source, *how = named
+                    changed = drafts.with_data(before, str(source), *how)
+                    # What cannot be read at all does not become the draft's. What is fetched from the Hub may take long: its size is told.
+                    self.shop.first(changed, lambda progress: gr.Info(html.escape(progress.text)))
+                except EngineError as error:
+                    return {**ask, "wrong": str(error)}
+                return {**ask, "wrong": "", "before": kept(before), "draft": kept(changed)}
+
+            return bring
 
         def take(found: dict | None, kept_draft: object) -> list:
             """The rows that were found, in the draft as it is now."""
             nothing = [gr.skip()] * (1 + len(self.outputs))
             if not found:
                 return nothing
+            if found["wrong"]:
+                raise form.shown(found["wrong"])
+            if found.get("refused"):
+                gr.Warning(html.escape(found["refused"], quote=False), title="That did not work")
             now, before, there = (read(each) for each in (kept_draft, found["before"], found["draft"]))
             # By a recipe with data of its own; who asked twice has these rows already.
             if drafts.rows(now) not in (drafts.rows(before), drafts.rows(there)):
@@ -200,12 +210,18 @@ class DataStep:
             changed = drafts.with_data(now, *drafts.rows(there))
             return [kept(changed), *self.shown(changed)]
 
-        def fields(format: str, kept_draft: object) -> list:
-            draft = drafts.changed(read(kept_draft), {"data.format": format if format in FORMATS else datasets.AUTO, "data.columns": {}})
+        def fields(format: str, mapped: str, kept_draft: object) -> list:
+            """The pickers of columns for another format. What was chosen in them stays where it is the same one, which Gradio tells as
+            well."""
+            now = read(kept_draft)
+            format = format if format in FORMATS else datasets.AUTO
+            if format == mapped:
+                return [gr.skip()] * (1 + MOST_FIELDS)
+            draft = now if format == now.recipe.data.format else drafts.changed(now, {"data.format": format, "data.columns": {}})
             try:
-                return self._columns(draft, self.shop.first(read(kept_draft)))
+                return [format, *self._columns(draft, self.shop.first(now))]
             except EngineError:
-                return self._columns(draft, None)
+                return [format, *self._columns(draft, None)]
 
         def cut(limit: float | None, kept_draft: object) -> list:
             before = read(kept_draft)
@@ -231,14 +247,17 @@ class DataStep:
         ):
             # Of the same control too: a name is mended, or another set chosen, while the first is on its way.
             again = {"api_visibility": "private", "trigger_mode": "multiple"}
-            found = event(function, [self.found, draft, *inputs], self.found, js=asking("rows", function.__name__), **again, **BRINGING)
+            asked = [self.found, draft, *inputs]
+            found = event(bringing(function), asked, self.found, js=asking("rows", function.__name__), **again, **BRINGING)
             done = found.success(take, [self.found, draft], [draft, *self.outputs], js=latest("rows"), **again, **form.QUICK)
             self.counts(done, draft)
             changing.append(done)
         moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
             changing.append(event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED))
-        self.format.input(fields, [self.format, draft], self.columns, api_visibility="private", **form.QUICK)
+        mapped = [self.mapped, *self.columns]
+        last = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+        self.format.input(fields, [self.format, self.mapped, draft], mapped, **last)
         return changing
 
     def counts(self, event: Dependency, draft: gr.BrowserState) -> None:

@@ -81,52 +81,58 @@ class ModelStep:
         def choose(ask: dict, kept_draft: object, model: str) -> dict:
             """The base that was asked for and what it was asked in place of, or why it cannot be; the draft may be another by now."""
             before, found = read(kept_draft), {**ask, "model": (model or "").strip(), "wrong": ""}
-            try:
-                self.shop.allowed(drafts.changed(Draft(), {"model": found["model"] or "?"}))
-                self.shop.base(drafts.with_model(before, found["model"]))
-            except EngineError as error:
-                found["wrong"] = str(error)
+            if found["model"] != before.recipe.model:
+                try:
+                    self.shop.allowed(drafts.changed(Draft(), {"model": found["model"] or "?"}))
+                    self.shop.base(drafts.with_model(before, found["model"]))
+                except EngineError as error:
+                    found["wrong"] = str(error)
             return {**found, "before": before.recipe.model}
 
-        def take(found: dict | None, kept_draft: object) -> list:
-            """The base that was found, in the draft as it is now."""
-            now = read(kept_draft)
-            if not found or now.recipe.model == found["model"] != found["before"]:  # asked twice, and there already
-                return nothing
-            if found["wrong"]:
-                return self._refused(now, f"{found['wrong']} The base is still {now.recipe.model}.")
-            if now.recipe.model != found["before"]:  # by a recipe with a base of its own
-                said = f"{found['model']} was found, but another base was chosen meanwhile. Choose it again to finetune it."
-                return self._refused(now, said)
-            with form.explained():
-                self.shop.allowed(drafts.changed(Draft(), {"model": found["model"] or "?"}))
-                changed = drafts.with_model(now, found["model"])
-            return [kept(changed), *self.shown(changed)]
-
-        def start_from(ask: dict, kept_draft: object, adapter: str) -> dict:
-            """The same of the adapter, which was looked at for the base of then."""
-            before, chosen = read(kept_draft), {"lora.start_from": (adapter or "").strip() or NO_ADAPTER}
-            found = {**ask, "chosen": chosen, "model": before.recipe.model, "wrong": ""}
-            try:
-                self.shop.allowed(drafts.changed(Draft(), chosen))
-                self.shop.check_start(drafts.changed(before, chosen))
-            except EngineError as error:
-                found["wrong"] = str(error)
-            return found
-
-        def take_start(found: dict | None, kept_draft: object) -> list:
+        def take(found: dict | None, kept_draft: object, *said: str | None) -> list:
+            """The base that was found, in the draft as it is now; `said` is what both pickers hold."""
             now = read(kept_draft)
             if not found:
                 return nothing
-            wrong = found["wrong"]
-            if now.recipe.model != found["model"]:
+            if found["wrong"]:
+                return self._refused(now, f"{found['wrong']} The base is still {now.recipe.model}.")
+            if now.recipe.model == found["model"]:  # Gradio tells also that a picker was left as it was, and some choices twice
+                return self._unchanged(now, *said)
+            if now.recipe.model != found["before"]:  # by a recipe with a base of its own
+                wrong = f"{found['model']} was found, but another base was chosen meanwhile. Choose it again to finetune it."
+                return self._refused(now, wrong)
+            with form.explained():
+                self.shop.allowed(drafts.changed(Draft(), {"model": found["model"] or "?"}))
+                changed = drafts.with_model(now, found["model"])
+            return self._taken(changed, found)
+
+        def start_from(ask: dict, kept_draft: object, adapter: str) -> dict:
+            """The same of the adapter, which was looked at for the base of then."""
+            before, chosen = read(kept_draft), (adapter or "").strip() or NO_ADAPTER
+            found = {**ask, "chosen": chosen, "model": before.recipe.model, "before": before.recipe.lora.start_from, "wrong": ""}
+            if chosen != found["before"]:
+                try:
+                    self.shop.allowed(drafts.changed(Draft(), {"lora.start_from": chosen}))
+                    self.shop.check_start(drafts.changed(before, {"lora.start_from": chosen}))
+                except EngineError as error:
+                    found["wrong"] = str(error)
+            return found
+
+        def take_start(found: dict | None, kept_draft: object, *said: str | None) -> list:
+            now = read(kept_draft)
+            if not found:
+                return nothing
+            wrong, chosen, held = found["wrong"], found["chosen"], now.recipe.lora.start_from
+            another = now.recipe.model != found["model"]
+            if not wrong and (chosen == held or (another and chosen == found["before"])):
+                return self._unchanged(now, *said)
+            if another:
                 wrong = "Another base was chosen meanwhile. Choose what to start from again."
             if wrong:
-                held = now.recipe.lora.start_from
                 return self._refused(now, f"{wrong} It still starts from {'a fresh adapter' if held in ('', NO_ADAPTER) else held}.")
             with form.explained():
-                changed = drafts.changed(now, found["chosen"])
-            return [kept(changed), *self.shown(changed)]
+                changed = drafts.changed(now, {"lora.start_from": chosen})
+            return self._taken(changed, found)
 
         how, changing = {"api_visibility": "private", "trigger_mode": "multiple", **form.QUICK}, []
         # A base or an adapter of the Hub is looked at, which may take a moment.
@@ -134,8 +140,24 @@ class ModelStep:
         for picker, look, taking in ((self.base, choose, take), (self.start_from, start_from, take_start)):
             what, answer = look.__name__, gr.JSON(visible=False, label="found")
             found = picker.input(look, [answer, draft, picker], answer, js=asking(what, what), **looking)
-            changing.append(found.success(taking, [answer, draft], [draft, *self.outputs], js=latest(what), **how))
+            changing.append(
+                found.success(taking, [answer, draft, self.base, self.start_from], [draft, *self.outputs], js=latest(what), **how)
+            )
         return changing
+
+    def _taken(self, draft: Draft, found: dict) -> list:
+        """What was found is the draft's now; a later ask may have been refused."""
+        *pickers, table = self.shown(draft)
+        refused = views.told(found["refused"], "wrong") if found.get("refused") else ""
+        return [kept(draft), *pickers, refused + table]
+
+    def _unchanged(self, draft: Draft, base: str | None, adapter: str | None) -> list:
+        """What was touched is the draft's already. What the other picker asks for may be on its way, or be told to be wrong until both
+        say what the draft does."""
+        held = draft.recipe.lora.start_from
+        *_, table = self.shown(draft)
+        there = (base, adapter or held) == (draft.recipe.model, held)
+        return [gr.skip(), gr.skip(), gr.skip() if adapter else gr.Dropdown(value=held), table if there else gr.skip()]
 
     def _refused(self, draft: Draft, why: str) -> list:
         """What was typed stays, to be mended; the draft is as it was."""

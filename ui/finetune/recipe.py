@@ -128,7 +128,9 @@ class RecipeStep:
             self.shop.give_up_others(made, request.session_hash)
             told = views.told(wrong, "wrong") if wrong else self._means(made)
             untouched = [gr.skip()] * len(self.fields)
-            return [kept(made), told, self._in_force(made), *untouched, made.recipe.to_yaml(), gr.skip(), filling | _recipe(made)]
+            # Somebody may be writing it, and a field that is left as it was is told as well.
+            text = gr.skip() if made == before else made.recipe.to_yaml()
+            return [kept(made), told, self._in_force(made), *untouched, text, gr.skip(), filling | _recipe(made)]
 
         def leave(request: gr.Request, kept_draft: object, filling: dict | None, said: dict | None, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
@@ -138,8 +140,10 @@ class RecipeStep:
             return [gr.skip()] * (1 + len(self.outputs)) if same else change(request, kept_draft, filling, said, *shown)
 
         def begin_with(name: str, kept_draft: object) -> list:
+            before = read(kept_draft)
+            if not name or name == self._in_force(before):  # Gradio tells also that it was left as it was, and some choices twice
+                return [gr.skip()] * (1 + len(self.outputs))
             with form.explained():
-                before = read(kept_draft)
                 self.shop.allowed(before)
                 made = drafts.with_preset(before, "" if name == OWN else name)
             return [kept(made), *self.shown(made)]

@@ -19,7 +19,7 @@ from ui.chat import TAB as CHAT
 from ui.finetune import views
 from ui.finetune.forgetting import Forgetting
 from ui.finetune.taking import Taking
-from ui.finetune.workshop import Workshop
+from ui.finetune.workshop import Workshop, kept
 from ui.measure.history import NOT_HERE
 
 # The game's script shows the deck of the duel, also where that tab was opened before there was one.
@@ -54,19 +54,25 @@ class TryStep:
         self.changes = gr.HTML(elem_id="ft-changes", apply_default_css=False)
         self.forgetting = Forgetting(self.shop, self._measurable).draw()
         self.taking = Taking(self.shop, self._found).draw()
-        self.outputs = [self.run, self.told, self.changes, *self.forgetting.outputs, *self.taking.outputs]
+        # The run that all of this is of, and whether somebody chose it here. The page has it: the picker may be another run's by now.
+        self.of = gr.JSON(visible=False, label="shown")
+        self.outputs = [self.run, self.of, self.told, self.play, self.changes, *self.forgetting.outputs, *self.taking.outputs]
         return self
 
     def shown(self, draft: Draft, chosen: str = "") -> list:
-        nothing = ["", *self.taking.shown("")]
         if not self.shop.services.may_train:
-            return [gr.skip(), "", "", *nothing]
+            return [gr.skip(), *self._of("", "")]
         theirs = self.shop.services.read_only
         names = [name for name, run in trying.finished().items() if not theirs or (run.public and name == draft.run)]
         if not names:
-            return [gr.Dropdown(choices=[], value=None), views.told("Nothing has been trained yet. Step 6 starts a run."), "", *nothing]
+            return [gr.Dropdown(choices=[], value=None), *self._of("", views.told("Nothing has been trained yet. Step 6 starts a run."))]
         run = next((name for name in (chosen, draft.run) if name in names), names[0])
-        return [gr.Dropdown(choices=names, value=run), "", views.changes(trying.changes(runs.known_as(run))), "", *self.taking.shown(run)]
+        return [gr.Dropdown(choices=names, value=run), *self._of(run, "")]
+
+    def _of(self, run: str, told: str) -> list:
+        """All but the picker, for another run; the duel on the page, if any, is not of this one."""
+        changes = views.changes(trying.changes(runs.known_as(run))) if run else ""
+        return [{"run": run}, told, gr.Button(visible=False), changes, "", *self.taking.shown(run)]
 
     def _found(self, run: str | None) -> Run:
         self.shop.allowed()
@@ -94,14 +100,20 @@ class TryStep:
         services, stops = self.shop.services, Stops()
         blend = [NO_ADAPTER, 1, NO_ADAPTER, 1]
 
-        def choose(run: str, kept_draft: object) -> list:
+        def choose(run: str | None, of: dict | None, kept_draft: object) -> list:
+            if (run or "") == (of or {"run": ""}).get("run"):  # Gradio tells also that it was left as it was, and some choices twice
+                return [gr.skip()] * len(self.outputs)
             try:
                 self._found(run)
-                there, *others = self.shown(read(kept_draft), run)
+                there, of, *others = self.shown(read(kept_draft), run)
             except EngineError as error:  # told here: after a failure Gradio forgets who was to be shown next
-                return [gr.skip(), views.told(str(error), "wrong"), *[gr.skip()] * (len(self.outputs) - 2)]
+                return [gr.skip(), {}, views.told(str(error), "wrong"), *[gr.skip()] * (len(self.outputs) - 3)]
             # What stands in the picker stays: it may be another run by now, which is shown next.
-            return [gr.Dropdown(choices=there.choices), *others]
+            return [gr.Dropdown(choices=there.choices), {**of, "chosen": True}, *others]
+
+        def remember(of: dict | None, kept_draft: object) -> dict:
+            """Whoever comes back finds the run that was chosen; the draft may be another by now."""
+            return kept(read(kept_draft).model_copy(update={"run": of["run"]})) if of and of.get("chosen") else gr.skip()
 
         def chat(run: str) -> list:
             with form.explained():
@@ -136,7 +148,8 @@ class TryStep:
             stops.stop(request.session_hash)
 
         how = {"api_visibility": "private", **form.QUICK}
-        self.run.input(choose, [self.run, draft], self.outputs, trigger_mode="always_last", **how)
+        chosen = self.run.input(choose, [self.run, self.of, draft], self.outputs, trigger_mode="always_last", **how)
+        chosen.success(remember, [self.of, draft], draft, trigger_mode="always_last", **how)
         self.chat.click(chat, self.run, [self.tabs, *self.talk.blend], **how)
         self.compare.click(side_by_side, self.run, [self.tabs, *self.sides], **how)
         playing = [self.told, self.stop, self.play]

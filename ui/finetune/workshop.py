@@ -37,16 +37,32 @@ _KEPT, _KEPT_CHARACTERS = 24, 100_000_000
 # How often somebody who waits to be read for is looked after, seconds.
 _LOOK_SECONDS = 0.2
 
-# Whoever asks for something else while one is on its way gets what was asked for last. The number of an ask is the page's; who asks for
-# the same again, as Gradio may do by itself, asks once.
+# Whoever asks for something else while one is on its way gets what was asked for last and could be had: an answer waits while later asks
+# are open, and is taken where they come to nothing. The number of an ask is the page's; who asks for the same again, as Gradio may do by
+# itself, asks once.
 _ASKING = """(...values) => {
-  const asks = (window.guanacoAsks ||= {}), mine = (asks.WHAT ||= {number: 0});
+  const asks = (window.guanacoAsks ||= {}), mine = (asks.WHAT ||= {number: 0, taken: 0, open: new Set(), waiting: null});
   const asked = JSON.stringify(["NAME", ...values.slice(2)]);
   if (asked !== mine.asked) mine.number++;
   mine.asked = asked;
+  mine.open.add(mine.number);
   return [{ask: mine.number}, ...values.slice(1)];
 }"""
-_LATEST = "(found, ...values) => [found?.ask === window.guanacoAsks?.WHAT?.number ? found : null, ...values]"
+_LATEST = """(found, ...values) => {
+  const mine = window.guanacoAsks?.WHAT, nothing = [null, ...values];
+  if (!found || !mine) return nothing;
+  mine.open.delete(found.ask);
+  const good = found.wrong === "", waiting = mine.waiting;
+  if (found.ask < mine.taken) return nothing;
+  if ([...mine.open].some(ask => ask > found.ask)) {
+    if (good && !(waiting?.ask > found.ask)) mine.waiting = found;
+    return nothing;
+  }
+  mine.waiting = null;
+  const take = good ? found : waiting?.ask > mine.taken ? {...waiting, refused: found.wrong} : null;
+  if (take) mine.taken = take.ask;
+  return [take || (found.wrong ? found : null), ...values];
+}"""
 
 
 @dataclass(frozen=True)
@@ -310,10 +326,12 @@ def kept(draft: Draft) -> dict:
 
 def asking(what: str, name: str) -> str:
     """The page's part of an event that asks for one of `what`, by the `name` of a control: its inputs are where the answer goes, the
-    draft, and what is asked for; the function gets `{"ask": number}` in place of the first, for its answer to hold."""
+    draft, and what is asked for; the function gets `{"ask": number}` in place of the first, for its answer to hold. `wrong` in the answer
+    says why it cannot be had; it is empty where it can, and None where nothing was asked for."""
     return _ASKING.replace("WHAT", what).replace("NAME", name)
 
 
 def latest(what: str) -> str:
-    """The page's part of the event after it: an answer to another ask than the last one comes as None."""
+    """The page's part of the event after it: it gets the answer to take, or the one that says what is wrong with the last ask, or None.
+    One that is taken since a later ask came to nothing says in `refused` why that did."""
     return _LATEST.replace("WHAT", what)
