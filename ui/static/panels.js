@@ -28,3 +28,8 @@ document.addEventListener("click", (event) => {
   // A menu of a dropdown is drawn outside its panel.
   if (chosen || (!path.includes(panel) && !path.some((node) => node.matches?.("ul, .options")))) show(null);
 });
+
+// Gradio opens a picker's list at any key, Tab included, and may do so after Tab has left it: the list then stays over the page.
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Tab" && event.target.closest?.("input[role=combobox]")) event.stopPropagation();
+}, true);
