@@ -97,6 +97,7 @@ def test_base_and_run_are_measured_on_the_same_items_and_told_apart(run, home, m
         assert base.facts["prompt_format"] == tuned.facts["prompt_format"]
 
 
+@pytest.mark.long
 def test_one_that_failed_says_why(run, home, monkeypatch, tmp_path):
     monkeypatch.setenv("GUANACO_ANSWERS", str(tmp_path))
     checks = forgetting.start(str(run.adapter), run)
