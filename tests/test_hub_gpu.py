@@ -1,5 +1,7 @@
 """The wizard's panel that starts a training as a Hugging Face Job."""
 
+import threading
+
 import browser
 import gradio as gr
 import jobs_server
@@ -8,7 +10,7 @@ import training
 from jobs_server import STARTED, STEPS, done_by, say
 from pages import Page
 
-from engine import runs
+from engine import preview, runs
 from engine.backends.scripted import ScriptedBackend
 from engine.drafts import Draft, read
 from engine.errors import BadInput
@@ -33,8 +35,8 @@ def page(hub):
 
 @pytest.mark.long
 @browser.needs_chromium
-def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole, tmp_path):
-    other = tmp_path / "other.jsonl"
+def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole, tmp_path, monkeypatch):
+    go, counting, other = threading.Event(), preview.counting, tmp_path / "other.jsonl"
     other.write_bytes(rows.read_bytes() + rows.read_bytes())
     hub.act = lambda job: (say(job, STARTED, *STEPS), done_by(hub, whole[0], job))
     with browser.opened(page.url) as tab:
@@ -57,6 +59,7 @@ def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole, tmp_path):
         tab.wait_for_function("document.body.innerText.includes('Nothing was sent')")
         assert not hub.jobs
         tab.check("#ft-job-agreed input")
+        monkeypatch.setattr(preview, "counting", lambda *rows, **options: go.wait(60) and counting(*rows, **options))
         tab.click("#ft-step-1-button")
         tab.locator("#ft-upload button[aria-label='Clear']").first.click()
         tab.set_input_files("#ft-upload input[type=file]", other)
@@ -64,6 +67,9 @@ def test_the_panel_starts_one_and_follows_it(page, hub, rows, whole, tmp_path):
         tab.click("#ft-to-5")
         tab.wait_for_function("document.querySelector('#ft-job-told').innerText.includes('other.jsonl')")
         assert not tab.is_checked("#ft-job-agreed input") and "rows.jsonl" not in tab.inner_text("#ft-job-told")
+        assert "How long it takes is told once the rows are counted." in tab.inner_text("#ft-job-told")
+        go.set()
+        tab.wait_for_function("document.querySelector('#ft-job-told').innerText.includes('updates')")
         tab.check("#ft-job-agreed input")
         tab.click("#ft-job-start")
         tab.wait_for_function("document.querySelector('#run').innerText.includes('Done: 6 steps')", timeout=120_000)
@@ -92,7 +98,7 @@ def test_the_panel_says_what_is_missing(hub, rows):
         with pytest.raises(BadInput, match=match):
             panel.start(draft, flavor, "2h", agreed)
     hub.away.set()
-    assert "could not be fetched: the Hub answered 503" in panel.opened(draft, None, "2h")[1]
+    assert "could not be fetched: the Hub answered 503" in panel.opened(draft, None, "2h", None)[1]
 
 
 def test_what_is_agreed_to_is_one_recipe_on_one_machine_for_one_time(hub, rows):
@@ -111,3 +117,28 @@ def test_what_is_agreed_to_is_one_recipe_on_one_machine_for_one_time(hub, rows):
         assert agreed is False and now != of
         assert panel.again(of, read(changed[0]), *changed[1:]) == [said, False, now]
     assert not hub.jobs
+
+
+def test_unfolding_keeps_a_tick_for_the_same_job_alone_and_leaving_the_list_changes_nothing(hub, rows):
+    with gr.Blocks() as blocks:
+        panel = HubGpu(Workshop(Services(Runtime(isolated=False))), lambda draft: "mine").draw()
+        panel.wire(gr.BrowserState(), gr.Textbox(), gr.HTML())
+
+    def on(component, event: str):
+        (found,) = (each for each in blocks.fns.values() if (component._id, event) in each.targets)
+        assert panel.agreed in found.outputs and panel.of in found.outputs
+        return found.fn
+
+    unfold, leave = on(panel.panel, "expand"), on(panel.flavor, "input")
+    draft, other = (kept(Draft(recipe=training.plan("me/tiny", rows, lora={"r": r}))) for r in (2, 3))
+    machines, told, agreed, of = unfold(draft, None, "2h", None)
+    assert machines.value == "t4-small" and "at most" in told and agreed is False, "nothing stood there when it was ticked"
+    asked = draft, "t4-small", "2h"
+    machines, _, agreed, same = unfold(*asked, of)
+    assert (agreed, same) == (gr.skip(), of)
+    assert "value" not in machines.constructor_args, "another machine may be chosen before this comes"
+    assert unfold(other, *asked[1:], of)[2] is False
+    assert leave(*asked, of) == leave(draft, None, "2h", None) == [gr.skip()] * 3
+    assert leave(draft, "a10g-small", "2h", of)[1] is False
+    hub.away.set()
+    assert unfold(*asked, of)[2:] == [False, None]

@@ -276,6 +276,33 @@ def test_a_run_is_stopped_killed_and_resumed_and_another_waits(served, letters, 
 
 @pytest.mark.long
 @browser.needs_chromium
+def test_a_run_opens_again_after_another_was_shown_and_a_press_that_failed_is_told_for_a_while(served):
+    shown = "name => document.querySelector('#run h2').innerText === name"
+    run = recorded("healthy", "done-one")
+    going = recorded("healthy", "going-one")
+    going.events.write_text("")
+    write(going, _started(), _step(1)).claim(os.getpid())
+    with browser.opened(served.url) as page:
+        open_tab(page)
+        for _ in range(2):
+            to_list(page)
+            page.click(f"#runs [data-run='{run.id}'] button.link")
+            page.wait_for_function(shown, arg=run.id)
+            page.click("#run .other button")
+            page.wait_for_function(shown, arg=going.id)
+        page.evaluate(
+            "const real = window.setTimeout; window.setTimeout = (act, wait, ...more) => real(act, wait === 8000 ? 50 : wait, ...more)"
+        )
+        page.route("**/finetune_stop*", lambda route: route.abort())
+        page.click("#run [data-act=finetune_stop]")
+        told = "text => document.querySelector('#run .trouble').innerText === text"
+        page.wait_for_function(told, arg="The app does not answer. Try again in a moment.")
+        page.wait_for_function(told, arg="")
+        assert not page.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
 def test_the_bar_moves_between_slow_steps(served):
     """Each step takes half a minute, and one was made just now."""
     run = long_run("slow", 10)

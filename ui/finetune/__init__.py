@@ -18,6 +18,7 @@ from ui.finetune.lens import LensStep
 from ui.finetune.model import ModelStep
 from ui.finetune.recipe import RecipeStep
 from ui.finetune.start import TrainStep
+from ui.finetune.training import turned_to
 from ui.finetune.tryout import TryStep
 from ui.finetune.workshop import Workshop, kept
 
@@ -25,7 +26,7 @@ TAB = "finetune"
 LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Runs")
 # Rows or a tokenizer of the Hub may not have been fetched to this host yet.
 READING = {"concurrency_id": "reading"}
-RECIPE, FIT, TRAIN, TRY, RUNS = (LABELS.index(name) for name in ("Recipe", "Fit", "Train", "Try it", "Runs"))
+DATA, LENS, RECIPE, FIT, TRAIN, TRY, RUNS = range(1, len(LABELS))
 
 
 def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
@@ -49,6 +50,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         jumps = {
             number: gr.Button(LABELS[number], size="sm", scale=0, min_width=70, elem_id=f"ft-to-{number}") for number in (TRAIN, TRY, RUNS)
         }
+    # Pressed by the page: a step is filled as it is entered, and again where a change made in another one comes late.
+    fills = [gr.Button(visible="hidden", elem_id=f"ft-fill-{number}") for number in range(RUNS)]
     drawn: list[gr.Step] = []
     onward: list[gr.Button] = []
     with gr.Walkthrough(selected=0, elem_id="ft-steps") as walk:
@@ -64,7 +67,7 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
                         onward.append(gr.Button("Next", variant="primary", scale=0, min_width=120, elem_id=f"ft-next-{number}"))
                         if label == "Data":
                             hurry = gr.Button("Skip to training with these defaults", scale=0, min_width=260, elem_id="ft-hurry")
-    changing = [event for each in steps for event in each.wire(draft) or ()]
+    changing = [[*(step.wire(draft) or ())] for step in steps]
 
     def entered(number: int):
         return lambda kept_draft: steps[number].shown(read(kept_draft))
@@ -72,34 +75,33 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
         seen = step.select(None, None, at, js=f"() => {number}", api_visibility="private")
-        if number != RUNS:
-            reads = READING if isinstance(steps[number], DataStep | LensStep) else {}
-            # Whoever comes back before it is filled has changed something elsewhere meanwhile.
-            shown = seen.success(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
-            if isinstance(steps[number], RecipeStep | FitStep | TrainStep):
-                counting.after(shown, steps[number], draft)
-            if isinstance(steps[number], DataStep):
-                steps[number].counts(shown, draft)
+        if number == RUNS:
+            continue
+        seen.success(None, at, None, js=_filling(number), api_visibility="private")
+        reads = READING if number in (DATA, LENS) else {}
+        # Whoever comes back before it is filled has changed something elsewhere meanwhile.
+        shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
+        if number == DATA:
+            steps[number].counts(shown, draft)
+        if number in (RECIPE, FIT, TRAIN):
+            counted = counting.after(shown, steps[number], draft)
         if number == RECIPE:
             recipe_filled = shown
-        if number == TRAIN:
-            arrived = seen
-    recipe, fit, train = steps[RECIPE], steps[FIT], steps[TRAIN]
+        if number == TRAIN and (hub := steps[number].hub):
+            hub.keep_up(shown, counted, draft)
+    # Not the step that made the change, which shows it already, and not the first, where somebody may be typing the name of a base.
+    for number, events in enumerate(changing):
+        late = _filling(*(each for each in (DATA, LENS, RECIPE, FIT, TRAIN) if each != number))
+        for event in events:
+            event.success(None, at, None, js=late, api_visibility="private")
+    recipe, train = steps[RECIPE], steps[TRAIN]
 
-    def filled_again(number: int, kept_draft: object, *fields: dict | None) -> list:
-        """What was changed in a step before comes when its verdict is on the screen already, or the fields of the recipe are."""
-        now, nothing = read(kept_draft), [gr.skip()] * 2
-        verdicts = [*(fit.shown(now) if number == FIT else nothing), *(train.sentences(now) if number == TRAIN else nothing)]
-        return [*verdicts, *recipe.agreed(now, *fields)]
+    def agreed(kept_draft: object, *fields: dict | None) -> list:
+        return recipe.agreed(read(kept_draft), *fields)
 
-    asked, filled = [at, draft, recipe.filling, recipe.said], [*fit.outputs, *train.filled, *recipe.outputs]
-    for event in (*changing, recipe_filled):
-        event.success(filled_again, asked, filled, trigger_mode="always_last", **how)
-    if hub := train.hub:
-        told = [hub.told, hub.agreed, hub.of]
-        arrived.success(
-            lambda of, kept_draft, *asked: hub.again(of, read(kept_draft), *asked), [hub.of, draft, hub.flavor, hub.limit], told, **how
-        )
+    # The fields may be filled and changed at the same time, and either may come last.
+    for event in (*changing[RECIPE], recipe_filled):
+        event.success(agreed, [draft, recipe.filling, recipe.said], recipe.outputs, trigger_mode="always_last", **how)
     # Whichever way a step is entered, its own event fills it.
     for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
         button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
@@ -115,7 +117,7 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     opening.select(lambda kept_draft, table: first.listed_again(read(kept_draft), table), [draft, first.table], first.outputs, **how)
 
     chosen = gr.Textbox(visible=False, label="run")
-    runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), {"open": run}], chosen, [walk, train.view], js=assets.taking("run"), **how)
+    runs.open_run(lambda run: [gr.Walkthrough(selected=TRAIN), turned_to(run)], chosen, [walk, train.view], js=assets.taking("run"), **how)
 
     def try_out(run: str, kept_draft: object) -> list:
         return [kept(read(kept_draft).model_copy(update={"run": run})), gr.Walkthrough(selected=TRY)]
@@ -125,7 +127,19 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     def clone(run: str, kept_draft: object) -> list:
         with form.explained():
             made = shop.clone(run, read(kept_draft))
-        return [kept(made), gr.Walkthrough(selected=3), *steps[3].shown(made)]
+        return [kept(made), gr.Walkthrough(selected=RECIPE), *recipe.shown(made)]
 
-    runs.clone_run(clone, [chosen, draft], [draft, walk, *steps[3].outputs], js=assets.taking("run"), **how)
+    runs.clone_run(clone, [chosen, draft], [draft, walk, *recipe.outputs], js=assets.taking("run"), **how)
     api.endpoints(shop, train)
+
+
+def _filling(*steps: int) -> str:
+    """The page's part of what fills the step that it is `at`, where that is one of these: its button is pressed, once it is drawn."""
+    return f"""at => {{
+  const fill = () => {{
+    const button = document.getElementById(`ft-fill-${{at}}`);
+    if (button) button.click();
+    else requestAnimationFrame(fill);
+  }};
+  if ({[*steps]}.includes(at)) fill();
+}}"""

@@ -36,9 +36,9 @@ class Step(Protocol):
     def sentences(self, draft: Draft) -> list: ...
 
 
-def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = False) -> None:
+def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = False) -> Dependency:
     """When an event has ended, count the draft's rows where they are not, and fill the step's sentences when they are. What is
-    `typed` may go on changing."""
+    `typed` may go on changing. Gives the event that fills them."""
     shop = step.shop
 
     def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
@@ -62,4 +62,4 @@ def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = F
 
     how = {"api_visibility": "private", "trigger_mode": "always_last"}
     counted = event.success(count, draft, step.counting, **how, **COUNTING)
-    counted.success(fill, [step.counting, draft], [step.counting, *step.filled], **how, **form.QUICK)
+    return counted.success(fill, [step.counting, draft], [step.counting, *step.filled], **how, **form.QUICK)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from engine import fitting, jobs, probing, runs, visitors
 from engine.drafts import Draft, read
@@ -105,7 +106,9 @@ class FitStep:
         told, bars = self.shown(draft)
         return [told + views.told(f"The recipe was changed while the probe ran. Of what it was: {found.text}"), bars]
 
-    def wire(self, draft: gr.BrowserState) -> None:
+    def wire(self, draft: gr.BrowserState) -> list[Dependency]:
+        """Gives the event that changes the draft."""
+
         def fit(kept_draft: object) -> list:
             with form.explained():
                 before = read(kept_draft)
@@ -134,3 +137,4 @@ class FitStep:
         running.failure(lambda: ["", gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
         stopped = views.told("The probe was stopped.")
         self.stop.click(lambda: [stopped, gr.Button(visible=False)], None, ended, cancels=running, api_visibility="private", queue=False)
+        return [made]

@@ -12,9 +12,11 @@ from engine.errors import BadInput, EngineError
 from engine.job_offer import Flavor
 from ui import form
 from ui.finetune import views
+from ui.finetune.training import turned_to
 from ui.finetune.workshop import Workshop
 
 _LIMIT = "2h"
+_UNCOUNTED = "How long it takes is told once the rows are counted."
 
 
 @dataclass
@@ -46,18 +48,20 @@ class HubGpu:
             self.go = gr.Button("Start on Hugging Face", elem_id="ft-job-start")
         return self
 
-    def opened(self, draft: Draft, flavor: str | None, limit: str) -> list:
-        """The machines with their prices, and what the chosen one would cost."""
+    def opened(self, draft: Draft, flavor: str | None, limit: str, of: dict | None) -> list:
+        """The machines with their prices, what the chosen one would cost, whether somebody agreed, and to what: to nothing where it was
+        told `of` another job, or of none."""
         try:
             self._listed = {each.name: each for each in job_offer.flavors()}
         except EngineError as error:
-            return [gr.skip(), views.told(str(error), "wrong"), gr.skip()]
-        chosen = flavor if flavor in self._listed else next(iter(self._listed))
-        return [
-            gr.Dropdown(choices=[(each.text, name) for name, each in self._listed.items()], value=chosen),
-            self.cost(draft, chosen, limit),
-            _asked(draft, chosen, limit),
-        ]
+            return [gr.skip(), views.told(str(error), "wrong"), False, None]
+        choices = [(each.text, name) for name, each in self._listed.items()]
+        chosen, machines = flavor, gr.Dropdown(choices=choices)  # another may be chosen meanwhile, which stays
+        if flavor not in self._listed:
+            chosen = next(iter(self._listed))
+            machines = gr.Dropdown(choices=choices, value=chosen)
+        asked = _asked(draft, chosen, limit)
+        return [machines, self.cost(draft, chosen, limit), gr.skip() if of == asked else False, asked]
 
     def again(self, of: dict | None, draft: Draft, flavor: str | None, limit: str) -> list:
         """What is told, whether somebody agreed, and of what: anew where it was told of another job, to which nobody agreed."""
@@ -65,6 +69,11 @@ class HubGpu:
         if of in (None, asked):
             return [gr.skip()] * 3
         return [self.cost(draft, flavor, limit), False, asked]
+
+    def counted(self, told: str, of: dict | None, draft: Draft, flavor: str | None, limit: str) -> object:
+        """What is told, with how long it takes, where that waited for the rows to be counted."""
+        waited = _UNCOUNTED in (told or "") and of == _asked(draft, flavor, limit)
+        return self.cost(draft, flavor, limit) if waited else gr.skip()
 
     def cost(self, draft: Draft, flavor: str | None, limit: str) -> str:
         """What the job would cost and what is sent for it, or why there can be none."""
@@ -75,12 +84,12 @@ class HubGpu:
             plan, seconds = recipe_paths.absolute(draft.recipe), job_offer.limit_of(limit)
             job_bundle.check(plan)
             pushing.token()
+            base, machine = self.shop.base(draft), self._listed.get(flavor) or job_offer.flavor(flavor)
             rows = self.shop.cutoff(draft)
-            machine = self._listed.get(flavor) or job_offer.flavor(flavor)
-            notes = job_offer.offer(plan, self.shop.base(draft), machine, seconds, rows).notes
+            notes = job_offer.offer(plan, base, machine, seconds, rows).notes
         except EngineError as error:
             return views.told(str(error), "wrong")
-        uncounted = () if rows else ("How long it takes is told once the rows are counted.",)
+        uncounted = () if rows else (_UNCOUNTED,)
         return "".join(map(views.told, (*uncounted, *notes)))
 
     def start(self, draft: Draft, flavor: str | None, limit: str, agreed: bool) -> str:
@@ -107,22 +116,49 @@ class HubGpu:
                 yield [gr.skip(), gr.skip(), views.told("Sending the recipe and its data, and starting the job."), gr.skip()]
                 run = self.start(read(kept_draft), flavor, limit, agreed)
                 said = views.told("The job is started. Below it is followed as any other run.", "good")
-                yield [run, {"open": run}, said, False]
+                yield [run, turned_to(run), said, False]
 
         def told(kept_draft: object, flavor: str | None, limit: str, of: dict | None) -> list:
             draft = read(kept_draft)
             asked = _asked(draft, flavor, limit)
             return [self.cost(draft, flavor, limit), gr.skip() if of == asked else False, asked]
 
+        def changed(kept_draft: object, flavor: str | None, limit: str, of: dict | None) -> list:
+            # Gradio says that a machine was chosen whenever the list is left.
+            same = not flavor or of == _asked(read(kept_draft), flavor, limit)
+            return [gr.skip()] * 3 if same else told(kept_draft, flavor, limit, of)
+
+        def opened(kept_draft: object, *asked) -> list:
+            return self.opened(read(kept_draft), *asked)
+
         chosen, quick = [draft, self.flavor, self.limit], {"api_visibility": "private", **form.QUICK}
-        shown = [self.flavor, self.told, self.of]
-        self.panel.expand(lambda kept_draft, *asked: self.opened(read(kept_draft), *asked), chosen, shown, **quick)
         asked, anew = [*chosen, self.agreed, self.of], ([*chosen, self.of], [self.told, self.agreed, self.of])
-        self.flavor.input(told, *anew, trigger_mode="always_last", **quick)
-        self.limit.change(told, *anew, **quick)
+        self._again(self.panel.expand(opened, anew[0], [self.flavor, *anew[1]], **quick), draft)
+        self.flavor.input(changed, *anew, trigger_mode="always_last", **quick)
+        self.limit.change(changed, *anew, **quick)
         going = self.go.click(start, asked, [started, view, self.told, self.agreed], api_visibility="private", **how)
         going.failure(told, *anew, **quick)
         return going
+
+    def keep_up(self, filled: Dependency, counted: Dependency, draft: gr.BrowserState) -> None:
+        """What is told follows the draft when the step is filled, and the rows when they are counted."""
+        self._again(filled, draft)
+        counted.success(
+            lambda told, of, kept_draft, *asked: self.counted(told, of, read(kept_draft), *asked),
+            [self.told, self.of, draft, self.flavor, self.limit],
+            self.told,
+            api_visibility="private",
+            **form.QUICK,
+        )
+
+    def _again(self, event: Dependency, draft: gr.BrowserState) -> None:
+        event.success(
+            lambda of, kept_draft, *asked: self.again(of, read(kept_draft), *asked),
+            [self.of, draft, self.flavor, self.limit],
+            [self.told, self.agreed, self.of],
+            api_visibility="private",
+            **form.QUICK,
+        )
 
 
 def _asked(draft: Draft, flavor: str | None, limit: str) -> dict:

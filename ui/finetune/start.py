@@ -46,6 +46,7 @@ class TrainStep:
         return self
 
     def shown(self, draft: Draft) -> list:
+        # Always the same value, so that entering the step again does not turn it again.
         view = {"open": draft.run} if self.shop.services.read_only and draft.run else gr.skip()
         return [*self.sentences(draft), self._command(draft), view]
 
@@ -107,7 +108,7 @@ class TrainStep:
         def start(kept_draft: object) -> list:
             with form.explained():
                 run = self.begin(read(kept_draft))
-            return [run, {"open": run}]
+            return [run, training.turned_to(run)]
 
         def remember(run: str, kept_draft: object) -> dict:
             return kept(read(kept_draft).model_copy(update={"run": run}))

@@ -6,6 +6,7 @@ tab and a restart of the app show the same run.
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,7 +32,7 @@ PLAIN = {"queue": False}
 
 
 def draw(services: Services) -> gr.HTML:
-    """The view inside the Blocks that are open. Setting its value to `{"open": run}` turns it to that run."""
+    """The view inside the Blocks that are open. Setting its value as `turned_to` says turns it to a run."""
     view = gr.HTML(
         {},
         html_template="<div></div>",
@@ -45,6 +46,11 @@ def draw(services: Services) -> gr.HTML:
     gr.api(views.kill, api_name="finetune_kill", **PLAIN)
     gr.api(views.resume, api_name="finetune_resume", **PLAIN)
     return view
+
+
+def turned_to(run: str) -> dict:
+    """A value of the view that turns it to a run, also where it was turned to that one before and shows another by now."""
+    return {"open": run, "asked": secrets.token_hex(8)}
 
 
 class Views:

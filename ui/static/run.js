@@ -75,6 +75,12 @@ let silent = 0;
 let acting = "";
 let sure = false;
 let failure = "";
+// Where it may pass by itself, it is told for a while.
+const fail = (text, passing) => {
+  failure = text;
+  setText(trouble, text);
+  if (passing) setTimeout(() => { failure = failure === text ? "" : failure; }, 8000);
+};
 let watched = false;  // this run was seen under way
 
 const underWay = () => UNDER_WAY.includes(run.phase);
@@ -261,8 +267,7 @@ const pressed = async (act) => {
     if (acting !== "stop") acting = "";  // saving takes a while, and is over when the run says so
   } catch (error) {
     acting = "";
-    failure = error.told ? error.message : "The app does not answer. Try again in a moment.";
-    setText(trouble, failure);
+    fail(error.told ? error.message : "The app does not answer. Try again in a moment.", !error.told);
   }
   look();
 };
@@ -299,9 +304,7 @@ const look = makeLook(element, async () => {
     if (error.told) {  // it was deleted, or never was
       run = fresh("");
       turn("", false);
-      failure = error.message;
-      setText(trouble, failure);
-      setTimeout(() => { failure = failure === error.message ? "" : failure; }, 8000);
+      fail(error.message, true);
     } else setText(trouble, silent > 1 ? "The app does not answer. A run goes on without it; this looks again by itself." : trouble.textContent);
     wait = Math.min(5000, 1000 * silent);
   }
