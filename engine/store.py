@@ -63,6 +63,20 @@ def is_full(database: sqlite3.Connection, most: int) -> bool:
     return (pages - free) * size >= most
 
 
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Readers and a writer do not wait for each other from here on. Unlike other statements, this one fails at once while somebody else
+    has the file, as several do who open it for the first time together."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
 class Store:
     """One database; a connection for each call, so that any thread may call."""
 
@@ -77,7 +91,7 @@ class Store:
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
                 if not self._migrated:
-                    database.execute("PRAGMA journal_mode=WAL")
+                    _write_ahead(database)
                     self._migrate(database)
                     self._migrated = True
                 database.row_factory = sqlite3.Row

@@ -1,5 +1,6 @@
 """What the host keeps: verdicts on answers, in SQLite, under migrations."""
 
+import contextlib
 import sqlite3
 import threading
 
@@ -79,6 +80,16 @@ def test_a_damaged_database_is_named_and_left_alone(home):
     with pytest.raises(EngineError, match="playground.db"):
         Store().thumbs()
     assert (home / "playground.db").read_bytes().startswith(b"not a database")
+
+
+def test_a_file_that_somebody_else_begins_just_now_is_waited_for(home, monkeypatch):
+    home.mkdir()
+    with contextlib.closing(sqlite3.connect(home / "playground.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (name TEXT)")
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(store.time, "sleep", lambda seconds: other.execute("COMMIT"))
+        Store().thumb(THREAD, 1, 1)
+    assert len(Store().thumbs()) == 1
 
 
 def test_many_threads_at_once(home):
