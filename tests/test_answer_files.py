@@ -153,6 +153,7 @@ def test_the_owner_of_a_public_host_fetches_them_in_the_terminal(server, home, r
 @pytest.mark.parametrize(
     "fault, words", [("flip", "gave another .* SHA-256"), ("cut", "SHA-256"), ("longer", "SHA-256"), ("missing", "answered 404")]
 )
+@pytest.mark.long
 def test_what_is_not_the_published_file_is_refused_and_nothing_kept(fault, words, server, home):
     path = server / "eval/generations/vicuna/answer_gpt35.jsonl"
     data = bytearray(path.read_bytes())

@@ -56,6 +56,7 @@ def test_chat_as_json_is_one_document(run_engine):
     )
 
 
+@pytest.mark.long
 def test_the_scripted_command_line_imports_no_torch(run_engine):
     done = run_engine("chat", "--model", "scripted", "hi", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0 and " torch\n" not in done.stderr and " gradio\n" not in done.stderr

@@ -224,6 +224,7 @@ def test_what_repeats_in_parquet_is_read_whole(tmp_path):
         list(data_files.parquet_batches(tmp_path / "rows.parquet", texts - 1))
 
 
+@pytest.mark.long
 def test_for_a_visitor_reading_ends_at_the_first_row_too_many(monkeypatch):
     read = []
 

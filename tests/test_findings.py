@@ -243,6 +243,7 @@ def test_findings_follow_a_training_at_its_end(home, tiny, rows, tmp_path, run_e
     assert again.returncode == 0 and [each["kind"] for each in json.loads(again.stdout)["findings"]] == ["evaluation_missing"]
 
 
+@pytest.mark.long
 def test_a_run_without_findings_is_told_so_and_one_that_failed_why(home, tiny, rows, tmp_path, run_engine):
     well, waits, failed = (fresh(plan(tiny, rows), tmp_path / name) for name in ("well", "waits", "failed"))
     trained(well)

@@ -78,6 +78,7 @@ def test_one_row_is_too_few(page, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.long
 def test_a_public_host_trains_only_where_its_owner_allows_it(home, tiny, rows, allowed):
     page = Page(ScriptedBackend(), read_only=True, training=allowed)
     try:
@@ -372,6 +373,7 @@ def test_quick_events_wait_for_no_slow_one(page):
     assert limits == {8}
 
 
+@pytest.mark.long
 def test_on_a_public_host_that_trains_visitors_are_kept_apart(home, tiny, rows):
     page = Page(ScriptedBackend(), read_only=True, training=True)
     try:

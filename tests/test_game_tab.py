@@ -280,6 +280,7 @@ def test_a_duel_is_answered_unseen_and_can_be_played(served):
             client.predict("", "", "none", model, "none", "", api_name="/game_duel")
 
 
+@pytest.mark.long
 def test_a_public_host_takes_no_files_duels_or_fetches():
     page = Page(ScriptedBackend(), read_only=True)
     try:

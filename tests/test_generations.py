@@ -171,6 +171,7 @@ def test_an_adapter_of_the_same_name_does_not_go_on_with_anothers_file(tiny, two
     assert metadata["adapter_sha256"] == paths.sha256(folders[0] / "adapter_model.safetensors") and metadata["weights"]
 
 
+@pytest.mark.long
 def test_ctrl_c_says_where_the_answers_are(tmp_path):
     out = tmp_path / "a.jsonl"
     asked = written(tmp_path / "q.jsonl", [{"question_id": number, "text": f"What is {number}?"} for number in range(600)])

@@ -101,6 +101,7 @@ def test_the_panel_says_what_is_missing(hub, rows):
     assert "could not be fetched: the Hub answered 503" in panel.opened(draft, None, "2h", None)[1]
 
 
+@pytest.mark.long
 def test_what_is_agreed_to_is_one_recipe_on_one_machine_for_one_time(hub, rows):
     with gr.Blocks() as blocks:
         panel = HubGpu(Workshop(Services(Runtime(isolated=False))), lambda draft: "mine").draw()

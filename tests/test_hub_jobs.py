@@ -174,6 +174,7 @@ def test_a_job_that_failed_in_training_keeps_its_own_words(hub, rows):
     assert ended == Ended("failed", 1, "Memory ran out.", 3.0)
 
 
+@pytest.mark.long
 def test_a_job_whose_time_is_up_leaves_its_checkpoint(hub, rows, whole):
     def act(job: Job) -> None:
         say(job, STARTED, *STEPS[:5])

@@ -103,6 +103,7 @@ def _autogroup() -> str:
 
 
 @pytest.mark.parametrize(("chosen", "niceness"), [("", 19), ("5", 5), ("0", 0), ("much", 19)])
+@pytest.mark.long
 def test_a_training_stands_back_as_a_session(chosen, niceness):
     code = "import os; from engine import jobs; jobs.give_way(); print(os.nice(0))"
     grouped = bool(_autogroup())

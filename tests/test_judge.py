@@ -205,6 +205,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("case", PASSING)
+@pytest.mark.long
 def test_what_passes_is_asked_again(tmp_path, case):
     fault, seconds = PASSING[case]
     clock = Clock()
@@ -247,6 +248,7 @@ def test_waits_grow_to_a_limit_and_end():
         clock.patience(stopped).ask(busy)
 
 
+@pytest.mark.long
 def test_a_server_that_stays_down_ends_the_run_and_the_next_goes_on(tmp_path):
     """Two comparisons come to nothing and the rest goes well; then all do."""
     failing = range(2, 2 + 2 * ATTEMPTS)
@@ -283,6 +285,7 @@ def test_a_key_is_nowhere_whatever_the_server_says(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY in path.read_text()]
 
 
+@pytest.mark.long
 def test_a_file_cut_anywhere_is_gone_on_with(tmp_path):
     with JudgeServer() as server:
         judged(server, tmp_path / "whole", planned())

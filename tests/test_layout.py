@@ -32,6 +32,7 @@ def _imported(modules: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_the_engine_imports_no_gradio_and_torch_for_training_only():
     modules = [name.removesuffix(".__init__") for name in ENGINE]
     light = [name for name in modules if name not in TRAINING]

@@ -81,6 +81,7 @@ def test_a_host_that_has_no_gpu_to_lend_says_so():
     assert list(runtime.chat(HELLO, ChatSettings()))[-1] == Failed("You have exceeded your free ZeroGPU quota. Try again in 2:10:00.", 1)
 
 
+@pytest.mark.long
 def test_a_real_model_with_adapters_answers_alike(tiny, two_adapters):
     from engine.backends.transformers import TransformersBackend
     from engine.settings import LoadSettings

@@ -108,6 +108,7 @@ def test_a_blend_scales_and_mixes_adapters_as_transformers_does(backend, tiny_gg
         backend.check_blend(blends[1])
 
 
+@pytest.mark.long
 def test_answers_with_different_blends_take_turns_and_change_nothing_in_each_other(backend, two_adapters):
     backend.attach(two_adapters[0])
     blends = [BASE, Blend.of(two_adapters[:1]), Blend.of(two_adapters[:1], [0.5])]

@@ -69,6 +69,7 @@ def kept(folder):
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("family", gguf_builders.ARCHITECTURES)
+@pytest.mark.long
 def test_every_family_computes_what_peft_computes(family, half, tmp_path):
     model = gguf_builders.tiny(family)
     if half:

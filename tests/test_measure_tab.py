@@ -82,6 +82,7 @@ def test_what_cannot_be_measured_is_told_before_anything_starts(served, tiny, da
     assert not measurements.every()
 
 
+@pytest.mark.long
 def test_a_public_host_measures_nothing(home, tiny, data):
     made, _ = measured(plan(data))
     page = Page(ScriptedBackend(), read_only=True)

@@ -99,6 +99,7 @@ def test_what_is_not_alike_is_not_compared(data, tmp_path):
     assert comparing.compared(perplexity, same).words == "Both are the same on all 4 items."
 
 
+@pytest.mark.long
 def test_stopped_within_and_resumed_it_ends_with_the_same_figures(tiny, data, monkeypatch):
     monkeypatch.setattr(transformers_scoring, "_TOKENS", 400)
     monkeypatch.setattr(measuring, "_TELL_SECONDS", 0)
@@ -220,6 +221,7 @@ def test_it_goes_on_with_the_context_that_it_began_with_and_tells_of_shots_that_
         comparing.compared(made, more)
 
 
+@pytest.mark.long
 def test_it_does_not_go_on_with_another_adapter_or_model(tiny, two_adapters, data, monkeypatch):
     made = stopped(tiny, data, monkeypatch, adapter=two_adapters[0])
     facts = made.facts

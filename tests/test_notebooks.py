@@ -120,6 +120,7 @@ def test_a_project_that_is_not_there_is_told_with_what_to_do(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("Guanaco Playground is not here. Upload guanaco-playground.zip"), done.stderr
 
 
+@pytest.mark.long
 def test_the_project_is_found_beside_around_and_in_a_zip(tmp_path):
     beside, around, zipped = (tmp_path / name for name in ("beside", "around", "zipped"))
     for folder in (beside, around / "notebooks", zipped):

@@ -170,6 +170,7 @@ def test_a_huge_body_that_hides_its_size_is_cut_off(page):
     assert connection.getresponse().status in (400, 413)  # FastAPI words a body that breaks off as 400
 
 
+@pytest.mark.long
 def test_copies_of_uploads_go_when_they_are_old_and_with_the_app():
     """Gradio's own copies, also of what is refused; what is kept of an upload is another file."""
     page = Page(ScriptedBackend())
@@ -268,6 +269,7 @@ def test_one_visitors_stop_leaves_anothers_answer_alone(endless):
     assert "cut at the longest answer" in job.result(timeout=30)["turns"][-1]["facts"]
 
 
+@pytest.mark.long
 def test_a_client_that_goes_away_ends_generation(endless):
     """The event stream is cut as a closed tab cuts it; generation ends and the thread with it."""
     config = json.load(urllib.request.urlopen(endless.url + "/config"))

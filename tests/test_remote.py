@@ -86,6 +86,7 @@ def test_stop_ends_the_answer_there_too(local, monkeypatch):
         assert deltas[-1].reason == "cancelled" and len(deltas) <= 4
 
 
+@pytest.mark.long
 def test_keys_that_are_missing_or_wrong_are_told_without_their_text(local, monkeypatch, run_engine):
     with pytest.raises(EngineError, match="does not accept the key in the environment variable MY_KEY") as caught:
         remote(local, monkeypatch, CANARY)
@@ -147,6 +148,7 @@ def odd_server(status: int, body: str, events: list[str] = ()):
         (200, "", ['{"error": {"message": "out of memory"}}'], "ended the answer: out of memory"),
     ],
 )
+@pytest.mark.long
 def test_what_goes_wrong_there_is_told_here(status, body, events, words):
     with odd_server(status, body, events) as backend:
         failed = list(stream(backend, HELLO, BRIEF))[-1]

@@ -42,6 +42,7 @@ def fails(name: str, place, words: str):
 
 
 @pytest.mark.parametrize("name", [check.name for check in CHECKS])
+@pytest.mark.long
 def test_every_check_is_well_here(name, tmp_path, home):
     result = found(name, tmp_path)
     assert result.status == ("skipped" if name == "hub" else "ok") and not result.advice, result
@@ -230,6 +231,7 @@ def test_it_says_that_nothing_is_paged_here(tmp_path):
     assert "does not page here" in result.text and result.figures["pages"] is False and result.figures["elements"] >= 1e5
 
 
+@pytest.mark.long
 def test_an_adapter_that_changes_on_its_way_is_noticed(tmp_path, monkeypatch):
     import peft
 

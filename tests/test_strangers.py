@@ -96,6 +96,7 @@ def test_an_upload_one_byte_over_the_limit_is_refused_and_leaves_no_trace(tmp_pa
         page.close()
 
 
+@pytest.mark.long
 def test_a_read_only_host_takes_no_uploads(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     page = Page(ScriptedBackend(["ok"]), read_only=True)

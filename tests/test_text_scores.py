@@ -66,6 +66,7 @@ def texts(seed: int, count: int = 30) -> list[Text]:
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 @pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.long
 def test_many_at_once_are_scored_as_one_at_a_time(tiny, two_adapters, quantization, adapted):
     with contextlib.closing(opened(tiny, quantization)) as backend:
         blend = Blend.of([two_adapters[0]]) if adapted else BASE

@@ -55,6 +55,7 @@ def test_a_question_gets_its_whole_answer(page):
     assert loaded == [] or loaded == ["scripted"]
 
 
+@pytest.mark.long
 def test_a_public_host_tells_of_its_own_model_alone():
     page = Page(ScriptedBackend(["ok"]), read_only=True)
     try:

@@ -60,6 +60,7 @@ def test_the_ladder_halves_then_checkpoints_then_ends(batch, checkpointing):
     assert len(rungs) <= batch.bit_length() + 1
 
 
+@pytest.mark.long
 def test_three_times_out_of_memory_is_the_undisturbed_run_in_smaller_passes(home, tiny, rows, tmp_path, monkeypatch):
     recipe = plan(tiny, rows, optimization={"batch": 8, "steps": 5}, cadence={"save_every": 2})
     undisturbed = fresh(recipe, tmp_path / "undisturbed")
