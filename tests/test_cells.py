@@ -31,6 +31,7 @@ def test_texts_are_shown_as_texts(monkeypatch):
     assert shown[0]["text/plain"] == "Why <b>?\n\nA: <script>x</script>\nand\n\nB: y"
 
 
+@pytest.mark.long
 def test_a_talk_goes_on_and_says_what_goes_wrong(monkeypatch, capsys):
     talk = talking.Talk("scripted")
     assert "No GPU here" in capsys.readouterr().out or hardware.machine().has_gpu

@@ -119,6 +119,7 @@ def test_one_that_is_damaged_is_listed_with_its_trouble_beside_the_others_and_ca
 
 
 @pytest.mark.parametrize("pace", [{}, {"pace": {}}, {"pace": {"tokens": 5}}, {"pace": 3}])
+@pytest.mark.long
 def test_a_result_without_its_pace_foretells_nothing(tiny, data, pace):
     settings = of_tiny(tiny, data, limit=9)
     made, _ = measured(settings)

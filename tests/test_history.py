@@ -71,6 +71,7 @@ def test_steps_made_again_count_once_and_new_events_are_seen(run):
     assert history.story(run).curve[-1] == (3, 0.5) and history.story(run).step == 3
 
 
+@pytest.mark.long
 def test_a_long_run_is_read_sparsely_once(run):
     write(run, _started(20_000), *(_step(step, 1 + step / 20_000) for step in range(1, 20_001)))
     began = time.monotonic()

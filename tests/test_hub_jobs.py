@@ -123,6 +123,7 @@ def test_a_time_limit_that_is_none_is_told(text):
         job_offer.limit_of(text)
 
 
+@pytest.mark.long
 def test_nothing_is_left_where_no_job_was_started(hub, rows, monkeypatch):
     def refused(match: str, error: type = EngineError, **sections) -> None:
         with pytest.raises(error, match=match):

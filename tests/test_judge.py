@@ -141,6 +141,7 @@ def test_every_pair_is_judged_in_both_orders_and_rates_to_the_known_order(tmp_pa
     assert (told.tokens_in, told.tokens_out) == (3600, 360)
 
 
+@pytest.mark.long
 def test_a_judge_that_favours_what_stands_first_is_found_out(tmp_path):
     with JudgeServer(favour=3.5) as server:
         told = judgements.summary("threeclass", judged(server, tmp_path, planned("a", "b"))[0])
@@ -181,6 +182,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("case", NONSENSE)
+@pytest.mark.long
 def test_an_answer_without_a_verdict_is_kept_as_one(tmp_path, case):
     fault, text = NONSENSE[case]
     for kind in instructions.KINDS:

@@ -179,6 +179,7 @@ def stopped(tiny, data, monkeypatch, **changes):
     return made
 
 
+@pytest.mark.long
 def test_it_does_not_go_on_with_other_data(tiny, data, monkeypatch):
     made = stopped(tiny, data, monkeypatch)
     before = made.rows.read_bytes()

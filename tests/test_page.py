@@ -125,6 +125,7 @@ def test_thumbs_reach_the_store(page):
         ({"settings": [*DEFAULTS[:4], 10**9, *DEFAULTS[5:]]}, "4096"),
     ],
 )
+@pytest.mark.long
 def test_what_is_out_of_bounds_is_refused_on_the_server(page, arguments, words):
     produced = page.backend.produced
     with pytest.raises(Exception, match=words):

@@ -124,6 +124,7 @@ def test_a_finished_run_ends_all_of_them(home, tiny, rows, tmp_path):
     assert process.returncode == 0 and output.count("Done: 6 steps") == 1, errors
 
 
+@pytest.mark.long
 def test_without_a_folder_they_would_not_find_each_other(home, tiny, rows, tmp_path, run_engine):
     done = run_engine("train", str(written(plan(tiny, rows), tmp_path / "recipe.yaml")), WORLD_SIZE="2", RANK="1")
     assert done.returncode == 2 and "--run-dir" in done.stderr

@@ -72,6 +72,7 @@ def test_the_same_weights_give_the_same_greedy_answer(local, monkeypatch):
         assert isinstance(list(stream(far, HELLO, sampled))[-1], Finished)
 
 
+@pytest.mark.long
 def test_the_command_line_asks_a_server(local, run_engine):
     options = ("--base-url", local._process.address + "/v1", "--api-key-env", "MY_KEY", "--temperature", "0", "--max-new-tokens", "10")
     done = run_engine("chat", *options, "Hi", MY_KEY=local._process.key)

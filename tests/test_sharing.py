@@ -50,6 +50,7 @@ def test_what_is_new_is_sent_once_also_after_a_restart(table, tmp_path, monkeypa
         assert all(name.startswith("guesses/") for name in hub.committed) and len(hub.committed) == 2
 
 
+@pytest.mark.long
 def test_a_hub_that_fails_loses_nothing(table, tmp_path, monkeypatch):
     (tmp_path / "votes").mkdir()
     with HubServer({}, status=500, datasets={"me/votes": tmp_path / "votes"}) as hub:
