@@ -48,8 +48,8 @@ def test_texts_of_tokens_make_the_text_again(said):
         seen = lens(tokenizer, asked, PROMPTS["guanaco"], UNLIMITED)
         shown = "".join(each.text for each in seen if each.state == "learnt" and not each.end)
         assert not any(ord(each) < 32 and each not in "\n\t" for each in shown)
-        if said.isprintable():
-            assert shown.lstrip(" ") == f"x{said}x"
+        if said.isprintable():  # to one of them ▁ is a space
+            assert shown.lstrip(" ").replace("▁", " ") == f"x{said}x".replace("▁", " ")
 
 
 def test_a_character_of_several_tokens_is_whole_in_the_first():
