@@ -199,7 +199,7 @@ def test_a_run_that_fails_says_why(page, tiny, rows, fault, said, step):
         assert tab.inner_text("#run [data-act=finetune_resume]") == f"Resume from step {step}"
         assert checkpoints.damaged(run.checkpoints / f"step-{step}") is None
         tab.click("#ft-to-6")
-        tab.wait_for_function("document.querySelector('#ft-try-told').innerText.includes('Nothing has been trained yet')")
+        tab.wait_for_function("document.querySelector('#ft-try-told')?.innerText.includes('Nothing has been trained yet')")
         assert not run.adapter.exists() and not tab.errors
 
 

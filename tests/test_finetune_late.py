@@ -14,6 +14,7 @@ from test_finetune_flow import bring, brought, choose_base, has, to_recipe, yaml
 from engine import drafts, fitting, preview, recipe, recipe_paths, runs, trying
 from engine.backends.scripted import ScriptedBackend
 from engine.drafts import Draft
+from engine.errors import EngineError
 from engine.runtime import Runtime
 from engine.services import Services
 from ui.finetune.data import DataStep
@@ -153,17 +154,22 @@ def test_a_step_that_was_entered_before_a_change_had_come_is_filled_again(page, 
 @pytest.mark.long
 @browser.needs_chromium
 def test_a_base_that_is_found_when_another_step_is_open_is_shown_there(page, tiny, rows, tmp_path, monkeypatch):
-    """Named in step 1 and left without Enter; found when the step that is open by then has shown the base before."""
-    others = [shutil.copytree(tiny, tmp_path / f"another-{number}") for number in range(3)]
+    """Named in step 1 and left without Enter; found when the step that is open by then has shown the base before. One that is refused by
+    then leaves alone what somebody does there."""
+    others = [*(shutil.copytree(tiny, tmp_path / f"another-{number}") for number in range(3)), "owner/nowhere"]
     found = {str(other): threading.Event() for other in others}
     base, shown, looked = Workshop.base, LensStep.shown, []
+    fields, filled = RecipeStep.shown, []
 
     def late(shop, draft):
         assert draft.recipe.model not in found or found[draft.recipe.model].wait(60)
+        if draft.recipe.model == "owner/nowhere":
+            raise EngineError("It is nowhere.")
         return base(shop, draft)
 
     monkeypatch.setattr(Workshop, "base", late)
     monkeypatch.setattr(LensStep, "shown", lambda step, draft, *row: looked.append(draft.recipe.model) or shown(step, draft, *row))
+    monkeypatch.setattr(RecipeStep, "shown", lambda step, draft: filled.append(draft) or fields(step, draft))
     with browser.opened(page.url) as tab:
         brought(tab, tiny, rows)
         tab.get_by_label("number input for Longest row").fill("104")
@@ -189,7 +195,15 @@ def test_a_base_that_is_found_when_another_step_is_open_is_shown_there(page, tin
         has(tab, "#ft-start-means", "known once the rows are counted")
         found[str(others[2])].set()
         has(tab, "#ft-start-means", "passes over")
-        assert not tab.errors
+        name("owner/nowhere", "#ft-next-0", "#ft-next-1", "#ft-next-2")
+        yaml(tab)
+        until(lambda: tab.evaluate("1") and filled)
+        tab.fill("#ft-yaml textarea", "mine")
+        found["owner/nowhere"].set()
+        tab.wait_for_function("document.querySelector('#ft-bases').textContent.includes('It is nowhere.')")
+        tab.click("#ft-next-3")
+        has(tab, "#ft-fit-told", "fit")
+        assert len(filled) == 1 and tab.locator("#ft-yaml textarea").evaluate("box => box.value") == "mine" and not tab.errors
 
 
 @pytest.mark.long

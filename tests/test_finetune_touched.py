@@ -146,7 +146,7 @@ def test_tabbing_over_the_dropdowns_of_a_step_changes_nothing(page, answered, ti
 @pytest.mark.long
 @browser.needs_chromium
 def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answered, tiny, rows, monkeypatch):
-    gates, real = {name: threading.Event() for name in ("owner/slow", "owner/good", "owner/gone")}, preview.first
+    gates, real = {name: threading.Event() for name in ("owner/slow", "owner/good", "owner/gone", "owner/late")}, preview.first
 
     def first(source, *others):
         assert source not in gates or gates[source].wait(60)
@@ -197,7 +197,19 @@ def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answere
         assert tab.input_value("#ft-bundled input") == ""
         tab.get_by_label("number input for Longest row").fill("104")
         has(tab, "#ft-lengths", "the limit is 104.")
-        assert "Pasted rows" in tab.inner_text("#ft-data-told") and not tab.errors
+        assert "Pasted rows" in tab.inner_text("#ft-data-told")
+        # A later ask that the app's queue has no place for.
+        tab.get_by_role("tab", name="Hub").click()
+        tab.fill("#ft-hub :is(textarea, input)", "owner/late")
+        with tab.expect_response("**/queue/join*"):
+            tab.click("#ft-fetch")
+        tab.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "The queue is full."}), times=1)
+        tab.get_by_role("tab", name="Paste").click()
+        with tab.expect_response("**/queue/join*"):
+            tab.click("#ft-take-pasted")
+        gates["owner/late"].set()
+        has(tab, "#ft-data-told", "owner/late")
+        assert not tab.errors
 
 
 @pytest.mark.long

@@ -129,7 +129,7 @@ def test_a_person_checks_it_in_step_7(run, home, monkeypatch):
                 "(document.querySelector('#ft-forgot').innerText.match(/ before, /g) || []).length === 2", timeout=240_000
             )
             assert "4 answers" in tab.inner_text("#ft-forgot") and not tab.errors
-            assert not tab.locator("#ft-forgot-stop").is_visible()
+            tab.locator("#ft-forgot-stop").wait_for(state="hidden")
             browser.to_tab(tab, "Measure")
             tab.wait_for_function("document.querySelectorAll('#measured .list li.done').length === 4")
     finally:

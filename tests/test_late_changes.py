@@ -61,6 +61,36 @@ def test_new_chat_and_what_is_sent_go_after_what_is_still_on_its_way(served, gat
             page.click(f"#chats .open >> text={name}")
             page.wait_for_function("name => document.querySelector('#conversation .user')?.innerText.includes(name)", arg=name)
             assert len(browser.said(page)) == texts
+        # Pressed in one conversation, it is not done to another one that comes meanwhile.
+        gate.clear()
+        page.click("#chats .open >> text=Second")
+        page.wait_for_function("document.body.dataset.changing === 'open_chat'")
+        browser.act(page, "Take this message back", "article.user >> nth=-1")
+        gate.set()
+        page.wait_for_function("document.querySelector('#conversation .user')?.innerText.includes('Second')")
+        browser.act(page, "Bad answer")
+        page.wait_for_selector("#conversation .icon.down[aria-pressed=true]")
+        assert browser.said(page) == ["Second", "one two three"]
+        # Pressed twice while something else is on its way, it is done once, and what is typed meanwhile is not sent for it.
+        browser.ask(page, "Fifth")
+        gate.clear()
+        browser.act(page, "Good answer")
+        for _ in range(2):
+            browser.act(page, "Take this message back", "article.user >> nth=-1")
+        page.fill("#message textarea", "Sixth")
+        page.press("#message textarea", "Enter")
+        gate.set()
+        page.wait_for_function("document.querySelector('#message textarea').value.includes('Fifth')")
+        assert browser.said(page) == ["Second", "one two three"]
+        # New chat stops what was sent just before it.
+        page.fill("#message textarea", "Seventh")
+        gate.clear()
+        browser.act(page, "Good answer")
+        for _ in range(2):
+            page.press("#message textarea", "Enter")
+        page.click("#chats .new-chat")
+        gate.set()
+        page.wait_for_selector("#conversation .welcome", state="visible")
         assert not page.errors
 
 
@@ -87,6 +117,19 @@ def test_what_one_tab_renames_or_deletes_is_renamed_or_gone_in_the_other(served)
         first.wait_for_selector("#chats .open >> text=Woolly")
         browser.ask(first, "More")
         second.wait_for_selector("#chats .open >> text=Woolly")
+        assert browser.chats(first) == browser.chats(second) == ["Woolly"]
+        # One that is emptied in one tab for a moment is left alone by the other.
+        second.click("#chats .open")
+        second.wait_for_selector("#conversation >> text=More")
+        for label in ("Take this message back",) * 2:
+            count = len(browser.said(first))
+            browser.act(first, label, "article.user >> nth=-1")
+            first.wait_for_function("count => document.querySelectorAll('#conversation .message').length < count", arg=count)
+        first.wait_for_selector("#chats .empty")
+        second.wait_for_selector("#chats .empty")
+        browser.ask(first, "Again")
+        second.click("#chats .open")
+        second.wait_for_selector("#conversation >> text=Again")
         assert browser.chats(first) == browser.chats(second) == ["Woolly"]
         second.get_by_label("Delete Woolly").click()
         second.click("#chats .danger")

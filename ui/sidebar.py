@@ -99,7 +99,7 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
 
     own = {"fn": None, "api_visibility": "private", "show_progress": "hidden"}
     chats.new_chat(**own, inputs=system, outputs=[view, current, chats], js="window.guanacoNew")
-    chats.open_gone(**own, inputs=[system, current], outputs=[view, current, chats], js="window.guanacoCleared")
+    chats.open_gone(**own, inputs=[system, current], outputs=[view, current, chats], js="window.guanacoLeft")
     chats.open_renamed(**own, inputs=current, outputs=current, js="window.guanacoRenamed")
     chats.keep(**own, inputs=library, outputs=library, js="window.guanacoKeep")
     each = {"trigger_mode": "multiple", **form.QUICK}  # several may be pressed before the first is answered

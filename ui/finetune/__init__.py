@@ -77,7 +77,7 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         seen = step.select(None, None, at, js=f"() => {number}", api_visibility="private")
         if number == RUNS:
             continue
-        seen.success(None, at, None, js=_filling(number), api_visibility="private")
+        seen.success(None, [at, draft], None, js=_filling(number, anyway=True), api_visibility="private")
         reads = READING if number in (DATA, LENS) else {}
         # Whoever comes back before it is filled has changed something elsewhere meanwhile.
         shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
@@ -93,7 +93,7 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     for number, events in enumerate(changing):
         late = _filling(*(each for each in (DATA, LENS, RECIPE, FIT, TRAIN) if each != number))
         for event in events:
-            event.success(None, at, None, js=late, api_visibility="private")
+            event.success(None, [at, draft], None, js=late, api_visibility="private")
     recipe, train = steps[RECIPE], steps[TRAIN]
 
     def agreed(kept_draft: object, *fields: dict | None) -> list:
@@ -133,9 +133,13 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     api.endpoints(shop, train)
 
 
-def _filling(*steps: int) -> str:
-    """The page's part of what fills the step that it is `at`, where that is one of these: its button is pressed, once it is drawn."""
-    return f"""at => {{
+def _filling(*steps: int, anyway: bool = False) -> str:
+    """The page's part of what fills the step that it is `at`, where that is one of these: its button is pressed, once it is drawn. Where
+    the draft is as it was, what somebody is typing stays, unless it is to be filled `anyway`."""
+    return f"""(at, draft) => {{
+  const before = window.guanacoDraft;
+  window.guanacoDraft = JSON.stringify(draft);
+  if (before === window.guanacoDraft && {"false" if anyway else "true"}) return;
   const fill = () => {{
     const button = document.getElementById(`ft-fill-${{at}}`);
     if (button) button.click();

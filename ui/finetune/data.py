@@ -19,7 +19,7 @@ from engine.recipe import DataRecipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.counting import COUNTING
-from ui.finetune.workshop import Workshop, asking, kept, latest
+from ui.finetune.workshop import Workshop, asking, kept, latest, unheard
 
 LEAST, MOST = 8, 2_048
 # A column that is called as the format calls it; no format has more fields than can be mapped.
@@ -249,9 +249,10 @@ class DataStep:
             again = {"api_visibility": "private", "trigger_mode": "multiple"}
             asked = [self.found, draft, *inputs]
             found = event(bringing(function), asked, self.found, js=asking("rows", function.__name__), **again, **BRINGING)
-            done = found.success(take, [self.found, draft], [draft, *self.outputs], js=latest("rows"), **again, **form.QUICK)
-            self.counts(done, draft)
-            changing.append(done)
+            for ended, chosen in ((found.success, latest), (found.failure, unheard)):
+                done = ended(take, [self.found, draft], [draft, *self.outputs], js=chosen("rows"), **again, **form.QUICK)
+                self.counts(done, draft)
+                changing.append(done)
         moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
             changing.append(event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED))

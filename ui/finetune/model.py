@@ -12,7 +12,7 @@ from engine.drafts import Draft, read
 from engine.errors import EngineError
 from ui import form
 from ui.finetune import views
-from ui.finetune.workshop import Workshop, asking, kept, latest
+from ui.finetune.workshop import Workshop, asking, kept, latest, unheard
 
 
 @dataclass
@@ -140,9 +140,9 @@ class ModelStep:
         for picker, look, taking in ((self.base, choose, take), (self.start_from, start_from, take_start)):
             what, answer = look.__name__, gr.JSON(visible=False, label="found")
             found = picker.input(look, [answer, draft, picker], answer, js=asking(what, what), **looking)
-            changing.append(
-                found.success(taking, [answer, draft, self.base, self.start_from], [draft, *self.outputs], js=latest(what), **how)
-            )
+            asked = [answer, draft, self.base, self.start_from]
+            for ended, chosen in ((found.success, latest), (found.failure, unheard)):
+                changing.append(ended(taking, asked, [draft, *self.outputs], js=chosen(what), **how))
         return changing
 
     def _taken(self, draft: Draft, found: dict) -> list:

@@ -65,6 +65,17 @@ _LATEST = """(found, ...values) => {
 }"""
 
 
+# What was refused before it was heard, as by a full queue, was asked for last.
+_UNHEARD = """(found, ...values) => {
+  const mine = window.guanacoAsks?.WHAT, waiting = mine?.waiting;
+  mine?.open.delete(Math.max(...mine.open));
+  if (!waiting || [...mine.open].some(ask => ask > waiting.ask)) return [null, ...values];
+  mine.waiting = null;
+  mine.taken = waiting.ask;
+  return [waiting, ...values];
+}"""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """`services` are the app's; `counts` those of rows under way, `_made` the latest measurements by what they are of, with the
@@ -335,3 +346,8 @@ def latest(what: str) -> str:
     """The page's part of the event after it: it gets the answer to take, or the one that says what is wrong with the last ask, or None.
     One that is taken since a later ask came to nothing says in `refused` why that did."""
     return _LATEST.replace("WHAT", what)
+
+
+def unheard(what: str) -> str:
+    """The page's part of the event after an ask that failed before it was heard: it gets an answer that waited for that one, or None."""
+    return _UNHEARD.replace("WHAT", what)

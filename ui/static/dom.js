@@ -45,12 +45,13 @@ const begin = (name, action) => {
 const unsettled = () => document.body.dataset.answering === "true" || "changing" in document.body.dataset;
 
 // What changes a conversation waits for the end of an answer or of another change under way, which would undo it.
-const whenEnded = (then) => {
+const whenEnded = (then, meanwhile) => {
   if (!unsettled()) return then();
+  meanwhile?.();
   const observer = new MutationObserver(() => {
     if (unsettled()) return;
     observer.disconnect();
-    setTimeout(() => whenEnded(then), 150);
+    setTimeout(() => whenEnded(then, meanwhile), 150);
   });
   observer.observe(document.body, { attributes: true, attributeFilter: ["data-answering", "data-changing"] });
 };
@@ -60,9 +61,9 @@ const whenEnded = (then) => {
 const whenIdle = (then) => {
   if (!unsettled()) return then();
   document.body.dataset.leaving = "true";
-  whenEnded(() => {
+  const left = () => {
     then();
     setTimeout(() => delete document.body.dataset.leaving, 50);
-  });
-  if (document.body.dataset.answering === "true") document.querySelector("#stop").click();
+  };
+  whenEnded(left, () => document.body.dataset.answering === "true" && document.querySelector("#stop").click());
 };

@@ -40,7 +40,7 @@ if (tabs) {
     const [mine, before] = [data.put.find((thread) => thread.id === open), stored(open)];
     waiting.push(data);
     trigger("keep");
-    if (data.drop.includes(open)) return whenIdle(() => data.drop.includes(open) && trigger("open_gone"));
+    if (data.gone && data.gone === open) return whenIdle(() => data.gone === open && trigger("open_gone"));
     if (mine && mine.updated > (before?.updated ?? 0)) {
       if (document.body.dataset.answering === "true") return;
       newest = mine;
@@ -59,15 +59,17 @@ const act = (name, action, atOnce) => {
 };
 
 // At once, without the server: what somebody types next is of the new one, however busy the server is.
-const begun = (system, drop) => {
+const begun = (system, drop, gone) => {
   const id = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   // One that is too long is refused with each message, until it is shortened.
   const text = system?.length <= props.limits.system ? system : "";
   const thread = { id, title: "", updated: 0, system: text, turns: [], leaf: -1 };
-  return [{ thread: id, turns: [], busy: false }, thread, { put: [], drop, stamp: id, open: id }];
+  return [{ thread: id, turns: [], busy: false }, thread, { put: [], drop, gone, stamp: id, open: id }];
 };
 window.guanacoNew = (system) => begun(system, []);
-window.guanacoCleared = (system, current) => begun(system, current ? [current.id] : []);
+window.guanacoCleared = (system, current) => begun(system, current ? [current.id] : [], current?.id);
+// After a deletion, which is told already: an answer may have been stored since.
+window.guanacoLeft = (system, current) => begun(system, current ? [current.id] : []);
 let renaming;
 // The open one may have grown since: it takes the title alone, when nothing under way would undo it.
 const retitle = ({ id, title }) => whenEnded(() => {
@@ -193,7 +195,7 @@ function draw() {
     const name = nameOf(thread);
     const choose = button("open", name, () => {
       // As it is stored by then: an answer under way is kept when it has been stopped.
-      if (thread.id !== open) whenIdle(() => act("open_chat", { thread: stored(thread.id) ?? thread }, true));
+      if (thread.id !== open || document.body.dataset.changing === "open_chat") whenIdle(() => act("open_chat", { thread: stored(thread.id) ?? thread }, true));
     });
     if (thread.id === open) {
       row.classList.add("current");
@@ -223,7 +225,8 @@ function update() {
   // What is stored as it is already makes no noise: two tabs would tell each other for ever.
   const put = value.put.filter((thread) => JSON.stringify(thread) !== JSON.stringify(stored(thread.id)));
   if (put.length || value.drop.length || library === null) {
-    const change = { put, drop: value.drop };
+    // A deletion empties the other tabs too; one that has nothing in it for now is only not stored.
+    const change = { put, drop: value.drop, gone: value.gone };
     waiting.push(change);
     if (tabs && (change.put.length || change.drop.length)) tabs.postMessage(change);
     trigger("keep");

@@ -6,11 +6,26 @@ const turns = makeLog("Messages");
 const view = makeScroller("Conversation", welcome, turns);
 element.replaceChildren(...view.nodes);
 
+// What is pressed while a change is on its way is done after it, each once.
+const SEND = "send";
+const pending = new Map();
+const afterChange = (key, then) => {
+  const mine = Symbol(key);
+  pending.set(key, mine);
+  whenEnded(() => {
+    if (pending.get(key) !== mine) return;
+    pending.delete(key);
+    then();
+  });
+};
+// The text that it gives back goes into the box.
+const undoing = () => document.body.dataset.changing === "undo_message" || pending.has("undo_message");
+
 const act = (name, action) => {
-  const { answering, changing, leaving } = document.body.dataset;
-  const twice = name === "undo_message" && changing === name;  // a double click
-  if (answering === "true" || leaving || twice) return false;
-  whenEnded(() => begin(name, action));
+  const { answering, leaving } = document.body.dataset;
+  if (answering === "true" || leaving || (name === "undo_message" && undoing())) return false;
+  const key = name === "give_thumb" ? `${name} ${action.turn} ${Boolean(action.text)}` : name;
+  afterChange(key, () => begin(name, action));
   return true;
 };
 
@@ -139,6 +154,8 @@ const update = () => {
   if (value.thread !== shownThread) {
     turns.replaceChildren();
     view.follow = true;
+    // What was pressed in the one before is not done to this one, which has other turns of the same numbers.
+    for (const key of pending.keys()) if (key !== SEND) pending.delete(key);
   }
   if (value.conversation && value.conversation !== window.guanacoConversation) {
     window.guanacoConversation = value.conversation;
@@ -177,13 +194,12 @@ whileAnswering("answering", "#message", () => {
   window.guanacoEnded();
 });
 
-// What is sent while a change is on its way is of the conversation that it leaves.
 const sendsLater = (event, sends) => {
   const { answering, changing, leaving } = document.body.dataset;
   if (!sends || !changing || answering === "true" || leaving) return;
   event.preventDefault();
   event.stopPropagation();
-  whenEnded(() => document.querySelector("#send").click());
+  if (!undoing()) afterChange(SEND, () => document.querySelector("#send").click());
 };
 document.addEventListener("click", (event) => sendsLater(event, event.target.closest?.("#send")), true);
 document.addEventListener("keydown", (event) => {
