@@ -43,10 +43,16 @@ def test_from_upload_to_chatting_with_the_result(starter_home):
         page.wait_for_selector("#ft-bars .machine")
         click("#ft-next-4")
         page.wait_for_selector("#ft-start:not([disabled])")
+        before = [folder.name for folder in (starter_home / "runs").glob("short-*")]
         click("#ft-start")
-        page.wait_for_function("document.querySelector('#run')?.innerText.includes('short-')")
+        name = page.wait_for_function(
+            """before => {
+                const name = document.querySelector('#run')?.innerText.match(/short-[0-9-]+/)?.[0];
+                return !before.includes(name) && name;
+            }""",
+            arg=before,
+        ).json_value()
         assert clicks <= MOST_CLICKS
-        name = page.evaluate("document.querySelector('#run').innerText.match(/short-[0-9-]+/)[0]")
         page.reload()
         page.wait_for_selector("#status .chip")
         finetune(page)
