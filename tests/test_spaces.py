@@ -14,6 +14,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import builders
+import psutil
 import pytest
 from conftest import ROOT, SHARED, shared
 from gradio_client import Client
@@ -181,8 +182,12 @@ def started(folder, *command: str, **env: str):
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}", time.monotonic() - began
         finally:
+            lent = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
             process.wait(20)
+            for each in lent:  # the host's package leaves its workers to the end of the container
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
 
 
 def chat(url: str, message: str = "Hello") -> dict:
