@@ -1,6 +1,7 @@
 """A dropdown of the wizard that is entered and left again changes nothing: Gradio tells that as a choice. An ask that comes to nothing
 drops no good one before it."""
 
+import json
 import threading
 
 import browser
@@ -121,7 +122,9 @@ def test_tabbing_over_the_dropdowns_of_a_step_changes_nothing(page, answered, ti
         has(tab, "#ft-bases", tiny.name)
         touch(tab, tab.locator("#ft-base input"), answered, "choose", "take")
         touch(tab, tab.locator("#ft-start-from input"), answered, "start_from", "take_start")
+        filled = answered.count("<lambda>")
         tab.click("#ft-next-0")
+        until(lambda: answered.count("<lambda>") > filled)
         tab.get_by_role("tab", name="Bundled").click()
         touch(tab, tab.locator("#ft-bundled input"), answered, "bring", "take")
         tab.click("#ft-format button >> nth=0")
@@ -199,14 +202,19 @@ def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answere
         has(tab, "#ft-lengths", "the limit is 104.")
         assert "Pasted rows" in tab.inner_text("#ft-data-told")
         # A later ask that the app's queue has no place for.
-        tab.get_by_role("tab", name="Hub").click()
-        tab.fill("#ft-hub :is(textarea, input)", "owner/late")
-        with tab.expect_response("**/queue/join*"):
-            tab.click("#ft-fetch")
-        tab.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "The queue is full."}), times=1)
+        refused, pasted = [], json.dumps(rows.read_text())[1:40]
+
+        def join(route):
+            if pasted not in json.dumps(route.request.post_data_json["data"]):
+                return route.continue_()
+            refused.append(route.fulfill(status=503, json={"detail": "The queue is full."}))
+
+        tab.route("**/queue/join*", join)
+        with tab.expect_response(lambda told: "/queue/join" in told.url and "owner/late" in (told.request.post_data or "")):
+            fetch("owner/late")
         tab.get_by_role("tab", name="Paste").click()
-        with tab.expect_response("**/queue/join*"):
-            tab.click("#ft-take-pasted")
+        tab.click("#ft-take-pasted")
+        until(lambda: tab.evaluate("1") and refused)
         gates["owner/late"].set()
         has(tab, "#ft-data-told", "owner/late")
         assert not tab.errors
