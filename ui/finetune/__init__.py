@@ -137,13 +137,12 @@ def _filling(*steps: int, anyway: bool = False) -> str:
     """The page's part of what fills the step that it is `at`, where that is one of these: its button is pressed, once it is drawn. Where
     the draft is as it was, what somebody is typing stays, unless it is to be filled `anyway`."""
     return f"""(at, draft) => {{
-  const before = window.guanacoDraft;
-  window.guanacoDraft = JSON.stringify(draft);
-  if (before === window.guanacoDraft && {"false" if anyway else "true"}) return;
+  const now = JSON.stringify(draft), same = now === window.guanacoDraft;
+  window.guanacoDraft = now;
   const fill = () => {{
     const button = document.getElementById(`ft-fill-${{at}}`);
     if (button) button.click();
     else requestAnimationFrame(fill);
   }};
-  if ({[*steps]}.includes(at)) fill();
+  if ({[*steps]}.includes(at) && {"true" if anyway else "!same"}) fill();
 }}"""

@@ -63,8 +63,6 @@ _LATEST = """(found, ...values) => {
   if (take) mine.taken = take.ask;
   return [take || (found.wrong ? found : null), ...values];
 }"""
-
-
 # What was refused before it was heard, as by a full queue, was asked for last.
 _UNHEARD = """(found, ...values) => {
   const mine = window.guanacoAsks?.WHAT, waiting = mine?.waiting;
