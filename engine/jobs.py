@@ -172,9 +172,9 @@ def carried_out(job: Job, tell: Tell, do: Callable[[Tell], Ended | Adjusted], st
     """Do a job's work in this process when the machine is free. Every event goes to the job's log and to `tell`; the last one is given
     back. `step` says how far it is. Raises BadInput where another process has the job, EngineError after it is noted as failed."""
     with owned(job):
+        log = EventLog(job)  # before the claim, as it may mend the file: what the file says after that is this process's
         job.claim(os.getpid())
         give_way()
-        log = EventLog(job)
 
         def both(event: Event) -> None:
             log.append(event)

@@ -222,10 +222,19 @@ def phase(run: Run, events: list[Event]) -> Phase:
     """What a run is doing, from its events and whether its process lives."""
     last = next((event for event in reversed(events) if isinstance(event, (Queued, Started, Step, Ended))), None)
     if run.process:
+        if _silent_so_far(run):
+            return "starting"
         if isinstance(last, Queued):
             return "waiting"
         return "training" if isinstance(last, (Started, Step)) else "starting"
     return last.status if isinstance(last, Ended) else "interrupted"
+
+
+def _silent_so_far(job: Job) -> bool:
+    """Whether the process that has the job has told nothing yet, so that all events are an earlier one's."""
+    with contextlib.suppress(OSError):
+        return job.events.stat().st_mtime_ns < (job.folder / _PROCESS).stat().st_mtime_ns
+    return False
 
 
 def finished(run: Run) -> Ended | None:

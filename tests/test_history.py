@@ -33,6 +33,12 @@ def write(run: Run, *events) -> Run:
     return run
 
 
+def written_here(run: Run, *events) -> Run:
+    """The same, by this process, which has the run."""
+    run.claim(os.getpid())
+    return write(run, *events)
+
+
 def recorded(curve: str, name: str) -> Run:
     """A run that was recorded, under another name."""
     folder = paths.runs() / name
@@ -122,9 +128,9 @@ def test_runs_are_known_by_names_of_their_own_and_nothing_else_is_one(run, tmp_p
 def test_the_current_run_is_the_one_with_the_machine(run):
     assert history.current() is None
     later = fresh(plan(Path("starter"), "rows.jsonl"), paths.runs() / "later")
-    write(later, Queued("a-run", 1)).claim(os.getpid())
+    written_here(later, Queued("a-run", 1))
     assert history.current() == ("later", later)
-    write(run, _started(), _step(1)).claim(os.getpid())
+    written_here(run, _started(), _step(1))
     assert history.current() == ("a-run", run)
 
 

@@ -14,7 +14,7 @@ import training
 from builders import until
 from pages import Page
 from playwright.sync_api import expect
-from test_history import _started, _step, recorded, write
+from test_history import _started, _step, recorded, write, written_here
 
 from engine import jobs, paths, runs
 from engine.backends.scripted import ScriptedBackend
@@ -122,7 +122,7 @@ def test_what_is_told_is_only_what_is_new_and_steps_made_again_are_named():
 def test_what_is_being_done_is_told_until_a_step_comes():
     views, run = Views(_Owner()), recorded("healthy", "a-run")
     run.events.write_text("")
-    write(run, Queued("another", 2), Progress("Loading", 0.5)).claim(os.getpid())
+    written_here(run, Queued("another", 2), Progress("Loading", 0.5))
     told = views.follow("")
     assert told["waiting"] == {"holder": "another", "place": 2} and told["doing"] == {"text": "Loading", "fraction": 0.5}
     write(run, _started(), Adjusted(0, {}, "Less"), _step(1))
@@ -214,7 +214,8 @@ def test_a_run_is_the_same_after_a_reload_in_a_second_tab_and_after_a_restart(le
             assert points(second)[:12] == list(range(12)) and "Training" in second.inner_text("#run .state")
             second.close()
             # What models and data say is text.
-            assert HOSTILE in page.inner_text("#run .watched") and page.title() != "run" and not page.locator("#run .watched img").count()
+            page.wait_for_function("text => document.querySelector('#run .watched').innerText.includes(text)", arg=HOSTILE)
+            assert page.title() != "run" and not page.locator("#run .watched img").count()
             assert page.get_attribute("#run .chart svg", "role") == "img" and "Held-out rows" in page.get_attribute(
                 "#run .chart svg", "aria-label"
             )
@@ -281,7 +282,7 @@ def test_a_run_opens_again_after_another_was_shown_and_a_press_that_failed_is_to
     run = recorded("healthy", "done-one")
     going = recorded("healthy", "going-one")
     going.events.write_text("")
-    write(going, _started(), _step(1)).claim(os.getpid())
+    written_here(going, _started(), _step(1))
     with browser.opened(served.url) as page:
         open_tab(page)
         for _ in range(2):
@@ -307,7 +308,7 @@ def test_the_bar_moves_between_slow_steps(served):
     """Each step takes half a minute, and one was made just now."""
     run = long_run("slow", 10)
     run.events.write_text("")
-    write(run, _started(), _step(1)).claim(os.getpid())
+    written_here(run, _started(), _step(1))
     lines = run.events.read_text().replace('"eta_seconds": 5.0', '"eta_seconds": 270.0')
     run.events.write_text(lines)
     with browser.opened(served.url) as page:
@@ -374,7 +375,8 @@ def test_answers_are_watched_by_step_and_findings_and_the_log_are_told(served):
         assert "Beginning: 36 steps on 8 rows" in page.inner_text("#run .log")
         page.click("#run .commands summary")
         page.click("#run .copy >> nth=0")
-        assert page.locator("#run .copy.done").count() == 1 and "python -m engine runs a-run" in page.inner_text("#run .commands")
+        page.wait_for_selector("#run .copy.done")
+        assert "python -m engine runs a-run" in page.inner_text("#run .commands")
 
 
 class _Owner:

@@ -97,6 +97,15 @@ def test_a_phase_follows_from_events_and_the_process(run):
     assert run.process is None  # the number belongs to another process by now
 
 
+def test_a_process_that_goes_on_with_a_run_is_not_said_to_train_by_what_an_earlier_one_told(run):
+    _logged(run, _started(), _step(1))
+    os.utime(run.events, ns=(0, 0))  # a while ago
+    run.claim(os.getpid())
+    assert runs.phase(run, runs.all_events(run)) == "starting"
+    _logged(run, Queued("other", 1))
+    assert runs.phase(run, runs.all_events(run)) == "waiting"
+
+
 def test_only_the_process_that_is_meant_stops(run):
     run.ask_to_stop(os.getpid() + 1)
     assert not run.asked_to_stop
