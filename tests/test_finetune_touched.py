@@ -98,6 +98,17 @@ def test_a_field_that_is_left_as_it_was_leaves_the_yaml_that_somebody_writes(hom
     assert drafts.read(made) == draft and text == gr.skip()
 
 
+def test_fields_that_say_the_draft_are_not_filled_when_their_step_is_entered_again(home):
+    step, draft = RecipeStep(shop()), drafts.changed(Draft(), {"lora.r": 3})
+    wired(step, "change")
+    means, _, *fields, _, filling, said = step.shown(draft)
+    assert step.entered(draft, filling, said, *fields) == [means, *[gr.skip()] * (len(step.outputs) - 1)]
+    wrong = [-1 if name == "lora.r" else value for name, value in zip(step.fields, fields, strict=True)]
+    for other, *standing in ((Draft(), *fields), (draft, *wrong)):
+        assert len(filled := step.entered(other, filling, said, *standing)) == len(step.outputs)
+        assert dict(zip(step.fields, filled[2:], strict=False))["lora.r"] == other.recipe.lora.r
+
+
 def test_columns_stay_where_the_format_is_the_one_they_are_for(home, tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("frage,antwort\nWas ist eins?,Eins.\n")

@@ -68,8 +68,11 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
                         if label == "Data":
                             hurry = gr.Button("Skip to training with these defaults", scale=0, min_width=260, elem_id="ft-hurry")
     changing = [[*(step.wire(draft) or ())] for step in steps]
+    recipe, train = steps[RECIPE], steps[TRAIN]
 
     def entered(number: int):
+        if number == RECIPE:
+            return lambda kept_draft, *standing: recipe.entered(read(kept_draft), *standing)
         return lambda kept_draft: steps[number].shown(read(kept_draft))
 
     how = {"api_visibility": "private", **form.QUICK}
@@ -79,14 +82,17 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             continue
         seen.success(None, [at, draft], None, js=_filling(number, anyway=True), api_visibility="private")
         reads = READING if number in (DATA, LENS) else {}
+        inputs, typed = ([draft, *recipe.standing], form.AS_TYPED) if number == RECIPE else (draft, {})
         # Whoever comes back before it is filled has changed something elsewhere meanwhile.
-        shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
+        shown = fills[number].click(entered(number), inputs, steps[number].outputs, trigger_mode="always_last", **how | reads | typed)
         if number == DATA:
             steps[number].counts(shown, draft)
         if number in (RECIPE, FIT, TRAIN):
             counted = counting.after(shown, steps[number], draft)
         if number == RECIPE:
             recipe_filled = shown
+        if number == FIT:
+            steps[number].keep_up(shown, draft)
         if number == TRAIN and (hub := steps[number].hub):
             hub.keep_up(shown, counted, draft)
     # Not the step that made the change, which shows it already, and not the first, where somebody may be typing the name of a base.
@@ -94,7 +100,6 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         late = _filling(*(each for each in (DATA, LENS, RECIPE, FIT, TRAIN) if each != number))
         for event in events:
             event.success(None, [at, draft], None, js=late, api_visibility="private")
-    recipe, train = steps[RECIPE], steps[TRAIN]
 
     def agreed(kept_draft: object, *fields: dict | None) -> list:
         return recipe.agreed(read(kept_draft), *fields)

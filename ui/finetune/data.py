@@ -26,6 +26,7 @@ LEAST, MOST = 8, 2_048
 SAME, MOST_FIELDS = "the same name", 6
 # What is brought may come from the Hub.
 BRINGING = {"concurrency_limit": 4, "concurrency_id": "bringing", "show_progress": "minimal"}
+_RELENGTH = "() => document.getElementById('ft-relength')?.click()"
 
 
 @dataclass
@@ -73,6 +74,8 @@ class DataStep:
         limit = DataRecipe.model_fields["max_length"]
         self.limit = gr.Slider(LEAST, MOST, step=8, label=limit.title, info=limit.description, elem_id="ft-limit")
         self.lengths = gr.HTML(elem_id="ft-lengths", apply_default_css=False)
+        # Pressed by the page when something that shows the lengths has ended: another may have changed the draft meanwhile.
+        self.relength = gr.Button(visible="hidden", elem_id="ft-relength")
         # The format that the pickers of columns are for.
         self.mapped = gr.Textbox(visible=False, label="format of the columns")
         mapping = [self.mapping, self.format, self.mapped, *self.columns]
@@ -236,6 +239,14 @@ class DataStep:
             shown = form.left(limit, LEAST, self._most(read(kept_draft)))
             return [gr.skip(), gr.skip()] if shown == limit else cut(shown, kept_draft)
 
+        def lengths_now(limit: float | None, kept_draft: object) -> object:
+            now = read(kept_draft)
+            if not now.recipe.data.source:
+                return ""
+            # What is wrong with the limit stands there, or why the rows could not be counted.
+            wrong = form.left(limit, LEAST, self._most(now)) != limit
+            return gr.skip() if wrong or self.shop.measured(now) is None else self._lengths(now)
+
         changing = []
         for event, function, inputs in (
             (self.file.upload, upload, [self.file]),
@@ -255,7 +266,10 @@ class DataStep:
                 changing.append(done)
         moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
-            changing.append(event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED))
+            cuts = event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
+            cuts.success(None, None, None, js=_RELENGTH, api_visibility="private")
+            changing.append(cuts)
+        self.relength.click(lengths_now, [self.limit, draft], self.lengths, **moved, **form.AS_TYPED)
         mapped = [self.mapped, *self.columns]
         last = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
         self.format.input(fields, [self.format, self.mapped, draft], mapped, **last)
@@ -276,10 +290,6 @@ class DataStep:
             except EngineError as error:
                 yield views.told(str(error), "wrong")
 
-        def counted_now(kept_draft: object) -> str:
-            now = read(kept_draft)
-            return self._lengths(now) if now.recipe.data.source else ""
-
         counted = event.success(count, draft, self.lengths, api_visibility="private", trigger_mode="multiple", **COUNTING)
         # By the limit and the rows as they are when all is counted.
-        counted.success(counted_now, draft, self.lengths, api_visibility="private", trigger_mode="always_last", **form.QUICK)
+        counted.success(None, None, None, js=_RELENGTH, api_visibility="private")

@@ -44,6 +44,7 @@ class FitStep:
             self.make = gr.Button("Make it fit", size="sm", elem_id="ft-make-fit")
             self.probe = gr.Button("Probe: ten steps on the longest rows", size="sm", elem_id="ft-probe")
             self.stop = gr.Button("Stop the probe", size="sm", variant="stop", visible=False, elem_id="ft-stop-probe")
+        self.found = gr.State(None)
         self.outputs = [self.told, self.bars]
         return self
 
@@ -104,7 +105,7 @@ class FitStep:
         if draft.recipe == plan:
             return self.shown(draft, found)
         told, bars = self.shown(draft)
-        return [told + views.told(f"The recipe was changed while the probe ran. Of what it was: {found.text}"), bars]
+        return [told + views.told(f"The recipe was changed since the probe began. Of what it was: {found.text}"), bars]
 
     def wire(self, draft: gr.BrowserState) -> list[Dependency]:
         """Gives the event that changes the draft."""
@@ -125,16 +126,21 @@ class FitStep:
             with form.explained():
                 yield from self.probing(read(kept_draft))
 
-        def measured(found: tuple[Recipe, Probe] | None, kept_draft: object) -> list:
-            return self.measured(*found, read(kept_draft)) if found else [gr.skip()] * len(self.outputs)
-
         made = self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
         counting.after(made, self, draft)
-        found = gr.State(None)
-        running = self.probe.click(probe, draft, [*self.outputs, self.stop, found], api_visibility="private", **PROBING)
-        running.success(measured, [found, draft], self.outputs, api_visibility="private", **form.QUICK)
+        running = self.probe.click(probe, draft, [*self.outputs, self.stop, self.found], api_visibility="private", **PROBING)
+        self.keep_up(running, draft)
         ended = [self.told, self.stop]
         running.failure(lambda: ["", gr.Button(visible=False)], None, ended, api_visibility="private", **form.SILENT)
         stopped = views.told("The probe was stopped.")
         self.stop.click(lambda: [stopped, gr.Button(visible=False)], None, ended, cancels=running, api_visibility="private", queue=False)
         return [made]
+
+    def keep_up(self, event: Dependency, draft: gr.BrowserState) -> None:
+        """Show what the latest probe measured when an event has ended."""
+
+        def measured(found: tuple[Recipe, Probe] | None, kept_draft: object) -> list:
+            return self.measured(*found, read(kept_draft)) if found else [gr.skip()] * len(self.outputs)
+
+        how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+        event.success(measured, [self.found, draft], self.outputs, **how)

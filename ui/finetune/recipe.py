@@ -39,6 +39,7 @@ class RecipeStep:
 
     shop: Workshop
     outputs: list[Component] = field(default_factory=list)
+    standing: list[Component] = field(default_factory=list)
     fields: dict[str, Component] = field(default_factory=dict)
 
     def draw(self) -> "RecipeStep":
@@ -64,6 +65,8 @@ class RecipeStep:
         # both, as it has the draft: what the server remembers would be ahead of it.
         self.filling, self.said = gr.JSON(visible=False, label="filling"), gr.JSON(visible=False, label="said")
         self.outputs = [self.means, self.preset, *self.fields.values(), self.yaml, self.filling, self.said]
+        # What `entered` looks at beside the draft.
+        self.standing = [self.filling, self.said, *self.fields.values()]
         return self
 
     def _draw(self, section: str, names: tuple[str, ...]) -> None:
@@ -81,6 +84,12 @@ class RecipeStep:
         filling = {"filling": secrets.token_hex(8)}
         fields = [*(held[key] for key in self.fields), draft.recipe.to_yaml()]
         return [self._means(draft), self._in_force(draft), *fields, filling, filling | _recipe(draft)]
+
+    def entered(self, draft: Draft, filling: dict | None, said: dict | None, *values: object) -> list:
+        """The same, without what stands there already: somebody may be writing in the fields by the time that they would be filled."""
+        if self._agree(draft, filling, said) and self.changed(draft, values) == (draft, ""):
+            return [self._means(draft), *[gr.skip()] * (len(self.outputs) - 1)]
+        return self.shown(draft)
 
     def agreed(self, draft: Draft, filling: dict | None, said: dict | None) -> list:
         """Everything of the step anew where the fields say another recipe than the draft's: they were filled for another, or when
@@ -159,7 +168,7 @@ class RecipeStep:
             return [kept(made), *self.shown(made)]
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        inputs = [draft, self.filling, self.said, *self.fields.values()]
+        inputs = [draft, *self.standing]
         shown = [draft, *self.outputs]
         left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
         self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
