@@ -109,6 +109,17 @@ def test_fields_that_say_the_draft_are_not_filled_when_their_step_is_entered_aga
         assert dict(zip(step.fields, filled[2:], strict=False))["lora.r"] == other.recipe.lora.r
 
 
+def test_what_is_wrong_with_the_limit_is_not_written_over_by_the_lengths(home, rows, monkeypatch):
+    step = DataStep(shop())
+    lengths_now = wired(step, "lengths_now")
+    draft = kept(drafts.with_data(Draft(), str(rows), "rows"))
+    assert lengths_now(104, draft) == gr.skip(), "nothing is counted yet"
+    monkeypatch.setattr(Workshop, "measured", lambda shop, draft: True)
+    monkeypatch.setattr(DataStep, "_lengths", lambda step, draft: "the lengths")
+    assert [lengths_now(limit, draft) for limit in (4, 8.5, None, 100_000)] == [gr.skip()] * 4
+    assert lengths_now(104, draft) == "the lengths" and lengths_now(104, kept(Draft())) == ""
+
+
 def test_columns_stay_where_the_format_is_the_one_they_are_for(home, tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("frage,antwort\nWas ist eins?,Eins.\n")
@@ -209,6 +220,8 @@ def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answere
         has(tab, "#ft-data-told", "Pasted rows")
         touch_bundled()
         assert tab.input_value("#ft-bundled input") == ""
+        tab.get_by_label("number input for Longest row").fill("104")
+        has(tab, "#ft-lengths", "the limit is 104.")
         assert "Pasted rows" in tab.inner_text("#ft-data-told")
         # A later ask that the app's queue has no place for.
         refused, pasted = [], json.dumps(rows.read_text())[1:40]

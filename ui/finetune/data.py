@@ -116,6 +116,10 @@ class DataStep:
     def _limit(self, draft: Draft):
         return gr.Slider(value=draft.recipe.data.max_length, maximum=self._most(draft))
 
+    def _checked(self, limit: float | None, draft: Draft) -> int:
+        """A limit that somebody chose. Raises BadInput that names its bounds."""
+        return form.whole_number(self.limit.label, limit, LEAST, self._most(draft))
+
     def _most(self, draft: Draft) -> int:
         return max(MOST, draft.recipe.data.max_length)
 
@@ -229,7 +233,7 @@ class DataStep:
         def cut(limit: float | None, kept_draft: object) -> list:
             before = read(kept_draft)
             try:
-                limit = form.whole_number(self.limit.label, limit, LEAST, self._most(before))
+                limit = self._checked(limit, before)
             except BadInput as error:
                 return [gr.skip(), views.told(str(error), "wrong")]
             changed = drafts.changed(before, {"data.max_length": limit})
@@ -243,9 +247,12 @@ class DataStep:
             now = read(kept_draft)
             if not now.recipe.data.source:
                 return ""
-            # What is wrong with the limit stands there, or why the rows could not be counted.
-            wrong = form.left(limit, LEAST, self._most(now)) != limit
-            return gr.skip() if wrong or self.shop.measured(now) is None else self._lengths(now)
+            try:
+                self._checked(limit, now)
+            except BadInput:  # which stands there
+                return gr.skip()
+            # Where nothing is counted, it stands there how far that is, or why it could not be.
+            return gr.skip() if self.shop.measured(now) is None else self._lengths(now)
 
         changing = []
         for event, function, inputs in (
@@ -271,8 +278,7 @@ class DataStep:
             changing.append(cuts)
         self.relength.click(lengths_now, [self.limit, draft], self.lengths, **moved, **form.AS_TYPED)
         mapped = [self.mapped, *self.columns]
-        last = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        self.format.input(fields, [self.format, self.mapped, draft], mapped, **last)
+        self.format.input(fields, [self.format, self.mapped, draft], mapped, **moved)
         return changing
 
     def counts(self, event: Dependency, draft: gr.BrowserState) -> None:
