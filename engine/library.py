@@ -17,9 +17,10 @@ from engine import paths
 from engine.errors import BadInput, EngineError
 from engine.messages import checked_text
 from engine.settings import Settings
-from engine.threads import Thread, Turn, explained
+from engine.threads import Thread, ThreadId, Turn, explained
 
 MAX_THREADS = 1_000
+MAX_DELETED = 200
 # Browsers keep some 5.2 million characters for a site, and Gradio's encryption makes four of three bytes: so much leaves
 # room for the open conversation beside the store.
 MAX_LIBRARY_BYTES = 2_600_000
@@ -31,10 +32,12 @@ SECRET_BYTES = 24
 
 
 class Library(Settings):
-    """What a browser keeps. The page's own script adds and removes conversations; see `ui/static/sidebar.js`."""
+    """What a browser keeps. The page's own script adds and removes conversations; see `ui/static/sidebar.js`. `deleted` are the ids of
+    the last ones that were deleted, by which it knows one that comes late."""
 
     version: Literal[1] = VERSION
     threads: tuple[Thread, ...] = Field((), max_length=MAX_THREADS)
+    deleted: tuple[ThreadId, ...] = Field((), max_length=MAX_DELETED)
 
     @classmethod
     def read(cls, value: object) -> Self:

@@ -39,6 +39,7 @@ def _text(what: str, limit: int) -> AfterValidator:
 
 Text = Annotated[str, _text("A message", MAX_MESSAGE_CHARS)]
 Name = Annotated[str, _text("A name", 1_000)]
+ThreadId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Thumb = Literal[-1, 0, 1]
 
 
@@ -101,7 +102,7 @@ class Thread(Settings):
     """A tree of turns in the order they came about; `leaf` is the last turn on the screen (ROOT: none). `updated` in
     seconds since 1970. An empty `title` stands for the beginning of the first message."""
 
-    id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    id: ThreadId
     title: Annotated[str, _text("The title", MAX_TITLE_CHARS)] = ""
     updated: float = Field(0.0, ge=0, le=1e11)
     system: Annotated[str, _text("The system text", MAX_SYSTEM_CHARS)] = ""
@@ -181,9 +182,10 @@ class Thread(Settings):
         return Conversation(tuple(Message(turn.role, turn.text) for turn in path), self.system)
 
     def _with(self, **changes: object) -> Self:
-        """A checked copy, as of now. Raises BadInput where it would grow out of bounds."""
+        """A checked copy, as of now, and never older than itself: a browser leaves out what is. Raises BadInput where it would grow
+        out of bounds."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return self.read({**fields, "updated": time.time(), **changes})
+        return self.read({**fields, "updated": max(time.time(), self.updated), **changes})
 
     def with_room(self, text: str = "", answers: int = 1) -> Self:
         """Itself, where a message for each of so many answers, and they, will find room; else BadInput, before anything is

@@ -126,6 +126,13 @@ def test_export_and_import(served, tmp_path):
             page.click("#chats .open")
             page.wait_for_selector("#conversation >> text=one two three")
             assert browser.said(page) == ["Keep me", "one two three"]
+            # Deleted, it comes back where that is asked for.
+            page.get_by_label("Delete Keep me").click()
+            page.click("#chats .danger")
+            page.wait_for_selector("#conversation .welcome", state="visible")
+            page.set_input_files("#chats input[type=file]", tmp_path / name)
+            page.wait_for_selector("text=1 conversation came in")
+            page.wait_for_selector("#chats .open >> text=Keep me")
 
 
 def test_conversations_outlive_a_reload_and_a_restart(tmp_path):

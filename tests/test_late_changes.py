@@ -10,6 +10,7 @@ from pages import Page
 
 from engine.backends.scripted import ScriptedBackend
 from engine.settings import MAX_SYSTEM_CHARS
+from engine.threads import Thread
 from ui import sidebar
 
 pytestmark = [pytest.mark.long, browser.needs_chromium]
@@ -137,6 +138,63 @@ def test_what_one_tab_renames_or_deletes_is_renamed_or_gone_in_the_other(served)
         first.wait_for_selector("#chats .empty")
         second.reload()
         second.wait_for_selector("#chats .empty")
+
+
+def test_nothing_that_comes_late_in_one_tab_brings_back_what_another_deleted_or_took_back(served, gate, monkeypatch):
+    renamed = Thread.renamed
+    monkeypatch.setattr(Thread, "renamed", lambda *told: gate.wait(60) and renamed(*told))
+    with browser.opened(served.url) as first:
+        browser.ask(first, "Taken back")
+        second = first.context.new_page()
+        second.goto(served.url)
+        second.wait_for_selector("#chats .current >> text=Taken back")
+        gate.clear()
+        browser.ask(first, "More")
+        second.wait_for_function("document.body.dataset.changing === 'open_chat'")
+        for left in (2, 0):
+            browser.act(first, "Take this message back", "article.user >> nth=-1")
+            first.wait_for_function("left => document.querySelectorAll('#conversation .message').length === left", arg=left)
+        second.wait_for_selector("#chats .empty")
+        gate.set()
+        second.wait_for_function("!('changing' in document.body.dataset)")
+        second.click("#chats .new-chat")
+        browser.ask(second, "Deleted")
+        first.wait_for_selector("#chats .open >> text=Deleted")
+        assert browser.chats(first) == browser.chats(second) == ["Deleted"]
+
+        gate.clear()
+        first.get_by_label("Rename Deleted").click()
+        first.fill("#chats input.rename", "Back again")
+        first.keyboard.press("Enter")
+        second.get_by_label("Delete Deleted").click()
+        second.click("#chats .danger")
+        first.wait_for_selector("#chats .empty")
+        gate.set()
+        first.wait_for_selector("#conversation .welcome", state="visible")
+        browser.ask(first, "Last")
+        second.wait_for_selector("#chats .open >> text=Last")
+        assert browser.chats(first) == browser.chats(second) == ["Last"]
+
+
+def test_a_deleted_conversation_that_a_closed_tab_had_open_stays_deleted(served):
+    with browser.opened(served.url) as page:
+        browser.ask(page, "Deleted")
+        closed = page.context.new_page()
+        closed.goto(served.url)
+        closed.wait_for_selector("#chats .current >> text=Deleted")
+        page.click("#chats .new-chat")
+        browser.ask(page, "Kept")
+        browser.ask(closed, "More")
+        closed.close()
+        page.get_by_label("Delete Deleted").click()
+        page.click("#chats .danger")
+        page.wait_for_function("document.querySelectorAll('#chats .chat').length === 1")
+        page.reload()
+        page.wait_for_selector("#chats .new-chat:enabled")
+        page.wait_for_selector("#conversation .welcome", state="visible")
+        browser.ask(page, "Next")
+        page.wait_for_selector("#chats .open >> text=Next")
+        assert browser.chats(page) == ["Next", "Kept"] and browser.said(page) == ["Next", "one two three"]
 
 
 def test_a_system_text_that_was_too_long_is_shortened_and_sent(served):

@@ -150,6 +150,13 @@ def test_a_stopped_answer_leaves_the_question_to_be_answered():
     assert [turn.role for turn in thread.asked("Again").path()] == ["user", "user"]
 
 
+def test_no_change_is_older_than_what_it_changes_even_where_the_clock_went_back():
+    ahead = Thread.new().asked("Hi").model_copy(update={"updated": 9e10})
+    answered = ahead.answered("Hello", FACTS)
+    later = (answered, answered.thumbed(1, 1), answered.edited(0, "Hey"), answered.undone()[0], answered.renamed("Greeting"))
+    assert {thread.updated for thread in later} == {9e10}
+
+
 def test_a_full_conversation_refuses_before_anything_is_generated(monkeypatch):
     monkeypatch.setattr("engine.threads.MAX_TURNS", 4)
     thread = Thread.new().asked("Hi").asked("Hi").asked("Hi")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import gradio as gr
 
-from engine.library import MAX_IMPORT_BYTES, MAX_LIBRARY_BYTES, MAX_THREADS, Library, to_json, to_markdown
+from engine.library import MAX_DELETED, MAX_IMPORT_BYTES, MAX_LIBRARY_BYTES, MAX_THREADS, Library, to_json, to_markdown
 from engine.settings import MAX_SYSTEM_CHARS
 from engine.threads import Thread
 from ui import assets, form
@@ -17,6 +17,7 @@ from ui.render import shown
 _SAVED = """thread => ({
   put: thread?.turns.length ? [thread] : [],
   drop: thread && !thread.turns.length ? [thread.id] : [],
+  emptied: thread?.updated,
   stamp: `${Math.random()}`,
   open: thread?.id,
 })"""
@@ -32,13 +33,20 @@ def draw() -> gr.HTML:
         js_on_load=assets.script("sidebar.js"),
         elem_id="chats",
         apply_default_css=False,
-        limits={"file": MAX_IMPORT_BYTES, "store": MAX_LIBRARY_BYTES, "threads": MAX_THREADS, "system": MAX_SYSTEM_CHARS},
+        limits={
+            "file": MAX_IMPORT_BYTES,
+            "store": MAX_LIBRARY_BYTES,
+            "threads": MAX_THREADS,
+            "deleted": MAX_DELETED,
+            "system": MAX_SYSTEM_CHARS,
+        },
     )
 
 
 def told(put: Iterable[Thread] = (), drop: Iterable[str] = (), **more: object) -> dict:
     """What the list is told: conversations to put into the store, ids to drop from it; perhaps `open` (the id of the one
-    on the screen), `found` (ids that a search found, None: all), `note` (a line to show), what was `renamed` or is `gone`."""
+    on the screen), `found` (ids that a search found, None: all), `note` (a line to show), what was `renamed` or is `gone`, that they
+    were `imported` (else one that is older than what the page knows of it is left out)."""
     threads = list(put)
     return {
         "put": [thread.model_dump(mode="json") for thread in threads if thread.turns],
@@ -95,13 +103,14 @@ def wire(chats: gr.HTML, library: gr.BrowserState, current: gr.BrowserState, vie
     def import_(file: str, conversations: object) -> dict:
         with form.explained():
             new = Library.read(conversations).new_in(file)
-        return told(new, note=_came(len(new)))
+        return told(new, note=_came(len(new)), imported=True)
 
     own = {"fn": None, "api_visibility": "private", "show_progress": "hidden"}
     chats.new_chat(**own, inputs=system, outputs=[view, current, chats], js="window.guanacoNew")
-    chats.open_gone(**own, inputs=[system, current], outputs=[view, current, chats], js="window.guanacoLeft")
+    chats.open_gone(**own, inputs=system, outputs=[view, current, chats], js="window.guanacoNew")
     chats.open_renamed(**own, inputs=current, outputs=current, js="window.guanacoRenamed")
     chats.keep(**own, inputs=library, outputs=library, js="window.guanacoKeep")
+    library.change(**own, inputs=None, outputs=None, js="() => window.guanacoKept?.()")
     each = {"trigger_mode": "multiple", **form.QUICK}  # several may be pressed before the first is answered
     opening_one = chats.open_chat(open_, wanted, opened, js=assets.taking("thread"), api_name="open", **each)
     form.afterwards(opening_one, "window.guanacoChanged")

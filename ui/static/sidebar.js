@@ -14,33 +14,59 @@ const button = (className, text, act, label) => {
 
 let library = null;  // null until the browser's store was read
 let unreadable = false;
+let deleted = [];  // ids, the last ones: a page that opens may still find such a one as what was open
 const waiting = [];
 const stored = (id) => (library || []).find((thread) => thread.id === id);
+// When each conversation was changed last, also of those that are on their way or no longer stored; Infinity: deleted. What comes later than
+// something newer, from here or another tab, is left out: it would bring back what was taken back or deleted. An import is meant to.
+const changed = new Map();
+const lastChange = (id) => Math.max(changed.get(id) ?? 0, stored(id)?.updated ?? 0);
+const notOutdated = ({ put, imported }) => put.filter(({ id, updated }) => imported || updated >= lastChange(id));
+const apply = (change) => {
+  for (const { id, updated } of change.put) changed.set(id, updated);
+  for (const id of change.drop) changed.set(id, id === change.gone ? Infinity : Math.max(lastChange(id), change.emptied ?? 0));
+  waiting.push(change);
+  trigger("keep");
+};
 window.guanacoKeep = (browser) => {
   if (library === null) {
     unreadable = Boolean(browser) && !(browser.version === 1 && Array.isArray(browser.threads));
     library = browser && !unreadable ? browser.threads : [];
+    if (browser && !unreadable) deleted = browser.deleted ?? [];
+    for (const id of deleted) changed.set(id, Infinity);
     if (unreadable) say("The conversations in this browser are of another version of this app. They are left as they are.");
   }
-  for (const { put, drop } of waiting.splice(0)) {
-    const gone = new Set([...drop, ...put.map((thread) => thread.id)]);
-    const next = [...put, ...library.filter((thread) => !gone.has(thread.id))].sort((a, b) => b.updated - a.updated);
+  for (const change of waiting.splice(0)) {
+    const put = notOutdated(change);
+    const ids = new Set([...change.drop, ...put.map((thread) => thread.id)]);
+    const next = [...put, ...library.filter((thread) => !ids.has(thread.id))].sort((a, b) => b.updated - a.updated);
     const size = new TextEncoder().encode(JSON.stringify(next)).length;
     if (put.length && (next.length > props.limits.threads || size > props.limits.store)) {
       say(`This browser's store is full (conversations: ${library.length}). Export and delete some; until then new ones are not kept.`);
     } else library = next;
+    deleted = deleted.filter((id) => id !== change.gone && !put.some((thread) => thread.id === id));
+    if (change.gone) deleted = [...deleted, change.gone].slice(-props.limits.deleted);
   }
+  if (unreadable) {
+    window.guanacoKept();
+    return browser;
+  }
+  return { version: 1, threads: library, deleted };
+};
+// Once it is written, so that a page which opens by then finds what this one shows.
+window.guanacoKept = () => {
   draw();
-  return unreadable ? browser : { version: 1, threads: library };
+  if (changed.get(open) !== Infinity || left === open) return;
+  left = open;
+  whenIdle(() => left === open && trigger("open_gone"));
 };
 let newest;  // of what another tab said on the open conversation
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("guanaco-playground.conversations") : null;
 if (tabs) {
   tabs.onmessage = ({ data }) => {
-    const [mine, before] = [data.put.find((thread) => thread.id === open), stored(open)];
-    waiting.push(data);
-    trigger("keep");
-    if (data.gone && data.gone === open) return whenIdle(() => data.gone === open && trigger("open_gone"));
+    const put = notOutdated(data);
+    const [mine, before] = [put.find((thread) => thread.id === open), stored(open)];
+    apply({ ...data, put });
     if (mine && mine.updated > (before?.updated ?? 0)) {
       if (document.body.dataset.answering === "true") return;
       newest = mine;
@@ -68,8 +94,6 @@ const begun = (system, drop, gone) => {
 };
 window.guanacoNew = (system) => begun(system, []);
 window.guanacoCleared = (system, current) => begun(system, current ? [current.id] : [], current?.id);
-// After a deletion, which is told already: an answer may have been stored since.
-window.guanacoLeft = (system, current) => begun(system, current ? [current.id] : []);
 let renaming;
 // The open one may have grown since: it takes the title alone, when nothing under way would undo it.
 const retitle = ({ id, title }) => whenEnded(() => {
@@ -180,6 +204,7 @@ const day = (seconds) => {
 };
 
 let open = null;
+let left = null;  // the open one, once it is deleted and another takes its place
 let found = null;
 function draw() {
   if (list.querySelector(".rename, .sure")) return;  // drawn when that is answered
@@ -216,21 +241,22 @@ function draw() {
 function update() {
   const value = props.value;
   if (!value || !value.put) return;
-  if (value.open) open = value.open;
+  if (value.open && value.open !== open) [open, left] = [value.open, null];
   if (value.renamed?.id === open) retitle(value.renamed);
-  if (value.gone && value.gone === open) trigger("open_gone");
   if (value.restored) fresh.disabled = false;
   if (value.found !== undefined) found = value.found && search.value.trim() ? new Set(value.found) : null;
   if (value.note !== undefined || value.put.length) say(value.note || "");
+  // The one that is stored may have grown since it was renamed.
+  const named = value.renamed && stored(value.renamed.id) ? [{ ...stored(value.renamed.id), title: value.renamed.title }] : value.put;
   // What is stored as it is already makes no noise: two tabs would tell each other for ever.
-  const put = value.put.filter((thread) => JSON.stringify(thread) !== JSON.stringify(stored(thread.id)));
+  const put = notOutdated({ ...value, put: named }).filter((thread) => JSON.stringify(thread) !== JSON.stringify(stored(thread.id)));
   if (put.length || value.drop.length || library === null) {
     // A deletion empties the other tabs too; one that has nothing in it for now is only not stored.
-    const change = { put, drop: value.drop, gone: value.gone };
-    waiting.push(change);
-    if (tabs && (change.put.length || change.drop.length)) tabs.postMessage(change);
-    trigger("keep");
-  } else draw();
+    const { drop, gone, emptied, imported } = value;
+    const change = { put, drop, gone, emptied, imported };
+    apply(change);
+    if (tabs && (put.length || drop.length)) tabs.postMessage(change);
+  } else window.guanacoKept();
 }
 watch("value", update);
 update();
