@@ -34,6 +34,7 @@ import torch
 import training
 from builders import until
 from pages import Page
+from test_finetune_flow import yaml
 from test_jobs import _MORTAL, MOMENTS
 from test_run_view import open_tab, wait_phase
 from training import adapter_bytes, fresh, plan, written
@@ -116,7 +117,7 @@ def test_rows_that_cannot_be_used(page, tiny, rows, tmp_path):
         assert "“Skip bad rows”" in told
         tab.click("#ft-next-1")
         tab.click("#ft-next-2")
-        tab.click("#ft-advanced >> text=Advanced")
+        yaml(tab)
         tab.get_by_label("Skip bad rows").uncheck()
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('skip_bad_rows: false')")
         tab.click("#ft-step-1-button")
@@ -211,8 +212,7 @@ def test_layers_that_are_not_there(page, tiny, gpt2, rows):
         lengths(tab, "rows are cut")
         tab.click("#ft-next-1")
         tab.click("#ft-next-2")
-        tab.click("#ft-advanced >> text=Advanced")
-        mine = tab.input_value("#ft-yaml textarea").replace("targets: all-linear", "targets: [c_attn]")
+        mine = yaml(tab).replace("targets: all-linear", "targets: [c_attn]")
         tab.fill("#ft-yaml textarea", mine)
         tab.click("#ft-take-yaml")
         tab.wait_for_function("/targets:\\s+- c_attn/.test(document.querySelector('#ft-yaml textarea').value)")

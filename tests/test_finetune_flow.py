@@ -57,10 +57,10 @@ def to_recipe(tab) -> None:
 
 
 def yaml(tab) -> str:
-    """The recipe as step 4 shows it, once that is open."""
+    """The recipe as step 4 shows it, once that is open and filled."""
     if not tab.locator("#ft-yaml textarea").is_visible():
         tab.locator("#ft-advanced button").first.click()
-        tab.wait_for_selector("#ft-yaml textarea")
+    tab.wait_for_function("document.querySelector('#ft-yaml textarea')?.value")
     return tab.input_value("#ft-yaml textarea")
 
 
@@ -115,9 +115,7 @@ def test_half_typed_numbers_are_not_taken_and_no_message_pops_up(page, tiny, row
         row.fill("5")
         has(tab, "#ft-lens", "Row 5")
         tab.click("#ft-next-2")
-        tab.wait_for_selector("#ft-means p")
-        tab.locator("#ft-advanced button").first.click()
-        tab.wait_for_selector("#ft-yaml textarea")
+        yaml(tab)
         rank = tab.get_by_label("number input for Rank")
         rank.fill("0")
         has(tab, "#ft-means", "Rank: a whole number from 1 to 1,024.")
