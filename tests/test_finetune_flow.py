@@ -119,6 +119,8 @@ def test_half_typed_numbers_are_not_taken_and_no_message_pops_up(page, tiny, row
         rank = tab.get_by_label("number input for Rank")
         rank.fill("0")
         has(tab, "#ft-means", "Rank: a whole number from 1 to 1,024.")
+        tab.keyboard.press("Tab")
+        tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('r: 1\\n')")
         tab.locator("#ft-simple").get_by_label("Steps").fill("2")
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('steps: 2')")
         has(tab, "#ft-means", "2 updates")

@@ -133,6 +133,26 @@ def test_columns_stay_where_the_format_is_the_one_they_are_for(home, tmp_path):
 
 @pytest.mark.long
 @browser.needs_chromium
+def test_the_pickers_of_columns_are_drawn_once_when_a_format_is_chosen(page, answered, tiny, rows):
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        tab.click("#ft-format button >> nth=0")
+        box = tab.locator("#ft-format input").first
+        box.click()
+        tab.get_by_role("option", name="Alpaca").first.click()
+        tab.get_by_label("Column of “input”").fill("output")
+        tab.keyboard.press("Enter")
+        box.fill("ShareGPT")
+        tab.keyboard.press("Enter")
+        tab.get_by_label("Column of “conversations”").wait_for()
+        assert not tab.get_by_label("Column of “input”").count()
+        tab.get_by_label("number input for Longest row").fill("104")
+        has(tab, "#ft-lengths", "the limit is 104.")
+        assert answered.count("fields") == 2 and not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
 def test_tabbing_over_the_dropdowns_of_a_step_changes_nothing(page, answered, tiny, rows):
     with browser.opened(page.url) as tab:
         brought(tab, tiny, rows)

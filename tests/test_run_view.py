@@ -221,7 +221,7 @@ def test_a_run_is_the_same_after_a_reload_in_a_second_tab_and_after_a_restart(le
             )
             # The app goes, the run does not.
             page_of.close()
-            page.wait_for_function("document.querySelector('#run .trouble').innerText.includes('does not answer')")
+            page.wait_for_function("document.querySelector('#run .trouble')?.innerText.includes('does not answer')")
             page_of = Page(ScriptedBackend(), port=port)
             browser.go_back_to(page, page_of.url)
             open_tab(page)
@@ -296,7 +296,7 @@ def test_a_run_opens_again_after_another_was_shown_and_a_press_that_failed_is_to
         )
         page.route("**/finetune_stop*", lambda route: route.abort())
         page.click("#run [data-act=finetune_stop]")
-        told = "text => document.querySelector('#run .trouble').innerText === text"
+        told = "text => document.querySelector('#run .trouble')?.innerText === text"
         page.wait_for_function(told, arg="The app does not answer. Try again in a moment.")
         page.wait_for_function(told, arg="")
         assert not page.errors

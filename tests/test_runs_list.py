@@ -54,7 +54,7 @@ def test_runs_are_compared_opened_cloned_and_deleted(served):
         assert not (paths.runs() / "first").exists()
         expect(page.locator("#runs .compared .chart path.line")).to_have_count(1)
         page.click("#ft-to-5")
-        page.wait_for_function("document.querySelector('#run .trouble').innerText.includes('deleted')")
+        page.wait_for_function("document.querySelector('#run .trouble')?.innerText.includes('deleted')")
         assert not page.errors and not page.outside
 
 

@@ -278,7 +278,8 @@ class DataStep:
             changing.append(cuts)
         self.relength.click(lengths_now, [self.limit, draft], self.lengths, **moved, **form.AS_TYPED)
         mapped = [self.mapped, *self.columns]
-        self.format.input(fields, [self.format, self.mapped, draft], mapped, **moved)
+        # A choice of it ends so, by mouse or keyboard. Gradio's input tells of it twice: the pickers would be drawn anew under who uses them.
+        self.format.blur(fields, [self.format, self.mapped, draft], mapped, **moved)
         return changing
 
     def counts(self, event: Dependency, draft: gr.BrowserState) -> None:
