@@ -31,6 +31,14 @@ def gate(monkeypatch):
     return go
 
 
+def another_tab(tab, served: Page, name: str):
+    """One more tab of the same browser, once it shows the conversation of that name as the open one."""
+    more = tab.context.new_page()
+    more.goto(served.url)
+    more.wait_for_selector(f"#chats .current >> text={name}")
+    return more
+
+
 def test_new_chat_and_what_is_sent_go_after_what_is_still_on_its_way(served, gate, monkeypatch):
     store = served.services.store
     kept = store.thumb
@@ -108,9 +116,7 @@ def test_the_row_of_the_conversation_that_is_open_takes_nothing_away():
 def test_what_one_tab_renames_or_deletes_is_renamed_or_gone_in_the_other(served):
     with browser.opened(served.url) as first:
         browser.ask(first, "Of both")
-        second = first.context.new_page()
-        second.goto(served.url)
-        second.wait_for_selector("#chats .current >> text=Of both")
+        second = another_tab(first, served, "Of both")
         second.click("#chats .new-chat")
         second.get_by_label("Rename Of both").click()
         second.fill("#chats input.rename", "Woolly")
@@ -145,9 +151,7 @@ def test_nothing_that_comes_late_in_one_tab_brings_back_what_another_deleted_or_
     monkeypatch.setattr(Thread, "renamed", lambda *told: gate.wait(60) and renamed(*told))
     with browser.opened(served.url) as first:
         browser.ask(first, "Taken back")
-        second = first.context.new_page()
-        second.goto(served.url)
-        second.wait_for_selector("#chats .current >> text=Taken back")
+        second = another_tab(first, served, "Taken back")
         gate.clear()
         browser.ask(first, "More")
         second.wait_for_function("document.body.dataset.changing === 'open_chat'")
@@ -179,9 +183,7 @@ def test_nothing_that_comes_late_in_one_tab_brings_back_what_another_deleted_or_
 def test_a_deleted_conversation_that_a_closed_tab_had_open_stays_deleted(served):
     with browser.opened(served.url) as page:
         browser.ask(page, "Deleted")
-        closed = page.context.new_page()
-        closed.goto(served.url)
-        closed.wait_for_selector("#chats .current >> text=Deleted")
+        closed = another_tab(page, served, "Deleted")
         page.click("#chats .new-chat")
         browser.ask(page, "Kept")
         browser.ask(closed, "More")
