@@ -93,31 +93,41 @@ def test_a_preset_that_is_none_or_in_force_throws_nothing_away(home):
 def test_a_field_that_is_left_as_it_was_leaves_the_yaml_that_somebody_writes(home):
     step, draft = RecipeStep(shop()), Draft()
     change = wired(step, "change")
-    _, _, *fields, _, filling, said = step.shown(draft)
-    made, *_, text, _, _ = change(gr.Request(session_hash="page"), kept(draft), filling, said, *fields)
-    assert drafts.read(made) == draft and text == gr.skip()
+    _, _, _, *fields, _, said = step.shown(draft)
+    made, *_, text, _ = change(gr.Request(session_hash="page"), kept(draft), said, *fields)
+    assert made == text == gr.skip()
 
 
 def test_fields_that_say_the_draft_are_not_filled_when_their_step_is_entered_again(home):
     step, draft = RecipeStep(shop()), drafts.changed(Draft(), {"lora.r": 3})
     wired(step, "change")
-    means, _, *fields, _, filling, said = step.shown(draft)
-    assert step.entered(draft, filling, said, *fields) == [means, *[gr.skip()] * (len(step.outputs) - 1)]
+    means, preset, _, *fields, _, said = step.shown(draft)
+    assert step.entered(draft, said, *fields) == [gr.skip(), means, preset, "", *[gr.skip()] * (len(fields) + 2)]
     wrong = [-1 if name == "lora.r" else value for name, value in zip(step.fields, fields, strict=True)]
     for other, *standing in ((Draft(), *fields), (draft, *wrong)):
-        assert len(filled := step.entered(other, filling, said, *standing)) == len(step.outputs)
-        assert dict(zip(step.fields, filled[2:], strict=False))["lora.r"] == other.recipe.lora.r
+        same, _, _, told, *filled, _, now = step.entered(other, said, *standing)
+        assert dict(zip(step.fields, filled, strict=True))["lora.r"] == other.recipe.lora.r
+        assert (same, told, now) == (gr.skip(), "", kept(other)["recipe"])
+    # What was typed, and has not come to the draft yet, goes there.
+    typed = [7 if name == "lora.r" else value for name, value in zip(step.fields, fields, strict=True)]
+    made, _, _, _, *filled, text, now = step.entered(draft, said, *typed)
+    wanted = drafts.changed(draft, {"lora.r": 7})
+    assert (drafts.read(made), text, now) == (wanted, wanted.recipe.to_yaml(), kept(wanted)["recipe"])
+    assert set(map(str, filled)) == {str(gr.skip())}
 
 
-def test_what_is_wrong_with_the_limit_is_not_written_over_by_the_lengths(home, rows, monkeypatch):
+def test_what_is_wrong_with_the_limit_is_told_beside_the_lengths(home, rows, monkeypatch):
     step = DataStep(shop())
-    lengths_now = wired(step, "lengths_now")
+    lengths_now, cut = wired(step, "lengths_now"), wired(step, "cut")
     draft = kept(drafts.with_data(Draft(), str(rows), "rows"))
-    assert lengths_now(104, draft) == gr.skip(), "nothing is counted yet"
+    assert lengths_now(draft) == gr.skip(), "nothing is counted yet"
     monkeypatch.setattr(Workshop, "measured", lambda shop, draft: True)
     monkeypatch.setattr(DataStep, "_lengths", lambda step, draft: "the lengths")
-    assert [lengths_now(limit, draft) for limit in (4, 8.5, None, 100_000)] == [gr.skip()] * 4
-    assert lengths_now(104, draft) == "the lengths" and lengths_now(104, kept(Draft())) == ""
+    for limit in (4, 8.5, None, 100_000):
+        same, told, lengths = cut(limit, draft)
+        assert (same, lengths) == (gr.skip(), gr.skip()) and "Longest row: a whole number from 8" in told
+    assert cut(104, draft)[1:] == ["", "the lengths"]
+    assert lengths_now(draft) == "the lengths" and lengths_now(kept(Draft())) == ""
 
 
 def test_columns_stay_where_the_format_is_the_one_they_are_for(home, tmp_path):
@@ -168,7 +178,7 @@ def test_tabbing_over_the_dropdowns_of_a_step_changes_nothing(page, answered, ti
         tab.click("#ft-next-0")
         until(lambda: answered.count("<lambda>") > filled)
         tab.get_by_role("tab", name="Bundled").click()
-        touch(tab, tab.locator("#ft-bundled input"), answered, "bring", "take")
+        touch(tab, tab.locator("#ft-bundled input"), answered, "bring")
         tab.click("#ft-format button >> nth=0")
         tab.get_by_label("Column of").first.fill("output")
         tab.keyboard.press("Enter")
@@ -206,7 +216,7 @@ def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answere
 
     def touch_bundled():
         tab.get_by_role("tab", name="Bundled").click()
-        touch(tab, tab.locator("#ft-bundled input"), answered, "bring", "take")
+        touch(tab, tab.locator("#ft-bundled input"), answered, "bring")
 
     monkeypatch.setattr(preview, "first", first)
     with browser.opened(page.url) as tab:
@@ -221,9 +231,9 @@ def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answere
         # One that has come before the later ask comes to nothing.
         fetch("owner/good")
         fetch("owner/gone")
-        came = answered.count("take")
+        came = answered.count("bring")
         gates["owner/good"].set()
-        until(lambda: answered.count("take") > came)
+        until(lambda: answered.count("bring") > came)
         gates["owner/gone"].set()
         tab.get_by_text("There is no owner/gone.").wait_for()
         has(tab, "#ft-data-told", "owner/good")

@@ -14,9 +14,9 @@ STYLES = ("page.css", "finetune.css", "finetune_runs.css", "measure.css")
 
 
 def head() -> str:
-    """The page's styles. As `css`, Gradio would rewrite them: it puts its own class before every selector, so that a state
-    kept on the body could not be styled."""
-    return f"<style>{''.join(map(assets.text, STYLES))}</style>"
+    """The page's styles, and the script that more than one event needs. As `css`, Gradio would rewrite the styles: it puts its own class
+    before every selector, so that a state kept on the body could not be styled."""
+    return f"<style>{''.join(map(assets.text, STYLES))}</style><script>{assets.text('turns.js')}</script>"
 
 
 def theme() -> gr.themes.Base:

@@ -20,6 +20,7 @@ from ui.finetune.recipe import RecipeStep
 from ui.finetune.start import TrainStep
 from ui.finetune.training import turned_to
 from ui.finetune.tryout import TryStep
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, kept
 
 TAB = "finetune"
@@ -71,9 +72,10 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     recipe, train = steps[RECIPE], steps[TRAIN]
 
     def entered(number: int):
-        if number == RECIPE:
-            return lambda kept_draft, *standing: recipe.entered(read(kept_draft), *standing)
         return lambda kept_draft: steps[number].shown(read(kept_draft))
+
+    def recipe_entered(kept_draft: object, *standing: object) -> list:
+        return recipe.entered(read(kept_draft), *standing)
 
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
@@ -81,16 +83,17 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         if number == RUNS:
             continue
         seen.success(None, [at, draft], None, js=_filling(number, anyway=True), api_visibility="private")
-        reads = READING if number in (DATA, LENS) else {}
-        inputs, typed = ([draft, *recipe.standing], form.AS_TYPED) if number == RECIPE else (draft, {})
-        # Whoever comes back before it is filled has changed something elsewhere meanwhile.
-        shown = fills[number].click(entered(number), inputs, steps[number].outputs, trigger_mode="always_last", **how | reads | typed)
+        if number == RECIPE:
+            filling = Turn(recipe_entered, [draft, *recipe.standing], [draft, *recipe.outputs], **form.QUICK, **form.AS_TYPED)
+            shown = filling.after(fills[number].click)
+        else:
+            reads = READING if number in (DATA, LENS) else {}
+            # Whoever comes back before it is filled has changed something elsewhere meanwhile.
+            shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
         if number == DATA:
             steps[number].counts(shown, draft)
         if number in (RECIPE, FIT, TRAIN):
             counted = counting.after(shown, steps[number], draft)
-        if number == RECIPE:
-            recipe_filled = shown
         if number == FIT:
             steps[number].keep_up(shown, draft)
         if number == TRAIN and (hub := steps[number].hub):
@@ -101,12 +104,6 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         for event in events:
             event.success(None, [at, draft], None, js=late, api_visibility="private")
 
-    def agreed(kept_draft: object, *fields: dict | None) -> list:
-        return recipe.agreed(read(kept_draft), *fields)
-
-    # The fields may be filled and changed at the same time, and either may come last.
-    for event in (*changing[RECIPE], recipe_filled):
-        event.success(agreed, [draft, recipe.filling, recipe.said], recipe.outputs, trigger_mode="always_last", **how)
     # Whichever way a step is entered, its own event fills it.
     for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
         button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
@@ -127,14 +124,15 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     def try_out(run: str, kept_draft: object) -> list:
         return [kept(read(kept_draft).model_copy(update={"run": run})), gr.Walkthrough(selected=TRY)]
 
-    train.view.try_run(try_out, [chosen, draft], [draft, walk], js=assets.taking("run"), **how)
+    acting = "() => window.guanacoAction.run"
+    Turn(try_out, [chosen, draft], [draft, walk], handed=True, **form.QUICK).after(train.view.try_run, hand=acting)
 
     def clone(run: str, kept_draft: object) -> list:
         with form.explained():
             made = shop.clone(run, read(kept_draft))
         return [kept(made), gr.Walkthrough(selected=RECIPE), *recipe.shown(made)]
 
-    runs.clone_run(clone, [chosen, draft], [draft, walk, *recipe.outputs], js=assets.taking("run"), **how)
+    Turn(clone, [chosen, draft], [draft, walk, *recipe.outputs], handed=True, **form.QUICK).after(runs.clone_run, hand=acting)
     api.endpoints(shop, train)
 
 

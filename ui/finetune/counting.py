@@ -12,6 +12,7 @@ from engine.errors import EngineError
 from engine.preview import Measured
 from ui import form
 from ui.finetune import views
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop
 
 # Rows are counted apart from quick events, which must not wait for them. Several steps of one page may wait for the same count.
@@ -55,11 +56,11 @@ def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = F
             yield views.told(str(error), "wrong")
 
     def fill(text: str, kept_draft: object) -> object:
-        # Where nothing was counted, what stands there stays; so does why it could not be.
-        line = "" if text == _COUNTED else gr.skip()
-        told = [line, *step.sentences(read(kept_draft))] if text else [gr.skip()] * (1 + len(step.filled))
-        return told if step.filled else told[0]  # Gradio takes a list for one component as its value
+        line = "" if text == _COUNTED else gr.skip()  # why it could not be counted stays
+        told = [line, *step.sentences(read(kept_draft))]
+        return told if step.filled else line  # Gradio takes a list for one component as its value
 
-    how = {"api_visibility": "private", "trigger_mode": "always_last"}
-    counted = event.success(count, draft, step.counting, **how, **COUNTING)
-    return counted.success(fill, [step.counting, draft], [step.counting, *step.filled], **how, **form.QUICK)
+    counted = event.success(count, draft, step.counting, api_visibility="private", trigger_mode="always_last", **COUNTING)
+    # Where nothing was counted, what stands there stays. The sentences are of the draft as the change before left it.
+    filling = Turn(fill, [step.counting, draft], [step.counting, *step.filled], handed=True, **form.QUICK)
+    return filling.after(counted.success, inputs=[step.counting], hand="text => text || null")

@@ -19,6 +19,7 @@ from engine.recipe import DataRecipe
 from ui import form
 from ui.finetune import views
 from ui.finetune.counting import COUNTING
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, asking, kept, latest, unheard
 
 LEAST, MOST = 8, 2_048
@@ -73,13 +74,14 @@ class DataStep:
             self.remap = gr.Button("Read again", size="sm", elem_id="ft-remap")
         limit = DataRecipe.model_fields["max_length"]
         self.limit = gr.Slider(LEAST, MOST, step=8, label=limit.title, info=limit.description, elem_id="ft-limit")
+        self.wrong = gr.HTML(elem_id="ft-limit-wrong", apply_default_css=False)
         self.lengths = gr.HTML(elem_id="ft-lengths", apply_default_css=False)
         # Pressed by the page when something that shows the lengths has ended: another may have changed the draft meanwhile.
         self.relength = gr.Button(visible="hidden", elem_id="ft-relength")
         # The format that the pickers of columns are for.
         self.mapped = gr.Textbox(visible=False, label="format of the columns")
         mapping = [self.mapping, self.format, self.mapped, *self.columns]
-        self.outputs = [self.told, self.bundled, self.preview, *mapping, self.limit, self.lengths]
+        self.outputs = [self.told, self.bundled, self.preview, *mapping, self.limit, self.wrong, self.lengths]
         return self
 
     def shown(self, draft: Draft) -> list:
@@ -87,13 +89,13 @@ class DataStep:
         data = draft.recipe.data
         if not data.source:
             said = views.told("No rows yet. Bring some, or try the bundled set.")
-            return [said, None, "", gr.skip(), data.format, data.format, *self._columns(draft, None), self._limit(draft), ""]
+            return [said, None, "", gr.skip(), data.format, data.format, *self._columns(draft, None), self._limit(draft), "", ""]
         try:
             first = self.shop.first(draft)
             preview, mapping = views.data(first), gr.Accordion(open=True) if first.unsure else gr.skip()
         except EngineError as error:
             first, preview, mapping = None, views.told(str(error), "wrong"), gr.skip()
-        found = [*self._columns(draft, first), self._limit(draft), self._lengths(draft)]
+        found = [*self._columns(draft, first), self._limit(draft), "", self._lengths(draft)]
         return [views.told(draft.title), self._bundled(draft), preview, mapping, data.format, data.format, *found]
 
     def _bundled(self, draft: Draft) -> str | None:
@@ -200,11 +202,8 @@ class DataStep:
 
             return bring
 
-        def take(found: dict | None, kept_draft: object) -> list:
+        def take(found: dict, kept_draft: object) -> list:
             """The rows that were found, in the draft as it is now."""
-            nothing = [gr.skip()] * (1 + len(self.outputs))
-            if not found:
-                return nothing
             if found["wrong"]:
                 raise form.shown(found["wrong"])
             if found.get("refused"):
@@ -213,7 +212,7 @@ class DataStep:
             # By a recipe with data of its own; who asked twice has these rows already.
             if drafts.rows(now) not in (drafts.rows(before), drafts.rows(there)):
                 said = f"{there.title} has come, but other rows were chosen meanwhile. Ask for it again to learn from it."
-                return [gr.skip(), views.told(said, "wrong"), *nothing[2:]]
+                return [gr.skip(), views.told(said, "wrong"), *[gr.skip()] * (len(self.outputs) - 1)]
             changed = drafts.with_data(now, *drafts.rows(there))
             return [kept(changed), *self.shown(changed)]
 
@@ -235,26 +234,21 @@ class DataStep:
             try:
                 limit = self._checked(limit, before)
             except BadInput as error:
-                return [gr.skip(), views.told(str(error), "wrong")]
+                return [gr.skip(), views.told(str(error), "wrong"), gr.skip()]
             changed = drafts.changed(before, {"data.max_length": limit})
-            return [kept(changed), self._lengths(changed)]
+            return [kept(changed), "", self._lengths(changed)]
 
         def leave(limit: float | None, kept_draft: object) -> list:
-            shown = form.left(limit, LEAST, self._most(read(kept_draft)))
-            return [gr.skip(), gr.skip()] if shown == limit else cut(shown, kept_draft)
+            return cut(form.left(limit, LEAST, self._most(read(kept_draft))), kept_draft)
 
-        def lengths_now(limit: float | None, kept_draft: object) -> object:
+        def lengths_now(kept_draft: object) -> object:
             now = read(kept_draft)
             if not now.recipe.data.source:
                 return ""
-            try:
-                self._checked(limit, now)
-            except BadInput:  # which stands there
-                return gr.skip()
             # Where nothing is counted, it stands there how far that is, or why it could not be.
             return gr.skip() if self.shop.measured(now) is None else self._lengths(now)
 
-        changing = []
+        taking = Turn(take, [self.found, draft], [draft, *self.outputs], handed=True, **form.QUICK)
         for event, function, inputs in (
             (self.file.upload, upload, [self.file]),
             (self.take.click, paste, [self.pasted]),
@@ -264,22 +258,22 @@ class DataStep:
             (self.remap.click, remap, [self.format, *self.columns]),
         ):
             # Of the same control too: a name is mended, or another set chosen, while the first is on its way.
-            again = {"api_visibility": "private", "trigger_mode": "multiple"}
-            asked = [self.found, draft, *inputs]
-            found = event(bringing(function), asked, self.found, js=asking("rows", function.__name__), **again, **BRINGING)
-            for ended, chosen in ((found.success, latest), (found.failure, unheard)):
-                done = ended(take, [self.found, draft], [draft, *self.outputs], js=chosen("rows"), **again, **form.QUICK)
-                self.counts(done, draft)
-                changing.append(done)
-        moved = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        for event, function in ((self.limit.input, cut), (self.limit.release, leave)):
-            cuts = event(function, [self.limit, draft], [draft, self.lengths], **moved, **form.AS_TYPED)
+            how = {"api_visibility": "private", "trigger_mode": "multiple", **BRINGING}
+            found = event(bringing(function), [self.found, draft, *inputs], self.found, js=asking("rows", function.__name__), **how)
+            taking.after(found.success, inputs=[self.found], hand=latest("rows"))
+            taking.after(found.failure, hand=unheard("rows"))
+        self.counts(taking.event, draft)
+        changing = [taking.event]
+        for trigger, function in ((self.limit.input, cut), (self.limit.release, leave)):
+            moved = Turn(function, [self.limit, draft], [draft, self.wrong, self.lengths], **form.QUICK, **form.AS_TYPED)
+            cuts = moved.after(trigger)
             cuts.success(None, None, None, js=_RELENGTH, api_visibility="private")
             changing.append(cuts)
-        self.relength.click(lengths_now, [self.limit, draft], self.lengths, **moved, **form.AS_TYPED)
+        again = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
+        self.relength.click(lengths_now, draft, self.lengths, **again)
         mapped = [self.mapped, *self.columns]
         # A choice of it ends so, by mouse or keyboard. Gradio's input tells of it twice: the pickers would be drawn anew under who uses them.
-        self.format.blur(fields, [self.format, self.mapped, draft], mapped, **moved)
+        self.format.blur(fields, [self.format, self.mapped, draft], mapped, **again)
         return changing
 
     def counts(self, event: Dependency, draft: gr.BrowserState) -> None:

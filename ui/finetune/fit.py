@@ -15,6 +15,7 @@ from engine.probing import Probe
 from engine.recipe import Recipe
 from ui import form
 from ui.finetune import counting, views
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, kept
 
 _LOOK_SECONDS = 0.5
@@ -126,7 +127,7 @@ class FitStep:
             with form.explained():
                 yield from self.probing(read(kept_draft))
 
-        made = self.make.click(fit, draft, [draft, *self.outputs], api_visibility="private", **form.QUICK)
+        made = Turn(fit, draft, [draft, *self.outputs], **form.QUICK).after(self.make.click)
         counting.after(made, self, draft)
         running = self.probe.click(probe, draft, [*self.outputs, self.stop, self.found], api_visibility="private", **PROBING)
         self.keep_up(running, draft)

@@ -12,6 +12,7 @@ from engine.drafts import Draft, read
 from engine.errors import EngineError
 from ui import form
 from ui.finetune import views
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, asking, kept, latest, unheard
 
 
@@ -76,7 +77,6 @@ class ModelStep:
 
     def wire(self, draft: gr.BrowserState) -> list[Dependency]:
         """Gives the events that change the draft."""
-        nothing = [gr.skip()] * (1 + len(self.outputs))
 
         def choose(ask: dict, kept_draft: object, model: str) -> dict:
             """The base that was asked for and what it was asked in place of, or why it cannot be; the draft may be another by now."""
@@ -89,11 +89,9 @@ class ModelStep:
                     found["wrong"] = str(error)
             return {**found, "before": before.recipe.model}
 
-        def take(found: dict | None, kept_draft: object, *said: str | None) -> list:
+        def take(found: dict, kept_draft: object, *said: str | None) -> list:
             """The base that was found, in the draft as it is now; `said` is what both pickers hold."""
             now = read(kept_draft)
-            if not found:
-                return nothing
             if found["wrong"]:
                 return self._refused(now, f"{found['wrong']} The base is still {now.recipe.model}.")
             if now.recipe.model == found["model"]:  # Gradio tells also that a picker was left as it was, and some choices twice
@@ -118,10 +116,8 @@ class ModelStep:
                     found["wrong"] = str(error)
             return found
 
-        def take_start(found: dict | None, kept_draft: object, *said: str | None) -> list:
+        def take_start(found: dict, kept_draft: object, *said: str | None) -> list:
             now = read(kept_draft)
-            if not found:
-                return nothing
             wrong, chosen, held = found["wrong"], found["chosen"], now.recipe.lora.start_from
             another = now.recipe.model != found["model"]
             if not wrong and (chosen == held or (another and chosen == found["before"])):
@@ -134,15 +130,16 @@ class ModelStep:
                 changed = drafts.changed(now, {"lora.start_from": chosen})
             return self._taken(changed, found)
 
-        how, changing = {"api_visibility": "private", "trigger_mode": "multiple", **form.QUICK}, []
+        changing = []
         # A base or an adapter of the Hub is looked at, which may take a moment.
-        looking = how | {"show_progress": "minimal", "show_progress_on": self.table}
-        for picker, look, taking in ((self.base, choose, take), (self.start_from, start_from, take_start)):
+        shown = {"show_progress": "minimal", "show_progress_on": self.table}
+        how = {"api_visibility": "private", "trigger_mode": "multiple", **form.QUICK, **shown}
+        for picker, look, take_it in ((self.base, choose, take), (self.start_from, start_from, take_start)):
             what, answer = look.__name__, gr.JSON(visible=False, label="found")
-            found = picker.input(look, [answer, draft, picker], answer, js=asking(what, what), **looking)
-            asked = [answer, draft, self.base, self.start_from]
-            for ended, chosen in ((found.success, latest), (found.failure, unheard)):
-                changing.append(ended(taking, asked, [draft, *self.outputs], js=chosen(what), **how))
+            found = picker.input(look, [answer, draft, picker], answer, js=asking(what, what), **how)
+            taking = Turn(take_it, [answer, draft, self.base, self.start_from], [draft, *self.outputs], handed=True, **form.QUICK)
+            taking.after(found.success, inputs=[answer], hand=latest(what))
+            changing.append(taking.after(found.failure, hand=unheard(what)))
         return changing
 
     def _taken(self, draft: Draft, found: dict) -> list:

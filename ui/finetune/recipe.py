@@ -1,11 +1,13 @@
 """Step 4 of the wizard: the recipe, a few choices first and every field of it under "advanced"; the form is made of the classes."""
 
-import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
+from pydantic import ValidationError
 
 from engine import drafts, presets, recipe
 from engine.drafts import Draft, read
@@ -14,6 +16,7 @@ from engine.paths import public_name
 from engine.recipe import Recipe
 from ui import assets, form
 from ui.finetune import counting, views
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, kept
 
 # The choices of most people, by section; the rest is under "advanced".
@@ -44,6 +47,7 @@ class RecipeStep:
 
     def draw(self) -> "RecipeStep":
         self.means = gr.HTML(elem_id="ft-means", apply_default_css=False)
+        self.wrong = gr.HTML(elem_id="ft-recipe-wrong", apply_default_css=False)
         self.counting, self.filled = counting.line(), [self.means]
         self.preset = gr.Dropdown(
             [OWN, *presets.PRESETS], value=OWN, label="Preset", info="A recipe to begin with; your base and data stay.", elem_id="ft-preset"
@@ -61,12 +65,11 @@ class RecipeStep:
             with gr.Row():
                 self.take = gr.Button("Take this YAML", size="sm", elem_id="ft-take-yaml")
                 self.save = gr.Button("Save as recipe.yaml", size="sm", elem_id="ft-save-yaml")
-        # Which filling of the fields stands there, and which recipe they say by now, by the filling that it began with. The page has
-        # both, as it has the draft: what the server remembers would be ahead of it.
-        self.filling, self.said = gr.JSON(visible=False, label="filling"), gr.JSON(visible=False, label="said")
-        self.outputs = [self.means, self.preset, *self.fields.values(), self.yaml, self.filling, self.said]
-        # What `entered` looks at beside the draft.
-        self.standing = [self.filling, self.said, *self.fields.values()]
+        # The recipe that the fields say: what differs from it was touched since. The page has it, as it has the draft.
+        self.said = gr.JSON(visible=False, label="said")
+        self.outputs = [self.means, self.preset, self.wrong, *self.fields.values(), self.yaml, self.said]
+        # What `entered` and `change` look at beside the draft.
+        self.standing = [self.said, *self.fields.values()]
         return self
 
     def _draw(self, section: str, names: tuple[str, ...]) -> None:
@@ -76,28 +79,54 @@ class RecipeStep:
         self.fields |= {f"{section}.{name}": component for name, component in drawn}
 
     def shown(self, draft: Draft) -> list:
-        held = {
+        """Everything of the step anew."""
+        fields = self._held(draft.recipe).values()
+        return [self._means(draft), self._in_force(draft), "", *fields, draft.recipe.to_yaml(), draft.recipe.model_dump(mode="json")]
+
+    def _held(self, recipe: Recipe) -> dict[str, object]:
+        """What the fields show of a recipe."""
+        values = {
             f"{section}.{name}": value
             for section, kind in SECTIONS.items()
-            for name, value in zip(kind.model_fields, form.values(getattr(draft.recipe, section)), strict=True)
+            for name, value in zip(kind.model_fields, form.values(getattr(recipe, section)), strict=True)
         }
-        filling = {"filling": secrets.token_hex(8)}
-        fields = [*(held[key] for key in self.fields), draft.recipe.to_yaml()]
-        return [self._means(draft), self._in_force(draft), *fields, filling, filling | _recipe(draft)]
+        return {key: values[key] for key in self.fields}
 
-    def entered(self, draft: Draft, filling: dict | None, said: dict | None, *values: object) -> list:
-        """The same, without what stands there already: somebody may be writing in the fields by the time that they would be filled."""
-        if self._agree(draft, filling, said) and self.changed(draft, values) == (draft, ""):
-            return [self._means(draft), *[gr.skip()] * (len(self.outputs) - 1)]
-        return self.shown(draft)
+    def agreed(self, draft: Draft, said: object, values: Sequence[object]) -> tuple[Draft, str, list] | None:
+        """Fields and draft brought together: the draft with what was touched in the fields since they `said` a recipe, as far as it can
+        be; a sentence on what cannot; and for each field what else the draft says, where it says another thing. None where the fields
+        were never filled."""
+        if (there := _recipe(said)) is None:
+            return None
+        given, before = dict(zip(self.fields, values, strict=True)), draft.recipe
+        sections, wrong, touched = {}, [], set()
+        for section in SECTIONS:
+            mine = {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{section}.")}
+            was = getattr(there, section)
+            now, why = form.taken(was, mine)
+            new = {name: value for name, value in mine.items() if getattr(now, name) != getattr(was, name)}
+            sections[section], also = form.taken(getattr(before, section), new)
+            touched |= {f"{section}.{name}" for name in new}
+            wrong += [why or also] if why or also else []
+        made = draft.model_copy(update={"recipe": before.model_copy(update=sections)})
+        shows, held = self._held(there), self._held(made.recipe)
+        fields = [gr.skip() if key in touched or shows[key] == held[key] else held[key] for key in self.fields]
+        return made, " ".join(wrong), fields
 
-    def agreed(self, draft: Draft, filling: dict | None, said: dict | None) -> list:
-        """Everything of the step anew where the fields say another recipe than the draft's: they were filled for another, or when
-        something was changed that came later."""
-        return [gr.skip()] * len(self.outputs) if self._agree(draft, filling, said) else self.shown(draft)
+    def entered(self, draft: Draft, said: object, *values: object) -> list:
+        """The draft and the step, without what stands there already: somebody may be writing in the fields by the time that they would
+        be filled. What is wrong gives way to what the draft says."""
+        together = self.agreed(draft, said, values)
+        if together is None or together[1]:
+            return [gr.skip(), *self.shown(draft)]
+        made, _, fields = together
+        return self._followed(draft, made, said, [self._means(made), self._in_force(made), "", *fields])
 
-    def _agree(self, draft: Draft, filling: dict | None, said: dict | None) -> bool:
-        return bool(filling and said) and said == filling | _recipe(draft)
+    def _followed(self, before: Draft, made: Draft, said: object, shown: list) -> list:
+        """All outputs, by what is `shown` of `made`: what is told, and the fields. Somebody may be writing in the YAML."""
+        recipe = made.recipe.model_dump(mode="json")
+        text = [gr.skip()] * 2 if recipe == said else [made.recipe.to_yaml(), recipe]
+        return [gr.skip() if made == before else kept(made), *shown, *text]
 
     def _in_force(self, draft: Draft) -> str | None:
         """The preset that the draft is, None where it is another recipe."""
@@ -116,37 +145,22 @@ class RecipeStep:
         except EngineError as error:
             return views.told(str(error), "wrong")
 
-    def changed(self, draft: Draft, values: tuple) -> tuple[Draft, str]:
-        """The draft with what the components say, as far as it can be, and a sentence on what cannot."""
-        given = dict(zip(self.fields, values, strict=True))
-        sections, wrong = {}, []
-        for section in SECTIONS:
-            mine = {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{section}.")}
-            sections[section], said = form.taken(getattr(draft.recipe, section), mine)
-            wrong += [said] if said else []
-        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong)
-
     def wire(self, draft: gr.BrowserState) -> list[Dependency]:
         """Gives the events that change the draft."""
 
-        def change(request: gr.Request, kept_draft: object, filling: dict | None, said: dict | None, *values: object) -> list:
+        def change(request: gr.Request, kept_draft: object, said: object, *values: object) -> list:
             before = read(kept_draft)
-            if not self._agree(before, filling, said):  # all of the fields would be taken, for the one that was touched
+            if (together := self.agreed(before, said, values)) is None:
                 return [gr.skip(), *self.shown(before)]
-            made, wrong = self.changed(before, values)
+            made, wrong, fields = together
             self.shop.give_up_others(made, request.session_hash)
-            told = views.told(wrong, "wrong") if wrong else self._means(made)
-            untouched = [gr.skip()] * len(self.fields)
-            # Somebody may be writing it, and a field that is left as it was is told as well.
-            text = gr.skip() if made == before else made.recipe.to_yaml()
-            return [kept(made), told, self._in_force(made), *untouched, text, gr.skip(), filling | _recipe(made)]
+            told = views.told(wrong, "wrong") if wrong else ""
+            return self._followed(before, made, said, [self._means(made), self._in_force(made), told, *fields])
 
-        def leave(request: gr.Request, kept_draft: object, filling: dict | None, said: dict | None, *values: object) -> list:
+        def leave(request: gr.Request, kept_draft: object, said: object, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
             shown = [form.left(value, at.minimum, at.maximum) if at else value for at, value in zip(sliders, values)]
-            # What was right is taken already, and somebody may be typing elsewhere.
-            same = shown == [*values]
-            return [gr.skip()] * (1 + len(self.outputs)) if same else change(request, kept_draft, filling, said, *shown)
+            return change(request, kept_draft, said, *shown)
 
         def begin_with(name: str, kept_draft: object) -> list:
             before = read(kept_draft)
@@ -167,23 +181,26 @@ class RecipeStep:
                 self.shop.allowed(made)
             return [kept(made), *self.shown(made)]
 
-        how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK}
-        inputs = [draft, *self.standing]
-        shown = [draft, *self.outputs]
-        left = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
+        inputs, shown = [draft, *self.standing], [draft, *self.outputs]
+        sliders = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
         self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
         # What is pasted or deleted in a text box is no input to Gradio.
         written = [each.blur for each in self.fields.values() if isinstance(each, gr.Textbox)]
-        typed = gr.on([*(each.input for each in self.fields.values()), *written], change, inputs, shown, **how, **form.AS_TYPED)
+        typed = Turn(change, inputs, shown, **form.QUICK, **form.AS_TYPED)
+        typed = typed.after(partial(gr.on, [*(each.input for each in self.fields.values()), *written]))
         chosen = (
-            gr.on(left, leave, inputs, shown, **how, **form.AS_TYPED),
-            self.preset.input(begin_with, [self.preset, draft], [draft, *self.outputs], **how),
-            self.take.click(take, [self.yaml, draft], [draft, *self.outputs], **how),
+            Turn(leave, inputs, shown, **form.QUICK, **form.AS_TYPED).after(partial(gr.on, sliders)),
+            Turn(begin_with, [self.preset, draft], shown, **form.QUICK).after(self.preset.input),
+            Turn(take, [self.yaml, draft], shown, **form.QUICK).after(self.take.click),
         )
         for event in (typed, *chosen):
             counting.after(event, self, draft, typed=event is typed)
         return [typed, *chosen]
 
 
-def _recipe(draft: Draft) -> dict:
-    return {"recipe": draft.recipe.model_dump(mode="json")}
+def _recipe(said: object) -> Recipe | None:
+    """The recipe that the fields say by what the page has of it; None where it has none."""
+    try:
+        return Recipe.model_validate(said)
+    except ValidationError:
+        return None

@@ -14,6 +14,7 @@ from engine.services import NO_TRAINING
 from ui import form
 from ui.finetune import counting, training, views
 from ui.finetune.hub_gpu import HubGpu
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, kept
 
 STARTING = {"concurrency_limit": 1, "concurrency_id": "start", "show_progress": "hidden"}
@@ -116,5 +117,4 @@ class TrainStep:
         begun = [self.start.click(start, draft, [self.started, self.view], api_visibility="private", **STARTING)]
         if self.hub:
             begun.append(self.hub.wire(draft, self.started, self.view, **STARTING))
-        for each in begun:  # the draft may be another by now
-            each.success(remember, [self.started, draft], draft, api_visibility="private", **form.QUICK)
+        Turn(remember, [self.started, draft], draft, **form.QUICK).after(*(each.success for each in begun))

@@ -19,6 +19,7 @@ from ui.chat import TAB as CHAT
 from ui.finetune import views
 from ui.finetune.forgetting import Forgetting
 from ui.finetune.taking import Taking
+from ui.finetune.turns import Turn
 from ui.finetune.workshop import Workshop, kept
 from ui.measure.history import NOT_HERE
 
@@ -149,7 +150,7 @@ class TryStep:
 
         how = {"api_visibility": "private", **form.QUICK}
         chosen = self.run.input(choose, [self.run, self.of, draft], self.outputs, trigger_mode="always_last", **how)
-        chosen.success(remember, [self.of, draft], draft, trigger_mode="always_last", **how)
+        Turn(remember, [self.of, draft], draft, **form.QUICK).after(chosen.success)
         self.chat.click(chat, self.run, [self.tabs, *self.talk.blend], **how)
         self.compare.click(side_by_side, self.run, [self.tabs, *self.sides], **how)
         playing = [self.told, self.stop, self.play]

@@ -48,29 +48,29 @@ _ASKING = """(...values) => {
   mine.open.add(mine.number);
   return [{ask: mine.number}, ...values.slice(1)];
 }"""
-_LATEST = """(found, ...values) => {
-  const mine = window.guanacoAsks?.WHAT, nothing = [null, ...values];
-  if (!found || !mine) return nothing;
+_LATEST = """found => {
+  const mine = window.guanacoAsks?.WHAT;
+  if (!found || !mine) return null;
   mine.open.delete(found.ask);
   const good = found.wrong === "", waiting = mine.waiting;
-  if (found.ask < mine.taken) return nothing;
+  if (found.ask < mine.taken) return null;
   if ([...mine.open].some(ask => ask > found.ask)) {
     if (good && !(waiting?.ask > found.ask)) mine.waiting = found;
-    return nothing;
+    return null;
   }
   mine.waiting = null;
   const take = good ? found : waiting?.ask > mine.taken ? {...waiting, refused: found.wrong} : null;
   if (take) mine.taken = take.ask;
-  return [take || (found.wrong ? found : null), ...values];
+  return take || (found.wrong ? found : null);
 }"""
 # What was refused before it was heard, as by a full queue, was asked for last.
-_UNHEARD = """(found, ...values) => {
+_UNHEARD = """() => {
   const mine = window.guanacoAsks?.WHAT, waiting = mine?.waiting;
   mine?.open.delete(Math.max(...mine.open));
-  if (!waiting || [...mine.open].some(ask => ask > waiting.ask)) return [null, ...values];
+  if (!waiting || [...mine.open].some(ask => ask > waiting.ask)) return null;
   mine.waiting = null;
   mine.taken = waiting.ask;
-  return [waiting, ...values];
+  return waiting;
 }"""
 
 
@@ -341,11 +341,11 @@ def asking(what: str, name: str) -> str:
 
 
 def latest(what: str) -> str:
-    """The page's part of the event after it: it gets the answer to take, or the one that says what is wrong with the last ask, or None.
-    One that is taken since a later ask came to nothing says in `refused` why that did."""
+    """What of its answer is handed to the change after it: the answer to take, or the one that says what is wrong with the last ask, or
+    nothing. One that is taken since a later ask came to nothing says in `refused` why that did."""
     return _LATEST.replace("WHAT", what)
 
 
 def unheard(what: str) -> str:
-    """The page's part of the event after an ask that failed before it was heard: it gets an answer that waited for that one, or None."""
+    """What is handed over after an ask that failed before it was heard: an answer that waited for that one, or nothing."""
     return _UNHEARD.replace("WHAT", what)
