@@ -100,17 +100,17 @@ def test_a_field_that_is_left_as_it_was_leaves_the_yaml_that_somebody_writes(hom
 
 def test_fields_that_say_the_draft_are_not_filled_when_their_step_is_entered_again(home):
     step, draft = RecipeStep(shop()), drafts.changed(Draft(), {"lora.r": 3})
-    wired(step, "change")
+    enter = wired(step, "enter")
     means, preset, _, *fields, _, said = step.shown(draft)
-    assert step.entered(draft, said, *fields) == [gr.skip(), means, preset, "", *[gr.skip()] * (len(fields) + 2)]
+    assert enter(kept(draft), said, *fields) == [gr.skip(), means, preset, "", *[gr.skip()] * (len(fields) + 2)]
     wrong = [-1 if name == "lora.r" else value for name, value in zip(step.fields, fields, strict=True)]
     for other, *standing in ((Draft(), *fields), (draft, *wrong)):
-        same, _, _, told, *filled, _, now = step.entered(other, said, *standing)
+        same, _, _, told, *filled, _, now = enter(kept(other), said, *standing)
         assert dict(zip(step.fields, filled, strict=True))["lora.r"] == other.recipe.lora.r
         assert (same, told, now) == (gr.skip(), "", kept(other)["recipe"])
     # What was typed, and has not come to the draft yet, goes there.
     typed = [7 if name == "lora.r" else value for name, value in zip(step.fields, fields, strict=True)]
-    made, _, _, _, *filled, text, now = step.entered(draft, said, *typed)
+    made, _, _, _, *filled, text, now = enter(kept(draft), said, *typed)
     wanted = drafts.changed(draft, {"lora.r": 7})
     assert (drafts.read(made), text, now) == (wanted, wanted.recipe.to_yaml(), kept(wanted)["recipe"])
     assert set(map(str, filled)) == {str(gr.skip())}

@@ -74,9 +74,6 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     def entered(number: int):
         return lambda kept_draft: steps[number].shown(read(kept_draft))
 
-    def recipe_entered(kept_draft: object, *standing: object) -> list:
-        return recipe.entered(read(kept_draft), *standing)
-
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
         seen = step.select(None, None, at, js=f"() => {number}", api_visibility="private")
@@ -84,16 +81,15 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             continue
         seen.success(None, [at, draft], None, js=_filling(number, anyway=True), api_visibility="private")
         if number == RECIPE:
-            filling = Turn(recipe_entered, [draft, *recipe.standing], [draft, *recipe.outputs], **form.QUICK, **form.AS_TYPED)
-            shown = filling.after(fills[number].click)
-        else:
-            reads = READING if number in (DATA, LENS) else {}
-            # Whoever comes back before it is filled has changed something elsewhere meanwhile.
-            shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
+            recipe.entering.after(fills[number].click)
+            continue
+        reads = READING if number in (DATA, LENS) else {}
+        # Whoever comes back before it is filled has changed something elsewhere meanwhile.
+        shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
         if number == DATA:
             steps[number].counts(shown, draft)
-        if number in (RECIPE, FIT, TRAIN):
-            counted = counting.after(shown, steps[number], draft)
+        if number in (FIT, TRAIN):
+            counted = counting.after(steps[number], draft, shown)
         if number == FIT:
             steps[number].keep_up(shown, draft)
         if number == TRAIN and (hub := steps[number].hub):

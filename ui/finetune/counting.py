@@ -37,30 +37,33 @@ class Step(Protocol):
     def sentences(self, draft: Draft) -> list: ...
 
 
-def after(event: Dependency, step: Step, draft: gr.BrowserState, typed: bool = False) -> Dependency:
-    """When an event has ended, count the draft's rows where they are not, and fill the step's sentences when they are. What is
+def after(step: Step, draft: gr.BrowserState, *events: Dependency, typed: Dependency | None = None) -> Dependency:
+    """When one of these events has ended, count the draft's rows where they are not, and fill the step's sentences when they are. What is
     `typed` may go on changing. Gives the event that fills them."""
     shop = step.shop
 
-    def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
-        now = read(kept_draft)
-        if not now.recipe.data.source or not shop.services.may_train or shop.measured(now):
-            yield ""
-            return
-        yield views.READING
-        try:
-            for each in shop.measuring(now, request.session_hash or "", type(step).__name__, _CALM_SECONDS if typed else 0):
-                if isinstance(each, Measured):
-                    yield _COUNTED if each.done else views.told(views.counted(each))
-        except EngineError as error:
-            yield views.told(str(error), "wrong")
+    def counted(event: Dependency, calm: float = 0) -> Dependency:
+        def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
+            now = read(kept_draft)
+            if not now.recipe.data.source or not shop.services.may_train or shop.measured(now):
+                yield ""
+                return
+            yield views.READING
+            try:
+                for each in shop.measuring(now, request.session_hash or "", type(step).__name__, calm):
+                    if isinstance(each, Measured):
+                        yield _COUNTED if each.done else views.told(views.counted(each))
+            except EngineError as error:
+                yield views.told(str(error), "wrong")
+
+        return event.success(count, draft, step.counting, api_visibility="private", trigger_mode="always_last", **COUNTING)
 
     def fill(text: str, kept_draft: object) -> object:
         line = "" if text == _COUNTED else gr.skip()  # why it could not be counted stays
         told = [line, *step.sentences(read(kept_draft))]
         return told if step.filled else line  # Gradio takes a list for one component as its value
 
-    counted = event.success(count, draft, step.counting, api_visibility="private", trigger_mode="always_last", **COUNTING)
     # Where nothing was counted, what stands there stays. The sentences are of the draft as the change before left it.
     filling = Turn(fill, [step.counting, draft], [step.counting, *step.filled], handed=True, **form.QUICK)
-    return filling.after(counted.success, inputs=[step.counting], hand="text => text || null")
+    counts = [*map(counted, events), *([counted(typed, _CALM_SECONDS)] if typed else [])]
+    return filling.after(*(each.success for each in counts), inputs=[step.counting], hand="text => text || null")

@@ -128,7 +128,7 @@ class FitStep:
                 yield from self.probing(read(kept_draft))
 
         made = Turn(fit, draft, [draft, *self.outputs], **form.QUICK).after(self.make.click)
-        counting.after(made, self, draft)
+        counting.after(self, draft, made)
         running = self.probe.click(probe, draft, [*self.outputs, self.stop, self.found], api_visibility="private", **PROBING)
         self.keep_up(running, draft)
         ended = [self.told, self.stop]

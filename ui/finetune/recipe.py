@@ -38,12 +38,12 @@ OWN = "the base's own"
 
 @dataclass
 class RecipeStep:
-    """The components of the step; `fields` are those of the recipe by dotted key."""
+    """The components of the step; `fields` are those of the recipe by dotted key, `entering` fills it."""
 
     shop: Workshop
     outputs: list[Component] = field(default_factory=list)
-    standing: list[Component] = field(default_factory=list)
     fields: dict[str, Component] = field(default_factory=dict)
+    entering: Turn = field(init=False)
 
     def draw(self) -> "RecipeStep":
         self.means = gr.HTML(elem_id="ft-means", apply_default_css=False)
@@ -68,8 +68,6 @@ class RecipeStep:
         # The recipe that the fields say: what differs from it was touched since. The page has it, as it has the draft.
         self.said = gr.JSON(visible=False, label="said")
         self.outputs = [self.means, self.preset, self.wrong, *self.fields.values(), self.yaml, self.said]
-        # What `entered` and `change` look at beside the draft.
-        self.standing = [self.said, *self.fields.values()]
         return self
 
     def _draw(self, section: str, names: tuple[str, ...]) -> None:
@@ -113,15 +111,6 @@ class RecipeStep:
         fields = [gr.skip() if key in touched or shows[key] == held[key] else held[key] for key in self.fields]
         return made, " ".join(wrong), fields
 
-    def entered(self, draft: Draft, said: object, *values: object) -> list:
-        """The draft and the step, without what stands there already: somebody may be writing in the fields by the time that they would
-        be filled. What is wrong gives way to what the draft says."""
-        together = self.agreed(draft, said, values)
-        if together is None or together[1]:
-            return [gr.skip(), *self.shown(draft)]
-        made, _, fields = together
-        return self._followed(draft, made, said, [self._means(made), self._in_force(made), "", *fields])
-
     def _followed(self, before: Draft, made: Draft, said: object, shown: list) -> list:
         """All outputs, by what is `shown` of `made`: what is told, and the fields. Somebody may be writing in the YAML."""
         recipe = made.recipe.model_dump(mode="json")
@@ -147,6 +136,16 @@ class RecipeStep:
 
     def wire(self, draft: gr.BrowserState) -> list[Dependency]:
         """Gives the events that change the draft."""
+
+        def enter(kept_draft: object, said: object, *values: object) -> list:
+            """Without what stands there already: somebody may be writing in the fields by the time that they would be filled. What is
+            wrong gives way to what the draft says."""
+            before = read(kept_draft)
+            together = self.agreed(before, said, values)
+            if together is None or together[1]:
+                return [gr.skip(), *self.shown(before)]
+            made, _, fields = together
+            return self._followed(before, made, said, [self._means(made), self._in_force(made), "", *fields])
 
         def change(request: gr.Request, kept_draft: object, said: object, *values: object) -> list:
             before = read(kept_draft)
@@ -181,7 +180,7 @@ class RecipeStep:
                 self.shop.allowed(made)
             return [kept(made), *self.shown(made)]
 
-        inputs, shown = [draft, *self.standing], [draft, *self.outputs]
+        inputs, shown = [draft, self.said, *self.fields.values()], [draft, *self.outputs]
         sliders = [each.release for each in self.fields.values() if isinstance(each, gr.Slider)]
         self.save.click(None, self.yaml, None, js=assets.saving("'recipe.yaml'"), api_visibility="private")
         # What is pasted or deleted in a text box is no input to Gradio.
@@ -193,8 +192,8 @@ class RecipeStep:
             Turn(begin_with, [self.preset, draft], shown, **form.QUICK).after(self.preset.input),
             Turn(take, [self.yaml, draft], shown, **form.QUICK).after(self.take.click),
         )
-        for event in (typed, *chosen):
-            counting.after(event, self, draft, typed=event is typed)
+        self.entering = Turn(enter, inputs, shown, **form.QUICK, **form.AS_TYPED)
+        counting.after(self, draft, *chosen, self.entering.event, typed=typed)
         return [typed, *chosen]
 
 

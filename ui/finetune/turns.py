@@ -24,6 +24,7 @@ class Turn:
         given = f"(_, ...values) => [{_TURNS}.given, ...values]" if handed else None
         how = {"api_visibility": "private", "trigger_mode": "multiple", **how}
         self.event: Dependency = button.click(function, inputs, outputs, js=given, **how)
+        # Gradio's `then` is not told of what a full queue refuses.
         for ended in (self.event.success, self.event.failure):
             ended(None, None, None, js=f"() => {_TURNS}.ended()", api_visibility="private")
 
