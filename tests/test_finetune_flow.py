@@ -115,6 +115,10 @@ def test_half_typed_numbers_are_not_taken_and_no_message_pops_up(page, tiny, row
         has(tab, "#ft-lens", "Row: a whole number from 1 to 12.")
         row.fill("5")
         has(tab, "#ft-lens", "Row 5")
+        tab.click("#ft-step-1-button")
+        tab.click("#ft-next-1")
+        has(tab, "#ft-lens", "Row 5")
+        assert row.input_value() == "5"
         tab.click("#ft-next-2")
         yaml(tab)
         rank = tab.get_by_label("number input for Rank")

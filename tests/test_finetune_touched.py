@@ -20,6 +20,7 @@ from engine.errors import EngineError
 from engine.runtime import Runtime
 from engine.services import Services
 from ui.finetune.data import SAME, DataStep
+from ui.finetune.lens import LensStep
 from ui.finetune.model import ModelStep
 from ui.finetune.recipe import OWN, RecipeStep
 from ui.finetune.workshop import Workshop, kept
@@ -114,6 +115,16 @@ def test_fields_that_say_the_draft_are_not_filled_when_their_step_is_entered_aga
     wanted = drafts.changed(draft, {"lora.r": 7})
     assert (drafts.read(made), text, now) == (wanted, wanted.recipe.to_yaml(), kept(wanted)["recipe"])
     assert set(map(str, filled)) == {str(gr.skip())}
+
+
+def test_the_row_that_somebody_looks_at_stays_when_the_lens_is_filled_again(home, tiny, rows):
+    step = LensStep(shop())
+    wired(step, "turn")
+    draft = drafts.with_data(drafts.with_model(Draft(), str(tiny)), str(rows), "rows")
+    for row, first, moved in ((1, 1, None), (5, 5, None), (None, 1, None), (12, 12, None), (99, 12, 12), (0.5, 1, 1)):
+        slider, shown = step.shown(draft, row)
+        changes = slider.constructor_args
+        assert (changes.get("value"), changes["maximum"]) == (moved, 12) and f"Row {first}<" in shown
 
 
 def test_what_is_wrong_with_the_limit_is_told_beside_the_lengths(home, rows, monkeypatch):

@@ -72,7 +72,7 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     recipe, train = steps[RECIPE], steps[TRAIN]
 
     def entered(number: int):
-        return lambda kept_draft: steps[number].shown(read(kept_draft))
+        return lambda kept_draft, *others: steps[number].shown(read(kept_draft), *others)
 
     how = {"api_visibility": "private", **form.QUICK}
     for number, step in enumerate(drawn):
@@ -85,7 +85,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             continue
         reads = READING if number in (DATA, LENS) else {}
         # Whoever comes back before it is filled has changed something elsewhere meanwhile.
-        shown = fills[number].click(entered(number), draft, steps[number].outputs, trigger_mode="always_last", **how | reads)
+        inputs, typed = ([draft, steps[LENS].row], form.AS_TYPED) if number == LENS else (draft, {})
+        shown = fills[number].click(entered(number), inputs, steps[number].outputs, trigger_mode="always_last", **how | reads | typed)
         if number == DATA:
             steps[number].counts(shown, draft)
         if number in (FIT, TRAIN):

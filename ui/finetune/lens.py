@@ -33,18 +33,20 @@ class LensStep:
         self.outputs = [self.row, self.tokens]
         return self
 
-    def shown(self, draft: Draft, row: int = 1) -> list:
+    def shown(self, draft: Draft, row: float | None = 1) -> list:
+        """What is shown from a row on. The number in its box stays where there is such a row, as does one that is being typed."""
         if not draft.recipe.data.source:
             return [gr.skip(), views.told("Choose the data first: step 2.")]
         try:
             there = self.shop.readable(draft).conversations
-            row = max(1, min(row, len(there)))
+            first = max(1, min(int(row or 1), len(there)))
             data, tokenizer, made = draft.recipe.data, self.shop.tokenizer(draft), self.shop.form(draft)
             seen = []
-            for number in range(row, min(row + _ROWS, len(there) + 1)):
+            for number in range(first, min(first + _ROWS, len(there) + 1)):
                 asked = there[number - 1].or_system(data.system)
                 seen.append((number, lens(tokenizer, asked, made, data.lengths, data.learn == "everything")))
-            return [gr.Slider(value=row, maximum=max(2, len(there)), interactive=len(there) > 1), views.lens(seen)]
+            moved = {"value": first} if row and row != first else {}
+            return [gr.Slider(maximum=max(2, len(there)), interactive=len(there) > 1, **moved), views.lens(seen)]
         except EngineError as error:
             return [gr.skip(), views.told(str(error), "wrong")]
 
@@ -58,7 +60,7 @@ class LensStep:
             return self.shown(now, row)[1]
 
         def leave(row: float | None, kept_draft: object) -> str:
-            return self.shown(read(kept_draft), int(row or 1))[1]
+            return self.shown(read(kept_draft), row)[1]
 
         how = {"api_visibility": "private", "trigger_mode": "always_last", **form.QUICK, **form.AS_TYPED}
         for event, function in ((self.row.input, turn), (self.row.release, leave)):
