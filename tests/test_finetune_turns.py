@@ -39,9 +39,9 @@ class Held:
         monkeypatch.setattr(blocks, "process_api", process_api)
 
 
-def waiting(tab, count: int) -> None:
-    """Until so many changes wait for their turn."""
-    tab.wait_for_function("count => window.guanacoTurns.waiting.length === count", arg=count)
+def waiting(tab, handed: bool = False) -> None:
+    """Until a change waits for its turn, one that something is handed to where it is to be `handed`."""
+    tab.wait_for_function("handed => window.guanacoTurns.waiting.some(each => !handed || each.given)", arg=handed)
 
 
 def test_a_number_that_is_left_out_of_bounds_and_another_that_is_typed_meanwhile_are_both_taken(page, tiny, rows, monkeypatch):
@@ -56,7 +56,7 @@ def test_a_number_that_is_left_out_of_bounds_and_another_that_is_typed_meanwhile
         tab.keyboard.press("Tab")
         until(left.asked.is_set)
         steps.fill("2")
-        waiting(tab, 1)
+        waiting(tab)
         left.go.set()
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('steps: 2\\n')")
         taken = recipe.parse(yaml(tab))
@@ -81,7 +81,7 @@ def test_rows_that_come_while_a_text_is_typed_and_the_text_are_both_taken(page, 
         box.press_sequentially("Be brief.")
         until(typed.asked.is_set)
         came.set()
-        waiting(tab, 2)  # what was typed since the first letter, and the rows
+        waiting(tab, handed=True)
         typed.go.set()
         tab.wait_for_function("before => !document.querySelector('#ft-yaml textarea').value.includes(before)", arg=before.source)
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('Be brief.')")

@@ -1,6 +1,6 @@
 """Step 4 of the wizard: the recipe, a few choices first and every field of it under "advanced"; the form is made of the classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -90,32 +90,27 @@ class RecipeStep:
         }
         return {key: values[key] for key in self.fields}
 
-    def agreed(self, draft: Draft, said: object, values: Sequence[object]) -> tuple[Draft, str, list] | None:
-        """Fields and draft brought together: the draft with what was touched in the fields since they `said` a recipe, as far as it can
-        be; a sentence on what cannot; and for each field what else the draft says, where it says another thing. None where the fields
-        were never filled."""
-        if (there := _recipe(said)) is None:
-            return None
-        given, before = dict(zip(self.fields, values, strict=True)), draft.recipe
+    def agreed(self, draft: Draft, there: Recipe, given: Mapping[str, object]) -> tuple[Draft, str, set[str]]:
+        """The draft with what was touched in the fields since they said the recipe that is `there`, as far as it can be; a sentence on
+        what cannot; and the keys of what was touched."""
         sections, wrong, touched = {}, [], set()
         for section in SECTIONS:
             mine = {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{section}.")}
             was = getattr(there, section)
             now, why = form.taken(was, mine)
             new = {name: value for name, value in mine.items() if getattr(now, name) != getattr(was, name)}
-            sections[section], also = form.taken(getattr(before, section), new)
+            sections[section], also = form.taken(getattr(draft.recipe, section), new)
             touched |= {f"{section}.{name}" for name in new}
             wrong += [why or also] if why or also else []
-        made = draft.model_copy(update={"recipe": before.model_copy(update=sections)})
-        shows, held = self._held(there), self._held(made.recipe)
-        fields = [gr.skip() if key in touched or shows[key] == held[key] else held[key] for key in self.fields]
-        return made, " ".join(wrong), fields
+        return draft.model_copy(update={"recipe": draft.recipe.model_copy(update=sections)}), " ".join(wrong), touched
 
-    def _followed(self, before: Draft, made: Draft, said: object, shown: list) -> list:
-        """All outputs, by what is `shown` of `made`: what is told, and the fields. Somebody may be writing in the YAML."""
-        recipe = made.recipe.model_dump(mode="json")
+    def _followed(self, before: Draft, made: Draft, said: object, wrong: str, touched: set[str], standing: Mapping[str, object]) -> list:
+        """The draft and all outputs, without what stands there already: somebody may be writing in the fields, or in the YAML. A field
+        is filled where what is `standing` in it is another thing and it was not `touched`."""
+        fields = [gr.skip() if key in touched or standing[key] == held else held for key, held in self._held(made.recipe).items()]
+        recipe, told = made.recipe.model_dump(mode="json"), views.told(wrong, "wrong") if wrong else ""
         text = [gr.skip()] * 2 if recipe == said else [made.recipe.to_yaml(), recipe]
-        return [gr.skip() if made == before else kept(made), *shown, *text]
+        return [gr.skip() if made == before else kept(made), self._means(made), self._in_force(made), told, *fields, *text]
 
     def _in_force(self, draft: Draft) -> str | None:
         """The preset that the draft is, None where it is another recipe."""
@@ -138,23 +133,20 @@ class RecipeStep:
         """Gives the events that change the draft."""
 
         def enter(kept_draft: object, said: object, *values: object) -> list:
-            """Without what stands there already: somebody may be writing in the fields by the time that they would be filled. What is
-            wrong gives way to what the draft says."""
-            before = read(kept_draft)
-            together = self.agreed(before, said, values)
-            if together is None or together[1]:
+            """The fields as the draft says; what was touched and has not come there yet goes there, but for what is wrong."""
+            before, there, given = read(kept_draft), _recipe(said), dict(zip(self.fields, values, strict=True))
+            if there is None:
                 return [gr.skip(), *self.shown(before)]
-            made, _, fields = together
-            return self._followed(before, made, said, [self._means(made), self._in_force(made), "", *fields])
+            made, _, touched = self.agreed(before, there, given)
+            return self._followed(before, made, said, "", touched, given)
 
         def change(request: gr.Request, kept_draft: object, said: object, *values: object) -> list:
-            before = read(kept_draft)
-            if (together := self.agreed(before, said, values)) is None:
+            before, there, given = read(kept_draft), _recipe(said), dict(zip(self.fields, values, strict=True))
+            if there is None:
                 return [gr.skip(), *self.shown(before)]
-            made, wrong, fields = together
+            made, wrong, touched = self.agreed(before, there, given)
             self.shop.give_up_others(made, request.session_hash)
-            told = views.told(wrong, "wrong") if wrong else ""
-            return self._followed(before, made, said, [self._means(made), self._in_force(made), told, *fields])
+            return self._followed(before, made, said, wrong, touched, self._held(there))
 
         def leave(request: gr.Request, kept_draft: object, said: object, *values: object) -> list:
             sliders = [each if isinstance(each, gr.Slider) else None for each in self.fields.values()]
