@@ -87,6 +87,10 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
         # Whoever comes back before it is filled has changed something elsewhere meanwhile.
         inputs, typed = ([draft, steps[LENS].row], form.AS_TYPED) if number == LENS else (draft, {})
         shown = fills[number].click(entered(number), inputs, steps[number].outputs, trigger_mode="always_last", **how | reads | typed)
+        # By then the draft may be another than the one it was filled by.
+        shown.success(
+            None, [at, draft], None, js=f"(at, draft) => {{ if (at === {number}) ({_FILL})(at, draft); }}", api_visibility="private"
+        )
         if number == DATA:
             steps[number].counts(shown, draft)
         if number in (FIT, TRAIN):
@@ -133,16 +137,27 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
     api.endpoints(shop, train)
 
 
+# The page's part of what fills the step that it is `at`: its button is pressed, once it is drawn, but for a draft that fills it already.
+_FILL = """(at, draft) => {
+  const now = JSON.stringify(draft), filled = (window.guanacoFilled ||= {});
+  if (filled[at] === now) return;
+  filled[at] = now;
+  const press = () => {
+    const button = document.getElementById(`ft-fill-${at}`);
+    if (button) button.click();
+    else requestAnimationFrame(press);
+  };
+  press();
+}"""
+
+
 def _filling(*steps: int, anyway: bool = False) -> str:
-    """The page's part of what fills the step that it is `at`, where that is one of these: its button is pressed, once it is drawn. Where
-    the draft is as it was, what somebody is typing stays, unless it is to be filled `anyway`."""
+    """The page's part of what fills the step that it is `at`, where that is one of these. Where the draft is as it was, what somebody is
+    typing stays, unless it is to be filled `anyway`."""
     return f"""(at, draft) => {{
   const now = JSON.stringify(draft), same = now === window.guanacoDraft;
   window.guanacoDraft = now;
-  const fill = () => {{
-    const button = document.getElementById(`ft-fill-${{at}}`);
-    if (button) button.click();
-    else requestAnimationFrame(fill);
-  }};
-  if ({[*steps]}.includes(at) && {"true" if anyway else "!same"}) fill();
+  if (!{[*steps]}.includes(at) || !{"true" if anyway else "!same"}) return;
+  delete window.guanacoFilled?.[at];
+  ({_FILL})(at, draft);
 }}"""
