@@ -331,3 +331,31 @@ def test_the_run_that_was_chosen_last_is_the_one_shown(page, tiny, rows, home, m
         until(lambda: asked[-1] == new)
         has(tab, "#ft-changes", f"This is {new}.")
         assert tab.input_value("#ft-run input") == new and not tab.errors
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_rows_that_come_while_their_step_is_filled_are_what_it_shows(page, tiny, rows, monkeypatch):
+    came, go, seen, first, shown = threading.Event(), threading.Event(), [], preview.first, DataStep.shown
+
+    def late(step, draft):
+        seen.append(draft.title)
+        assert draft.title == "owner/slow" or go.wait(60)
+        return shown(step, draft)
+
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        monkeypatch.setattr(preview, "first", lambda source, *others: first(rows, *others) if came.wait(60) else None)
+        tab.get_by_role("tab", name="Hub").click()
+        tab.fill("#ft-hub :is(textarea, input)", "owner/slow")
+        tab.click("#ft-fetch")
+        tab.click("#ft-step-0-button")
+        monkeypatch.setattr(DataStep, "shown", late)
+        tab.click("#ft-next-0")
+        until(lambda: tab.evaluate("1") and len(seen) == 1)
+        came.set()
+        has(tab, "#ft-data-told", "owner/slow")
+        go.set()
+        until(lambda: tab.evaluate("1") and len(seen) == 3)
+        has(tab, "#ft-data-told", "owner/slow")
+        assert seen[1:] == ["owner/slow"] * 2 and not tab.errors
