@@ -28,6 +28,11 @@ LOGITS_AT_ONCE = 256
 # glibc finds no room for an aligned block in a freed one of the same size: what passes through a layer and is not kept leaves
 # holes. Share of what the layers keep or pass on; measured.
 _HOLES = 0.8
+# Bytes of GPU memory for a logit: its float32 value, softmax and gradient and their 16-bit forms, 12 at once, and what torch holds
+# around them; measured.
+_GPU_LOGIT_BYTES = 20
+# A layer that is computed again, with the gradients that pass through it, over what it keeps.
+_AGAIN = 1.3
 # A question before a sample's answer, in tokens.
 _PROMPT_TOKENS = 64
 
@@ -122,7 +127,7 @@ def training_plan(shape: Architecture, recipe: Recipe, machine: Machine) -> Plan
     Rows count as long as the recipe lets them be. Adapters are those of QLoRA: float32, with float32 gradients.
     """
     learnt = lora_parameters(shape, recipe)
-    passes = _gpu_passes(shape, recipe) if machine.has_gpu else _cpu_passes(shape, recipe, machine)
+    passes = _gpu_passes(shape, recipe, learnt) if machine.has_gpu else _cpu_passes(shape, recipe, machine)
     parts = [
         *_weight_parts(shape, recipe, machine),
         Part("lora", "LoRA matrices (float32)", 4 * learnt),
@@ -214,32 +219,43 @@ def _cpu_passes(shape: Architecture, recipe: Recipe, machine: Machine) -> list[P
     # The stream twice, both norms' outputs; queries, attention and what goes into o_proj; keys, values; gate, its SiLU, up, product.
     layer = 4 * tokens * (4 * shape.hidden + 3 * shape.query_width + 2 * shape.key_width + 4 * shape.intermediate + rank + dropped)
     logits = Part("logits", "Logits of one stretch, and their sums", 2 * 4 * min(tokens, LOGITS_AT_ONCE) * shape.vocabulary)
-    parts = [_activations(shape, recipe, tokens, layer), logits]
+    parts = [_activations(shape, recipe, tokens, layer, 2), logits]
     if not recipe.memory.activation_checkpointing:  # what is checkpointed trains with lean allocation, which leaves none
         parts.append(Part("holes", "Memory that the allocator cannot use again", int(_HOLES * layer * shape.layers)))
     return parts
 
 
-def _gpu_passes(shape: Architecture, recipe: Recipe) -> list[Part]:
-    """Activations of padded passes under 16-bit autocast: a float32 stream, 16-bit inputs of matrices, dropout's masks."""
+def _gpu_passes(shape: Architecture, recipe: Recipe, learnt: int) -> list[Part]:
+    """Activations of padded passes under 16-bit autocast: a float32 stream, 16-bit inputs of matrices, dropout's masks. Measured by
+    `tests/benchmarks/gpu.py`."""
     data, micro = recipe.data, recipe.optimization.micro_batch
     tokens = data.max_length * micro
     wide = 4 if recipe.quantization.compute_dtype == "float32" else 2
-    inputs = sum(linear.inputs for linear in shape.linears)
-    norms = 4 * 4 * shape.hidden  # the stream and the norms' outputs, twice, in float32
-    attention = wide * (3 * shape.query_width + 2 * shape.key_width)
-    gated = wide * 3 * shape.intermediate
-    adapters = inputs * (4 + wide + (1 if recipe.lora.dropout else 0))  # float32 copy, 16-bit copy, mask
+    # The stream and the norms' outputs, twice, in float32; queries, attention and what goes into o_proj; keys, values; gate, its SiLU,
+    # up, product. An adapter keeps its input, where that is not the base's own, and the mask of what was left out.
+    norms, attention, gated = 16 * shape.hidden, wide * (3 * shape.query_width + 2 * shape.key_width), 4 * wide * shape.intermediate
+    own = wide if wide == 2 or recipe.lora.dropout else 0
+    adapters = sum(linear.inputs for linear in shape.linears) * (own + (1 if recipe.lora.dropout else 0))
     layer = tokens * (norms + attention + gated + adapters)
     target = min(data.target_length or data.max_length, data.max_length)
-    # The 16-bit logits, their float32 copy, its softmax and the gradient.
-    logits = Part("logits", "Logits and their gradients", micro * target * shape.vocabulary * (wide + 3 * 4))
-    return [_activations(shape, recipe, tokens, layer), logits]
+    logits = micro * target * shape.vocabulary * _GPU_LOGIT_BYTES
+    copies = 0
+    if wide == 2:
+        output = shape.vocabulary * shape.hidden if recipe.quantization.kind != "none" else 0
+        copies = 2 * (output + (0 if recipe.memory.activation_checkpointing else learnt))
+    # Where layers are computed again, that comes after the logits are gone: only what these take beyond it counts.
+    again = int(_AGAIN * layer) if recipe.memory.activation_checkpointing else 0
+    return [
+        _activations(shape, recipe, tokens, layer, _AGAIN),
+        Part("logits", "Logits and their gradients", max(0, logits - again)),
+        Part("casts", "16-bit copies of the output layer and of the LoRA matrices", copies),
+    ]
 
 
-def _activations(shape: Architecture, recipe: Recipe, tokens: int, layer: float) -> Part:
-    """What a pass keeps, at `layer` bytes a layer: of all layers, or where each begins (float32) and one of them with its gradients."""
+def _activations(shape: Architecture, recipe: Recipe, tokens: int, layer: float, again: float) -> Part:
+    """What a pass keeps, at `layer` bytes a layer: of all layers, or where each begins (float32) and one of them, `again` times as
+    large with its gradients."""
     if recipe.memory.activation_checkpointing:
         kept = 4 * tokens * shape.hidden * shape.layers
-        return Part("activations", "Activations (one layer at a time, with checkpoints)", int(kept + 2 * layer))
+        return Part("activations", "Activations (one layer at a time, with checkpoints)", int(kept + again * layer))
     return Part("activations", "Activations", int(layer * shape.layers))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from engine import trouble
+from engine.errors import EngineError
 
 T = TypeVar("T")
 
@@ -26,6 +27,18 @@ def index() -> int:
 def device() -> int:
     """Which of its machine's GPUs is this process's."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def check_gpus() -> None:
+    """Raises EngineError where this machine has GPUs, but fewer than processes that share the training."""
+    import torch
+
+    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < here:
+        raise EngineError(
+            f"Training was started in {here} processes, but there {'is one GPU' if gpus == 1 else f'are {gpus} GPUs'} here and each process "
+            f"needs its own. Start {gpus}: torchrun --nproc-per-node {gpus}, or accelerate launch --num_processes {gpus}."
+        )
 
 
 def meet() -> None:

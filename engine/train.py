@@ -160,6 +160,7 @@ def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _T
     """Load everything and stand where the checkpoint stands."""
     from accelerate import Accelerator
 
+    ranks.check_gpus()
     plan = recipe.optimization
     spec = trainable.base(recipe.model)
     if not ranks.index() and (warning := memory.training_warning(spec.shape, recipe, hardware.machine())):

@@ -16,6 +16,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # Threads that wait for each other by spinning make tiny models up to ten times slower where other programs keep the cores busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# The tests are about a CPU, so that they are the same on every machine; those of tests/test_gpu.py give processes the GPU back.
+# What they may see is kept for the processes that tests run in, which begin with the variables of the first.
+GPUS = os.environ.setdefault("TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Trainings of tests would stand back for other tests until their time is up.
 os.environ["GUANACO_NICENESS"] = "0"
 

@@ -58,6 +58,30 @@ def test_a_t4_takes_what_is_meant_for_it():
     assert not memory.training_plan(models.MODELS["guanaco-65b"].shape, presets.preset("guanaco-65b"), gpu(15)).fits
 
 
+@pytest.mark.parametrize(
+    ("layers", "rows", "fields", "measured"),
+    [
+        (32, 1, {}, 6.44),
+        (32, 4, {}, 7.59),
+        (8, 1, {}, 2.79),
+        (8, 2, {}, 3.25),
+        (8, 4, {}, 4.06),
+        (8, 8, {}, 5.71),
+        (8, 1, {"data": {"max_length": 1024}}, 3.25),
+        (8, 1, {"lora": {"r": 16, "dropout": 0}}, 2.55),
+        (8, 4, {"lora": {"dropout": 0}}, 4.06),
+        (8, 1, {"memory": {"activation_checkpointing": False}}, 3.80),
+        (8, 4, {"memory": {"activation_checkpointing": False}}, 7.81),
+    ],
+)
+def test_an_h100_took_what_is_foretold(layers, rows, fields, measured):
+    """GiB of a base as wide as LLaMA 7B, as `tests/benchmarks/gpu.py` saw them."""
+    shape = replace(models.MODELS["guanaco-7b"].shape, layers=layers)
+    recipe = changed(presets.preset("guanaco-7b"), optimization={"batch": rows, "accumulation": 1}, samples={"prompts": []}, **fields)
+    foretold = memory.training_plan(shape, recipe, gpu(80)).resident - memory.RUNTIME_BYTES
+    assert foretold / GIB == pytest.approx(measured, rel=0.08)
+
+
 def test_the_count_is_that_of_the_engine(tiny, rows):
     for lora in ({"r": 4}, {"r": 8, "targets": ["q_proj", "down_proj"]}):
         recipe = tiny_plan(tiny, rows, lora=lora)

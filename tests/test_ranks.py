@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from training import ROOT, begun, fresh, plan, trained, wait_for, written
 
 from engine import ranks, recipe_paths, runs
+from engine.errors import EngineError
 from engine.events import Adjusted, Ended, Evaluated, Notice, Started, Step
 
 
@@ -128,6 +129,16 @@ def test_a_finished_run_ends_all_of_them(home, tiny, rows, tmp_path):
 def test_without_a_folder_they_would_not_find_each_other(home, tiny, rows, tmp_path, run_engine):
     done = run_engine("train", str(written(plan(tiny, rows), tmp_path / "recipe.yaml")), WORLD_SIZE="2", RANK="1")
     assert done.returncode == 2 and "--run-dir" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"), [(1, "there is one GPU here.*--nproc-per-node 1,"), (2, "there are 2 GPUs here.*--num_processes 2")]
+)
+def test_more_processes_than_gpus_are_refused(gpus, said, monkeypatch, tiny, rows, tmp_path):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    with pytest.raises(EngineError, match=said):
+        trained(fresh(plan(tiny, rows), tmp_path / "run"))
 
 
 def test_passes_are_dealt_out_with_their_places(monkeypatch):

@@ -178,6 +178,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_with_the_reason(tmp_path, monkeypat
 
 def test_the_driver_is_asked_for_what_programs_may_see(monkeypatch):
     monkeypatch.setattr(hardware, "_driver_says", lambda query: ["Tesla T4, 550.54.15", "NVIDIA A100, 550.54.15"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert hardware.driver() == ("550.54.15", ["Tesla T4", "NVIDIA A100"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert hardware.driver() == ("550.54.15", ["NVIDIA A100"])

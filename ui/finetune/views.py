@@ -29,6 +29,7 @@ _COLOURS = {
     "activations": "#8f2f20",
     "logits": "#e39c8e",
     "holes": "#c25643",
+    "casts": "#511418",
     "kv_cache": "#b9c6e8",
     "runtime": "#4a5f9a",
     "copies": "#8598cc",
