@@ -199,6 +199,8 @@ def test_on_a_phone_the_panels_come_and_go_and_nothing_is_wider_than_the_screen(
             assert page.evaluate(
                 "document.querySelector('#conversation .turns').scrollWidth <= document.querySelector('#conversation .scroller').clientWidth"
             )
+            # Of what is running model and adapter come first, and the machine is left out.
+            assert page.inner_text("#status").split("\n")[:2] == ["scripted", "adapter none"] and "cores" not in page.inner_text("#status")
             assert not page.is_visible("#chats")
             page.click("#panel-buttons >> text=Conversations")
             page.wait_for_selector("#chats .open >> text=Wide", state="visible")

@@ -110,6 +110,13 @@ def test_a_model_that_cannot_be_had_is_named_and_the_message_stays(served):
         assert not page.errors
 
 
+# What a picker holds ends before its arrow.
+CLEAR_OF_ITS_ARROW = """picker => {
+  const arrow = picker.closest('.wrap-inner').querySelector('.icon-wrap');
+  return picker.getBoundingClientRect().right <= arrow.getBoundingClientRect().left;
+}"""
+
+
 @pytest.mark.long
 @browser.needs_chromium
 def test_on_a_phone_the_columns_stand_one_above_the_other(served):
@@ -120,3 +127,5 @@ def test_on_a_phone_the_columns_stand_one_above_the_other(served):
         upper, lower = (page.locator("#comparison .side").nth(at).bounding_box() for at in (0, 1))
         assert upper["y"] + upper["height"] <= lower["y"] and upper["width"] > 300
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        pickers = page.locator("#compare-sides input[role=combobox] >> visible=true")
+        assert pickers.count() == 4 and all(page.evaluate(CLEAR_OF_ITS_ARROW, each) for each in pickers.element_handles())

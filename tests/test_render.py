@@ -80,6 +80,7 @@ def test_the_chip_says_what_is_running_and_escapes_names():
     ):
         assert f"<span>{part}" in chip
     assert "told" not in chip
+    assert chip.index("adapter") < chip.index("NF4") < chip.index("CPU"), "a narrow screen shows the first three alone"
     assert '<span class="told">No &lt;luck&gt;.</span>' in status(State("ready", "x", "No <luck>.", loaded=loaded), MACHINE, "", 0)
     loading = status(State("loading", "starter", "Fetching", 0.4), MACHINE, "", 0)
     assert "Fetching (40%)" in loading and 'value="0.400"' in loading

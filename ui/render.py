@@ -165,8 +165,8 @@ def size(number: float) -> str:
 
 
 def status(state: State, machine: Machine, adapter: str, memory: int) -> str:
-    """The chip that says what is running, as HTML: host, device, model, quantization, adapter, memory in use. Names may
-    come from strangers and are escaped."""
+    """The chip that says what is running, as HTML: model, adapter, quantization, device, memory in use, host; a narrow screen shows the
+    first three. Names may come from strangers and are escaped."""
     host = f"{_HOSTS[machine.host]}: {machine.summary}"
     if state.loaded is None:
         percent = "" if state.fraction is None else f" ({state.fraction:.0%})"
@@ -174,9 +174,9 @@ def status(state: State, machine: Machine, adapter: str, memory: int) -> str:
         parts = [f"{state.text}{percent}", host]
         return f'<div class="chip {state.phase}" role="status">{_spans(parts)}{bar}</div>'
     loaded = state.loaded
-    parts = [loaded.model, *(part for part in (loaded.quantization, loaded.device) if part != "none"), loaded.backend]
+    parts = [loaded.model, f"adapter {adapter or 'none'}", *(part for part in (loaded.quantization, loaded.device) if part != "none")]
     told = "" if state.text == READY else f'<span class="told">{html.escape(state.text)}</span>'
-    parts += [f"adapter {adapter or 'none'}", *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host]
+    parts += [loaded.backend, *([f"{size(memory)} in use"] if memory else []), *loaded.notes, host]
     return f'<div class="chip ready">{_spans(dict.fromkeys(parts))}{told}</div>'
 
 
