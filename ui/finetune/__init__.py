@@ -84,8 +84,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             recipe.entering.after(fills[number].click)
             continue
         reads = READING if number in (DATA, LENS) else {}
-        # Whoever comes back before it is filled has changed something elsewhere meanwhile.
         inputs, typed = ([draft, steps[LENS].row], form.AS_TYPED) if number == LENS else (draft, {})
+        # Whoever comes back before it is filled has changed something elsewhere meanwhile.
         shown = fills[number].click(entered(number), inputs, steps[number].outputs, trigger_mode="always_last", **how | reads | typed)
         # By then the draft may be another than the one it was filled by.
         shown.success(
