@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine import hub, starter
+from engine import hub, quiet, starter
 from engine.memory import CONSTANT_BITS
 
 BLOCK = 64
@@ -29,6 +29,7 @@ class Rounded:
 
 def rounded(weights: np.ndarray, double: bool = True) -> Rounded:
     """Round float32 `weights` whose count is a multiple of 64 to NF4 and back; `double`: the constants are quantized too."""
+    quiet.kernels()
     import torch
     from bitsandbytes import functional
 

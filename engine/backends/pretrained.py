@@ -3,7 +3,6 @@
 Imports torch when a model is opened, not before.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +150,7 @@ def _without_bitsandbytes(load: LoadSettings, notes: list[str]) -> LoadSettings:
     """The same settings, or unquantized ones with the reason in `notes` where bitsandbytes does not import (row 2)."""
     if load.quantization == "none":
         return load
-    # It warns of a kernel that it would fetch from the Hub, which nobody asked for; its own kernels do.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quiet.kernels()
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:

@@ -6,7 +6,7 @@ Each is compared with the same sum in float32 or float64 on the processor. Impor
 import warnings
 from pathlib import Path
 
-from engine import hardware, optimizers
+from engine import hardware, optimizers, quiet
 from engine.backends import pretrained
 from engine.recipe import OptimizationRecipe
 from engine.self_checks import Fault, Outcome, apart, passed
@@ -239,6 +239,7 @@ def paged_optimizer(place: Path) -> Outcome:
 
 def _bitsandbytes():
     """The library. Raises Fault with the reason where it cannot be imported."""
+    quiet.kernels()
     try:
         import bitsandbytes
     except Exception as error:
