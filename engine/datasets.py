@@ -19,6 +19,7 @@ from engine.errors import BadInput
 from engine.events import Progress
 from engine.messages import Conversation
 from engine.model_files import local_path
+from engine.paths import public_name
 
 AUTO = "auto"
 _SAMPLE_ROWS = 100
@@ -79,7 +80,9 @@ class Head:
             return FORMATS[format], "this format was asked for"
         if not (fields := self.fields()):
             first = next(row for row in self.rows if isinstance(row, BadRow))
-            raise BadInput(f"{self.name} has no rows that can be read: in line {first.line}, {first.reason}.")
+            raise BadInput(
+                f"{public_name(self.name)} has no rows that can be read: in line {first.line}, {first.reason}.{_remedy(first, fields)}"
+            )
         name, reason = detect(fields)
         return FORMATS[name], reason
 
@@ -166,7 +169,8 @@ def load(
             lines += [row.line] * len(made)
     if not conversations:
         raise BadInput(
-            f"{name} has no rows that can be used as {form.name}: in {unit} {bad[0].line}, {bad[0].reason}.{_hint(begun.fields())}"
+            f"{public_name(name)} has no rows that can be used as {form.name}: in {unit} {bad[0].line}, {bad[0].reason}."
+            + _remedy(bad[0], begun.fields())
         )
     digest = checksum.hexdigest() if checksum else paths.sha256(path)
     return Data(tuple(conversations), tuple(lines), tuple(bad), form.name, reason, name, digest, count, unit, there)
@@ -255,6 +259,13 @@ def _check_columns(columns: Mapping[str, str], head: Iterable[Row | BadRow]) -> 
 
 def _fitting(fields: Mapping[str, object]) -> DataFormat | None:
     return next((form for form in FORMATS.values() if form.sign(fields)), None)
+
+
+def _remedy(bad: BadRow, sample: Sequence[Mapping[str, object]]) -> str:
+    """What to do where all rows are bad, as this one is."""
+    if "not UTF-8" in bad.reason:
+        return " Save the file as UTF-8, which spreadsheets call CSV UTF-8, and bring it again."
+    return _hint(sample)
 
 
 def _hint(sample: Sequence[Mapping[str, object]]) -> str:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from engine import children, hardware, paths, ranks, recipe_paths, runs
 from engine.errors import BadInput, EngineError
-from engine.events import Adjusted, Ended, Event, Queued
+from engine.events import Adjusted, Ended, Event, Queued, Step
 from engine.hardware import Machine
 from engine.line_files import full_disk_told
 from engine.recipe import Recipe
@@ -119,6 +119,21 @@ def kill(job: Job) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
         process.wait(10)
+
+
+def end_at_once(run: Run) -> None:
+    """`kill` a run, and note in its log that a person did: nobody is to take it for a crash."""
+    on_the_hub = run.hub_job_goes_on
+    kill(run)
+    if on_the_hub:
+        return
+    made = max((event.step for event in runs.in_force(runs.all_events(run)) if isinstance(event, Step)), default=0)
+    saved = _last_step(run)
+    place = f"step {saved}" if saved else "the beginning"
+    with contextlib.suppress(EngineError), owned(run):  # a full disk takes no note, and who has resumed it meanwhile has ended that
+        log = EventLog(run)
+        log.append(Ended("stopped", made, f"Ended at once after step {made}. Resume goes on from {place}.", 0.0))
+        log.close()
 
 
 def remove(job: Job) -> None:

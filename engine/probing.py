@@ -120,7 +120,7 @@ def _longest(recipe: Recipe, report: hub.Report, public: bool) -> tuple[list[Con
 
     found = heapq.nlargest(wanted, counted())
     if not found:
-        raise BadInput(f"No row has an answer within {limits.max_length} tokens. Raise data.max_length.")
+        raise BadInput(f"No row has an answer within {limits.max_length} tokens. Raise “Longest row” (data.max_length).")
     chosen = [data.conversations[index] for _, index in found]
     return chosen * (1 if len(chosen) > 1 else rows.LEAST_ROWS), found[0][0]
 

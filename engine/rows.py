@@ -68,11 +68,16 @@ def needed(recipe: Recipe) -> Draw | None:
     return Draw(learnt + math.ceil(held_out), 0, plan.seed)
 
 
+def check_named(plan: DataRecipe) -> None:
+    """Raises BadInput where a recipe names no data."""
+    if not plan.source:
+        raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
+
+
 def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None, public: bool = False) -> Data:
     """The conversations of a recipe's data, or of those rows that are drawn. `public` as in `datasets.load`. Raises BadInput where there are too few, or bad
     ones that are not to be skipped."""
-    if not plan.source:
-        raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
+    check_named(plan)
     data = datasets.load(plan.source, plan.format, plan.columns, report, draw=draw, public=public)
     if data.bad and not plan.skip_bad_rows:
         raise BadInput(f"{_told(data, data.bad)} {_MEND}")
@@ -125,7 +130,7 @@ def encoded(plan: DataRecipe, data: Data, seed: int, tokenizer: Tokenizer, form:
         out = "is left out: its" if lost == 1 else "are left out: their"
         tell(Notice(f"{telling.counted(lost, 'row')} {out} question alone fills the limit, so there is no answer to learn."))
     if not train:
-        raise BadInput(f"No row has an answer within {plan.max_length} tokens. Raise data.max_length.")
+        raise BadInput(f"No row has an answer within {plan.max_length} tokens. Raise “Longest row” (data.max_length).")
     return Rows(train, test, cut, lost, data.there - data.rows)
 
 

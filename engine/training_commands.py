@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from engine import drafts, hardware, jobs, memory, models, presets, ranks, recipe, recipe_paths, runs, telling
+from engine import drafts, hardware, jobs, memory, models, presets, ranks, recipe, recipe_paths, rows, runs, telling
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Ended, Event, Progress, Started, Step
 from engine.findings import Finding, findings
@@ -181,18 +181,23 @@ def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
     if folder is None:
         if resume:
             raise BadInput("Say which run is to go on: give its folder with --run-dir (`python -m engine runs --json` lists them).")
-        return runs.create(runs.fresh_folder(name), plan)
+        return _created(runs.fresh_folder(name), plan)
     folder = folder.expanduser().absolute()
     if ranks.index():  # the first process makes it
         return Run(folder)
     if not (resume and (folder / runs.RECIPE).is_file()):
-        return runs.create(folder, plan)
+        return _created(folder, plan)
     run = Run(folder)
     if recipe_paths.absolute(run.recipe) != plan:
         raise BadInput(
             f"{folder} was begun with another recipe. Resume it with its own, {folder / runs.RECIPE}, or choose another --run-dir."
         )
     return run
+
+
+def _created(folder: Path, plan: Recipe) -> Run:
+    rows.check_named(plan.data)
+    return runs.create(folder, plan)
 
 
 def _end_on_signals(run: Run) -> None:

@@ -116,7 +116,7 @@ def test_cut_rows_are_counted_and_each_ends(tmp_path):
 
 def test_rows_that_are_all_too_long_say_what_to_do(tmp_path):
     source = written(tmp_path / "rows.jsonl", *[("long " * 40, "a")] * 3)
-    with pytest.raises(BadInput, match="within 96 tokens. Raise data.max_length"):
+    with pytest.raises(BadInput, match="within 96 tokens. Raise “Longest row” .data.max_length"):
         made(source=source, max_length=96)
 
 

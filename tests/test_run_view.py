@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 from pathlib import Path
 
@@ -271,7 +272,9 @@ def test_a_run_is_stopped_killed_and_resumed_and_another_waits(served, letters, 
         page.click("#run [data-act=finetune_kill]")
         assert "press again" in page.inner_text("#run [data-act=finetune_kill]") and run.process
         page.click("#run [data-act=finetune_kill]")
-        wait_phase(page, "interrupted")
+        wait_phase(page, "stopped")
+        said = page.inner_text("#run .doing")
+        assert re.fullmatch(r"Ended at once after step \d+\. Resume goes on from step \d+\.", said), "not taken for a crash"
         assert not run.process and not page.errors
 
 

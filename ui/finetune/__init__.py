@@ -107,7 +107,9 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
 
     # Whichever way a step is entered, its own event fills it.
     for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
-        button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
+        button.click(
+            None, None, walk, js=f"() => ({_ONWARD})({number}, {number not in jumps or button is hurry:d})", api_visibility="private"
+        )
     # Where this browser was when it was last here. Set on the page: an answer of a busy server would come after the person's next press.
     opening.select(
         None,
@@ -135,6 +137,16 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
 
     Turn(clone, [chosen, draft], [draft, walk, *recipe.outputs], handed=True, **form.QUICK).after(runs.clone_run, hand=acting)
     api.endpoints(shop, train)
+
+
+# A number that is wrong is mended before the next step, where nobody would see that another one counts.
+_ONWARD = """(number, held) => {
+  const wrong = held && [...document.querySelectorAll(":is(#ft-limit-wrong, #ft-recipe-wrong) .wrong")].find((each) => each.checkVisibility());
+  if (!wrong) return {selected: number, __type__: "update"};
+  wrong.scrollIntoView({block: "center"});
+  wrong.animate([{opacity: 0.2}, {opacity: 1}], 500);
+  return {__type__: "update"};
+}"""
 
 
 # The page's part of what fills the step that it is `at`: its button is pressed, once it is drawn, but for a draft that fills it already.

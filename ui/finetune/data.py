@@ -205,7 +205,10 @@ class DataStep:
         def take(found: dict, kept_draft: object) -> list:
             """The rows that were found, in the draft as it is now."""
             if found["wrong"]:
-                raise form.shown(found["wrong"])
+                gr.Warning(html.escape(found["wrong"], quote=False), title="That did not work")
+                standing = read(kept_draft)
+                still = f"The rows below are still those of {standing.title}." if standing.recipe.data.source else "There are no rows yet."
+                return [gr.skip(), views.told(f"{found['wrong']} {still}", "wrong"), *[gr.skip()] * (len(self.outputs) - 1)]
             if found.get("refused"):
                 gr.Warning(html.escape(found["refused"], quote=False), title="That did not work")
             now, before, there = (read(each) for each in (kept_draft, found["before"], found["draft"]))

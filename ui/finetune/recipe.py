@@ -34,6 +34,7 @@ TITLES = {
     "cadence": "Saving and testing",
 }
 OWN = "the base's own"
+_UNTIL = "Until it is mended, what was there before counts."
 
 
 @dataclass
@@ -108,7 +109,7 @@ class RecipeStep:
         """The draft and all outputs, without what stands there already: somebody may be writing in the fields, or in the YAML. A field
         is filled where what is `standing` in it is another thing and it was not `touched`."""
         fields = [gr.skip() if key in touched or standing[key] == held else held for key, held in self._held(made.recipe).items()]
-        recipe, told = made.recipe.model_dump(mode="json"), views.told(wrong, "wrong") if wrong else ""
+        recipe, told = made.recipe.model_dump(mode="json"), views.told(f"{wrong} {_UNTIL}", "wrong") if wrong else ""
         text = [gr.skip()] * 2 if recipe == said else [made.recipe.to_yaml(), recipe]
         return [gr.skip() if made == before else kept(made), self._means(made), self._in_force(made), told, *fields, *text]
 

@@ -66,7 +66,7 @@ class TrainStep:
                 return why
             first = self.shop.readable(draft)
             cut = measured and self.shop.cut(draft, measured)
-            count, help = (cut.rows, ", or raise the cutoff") if cut else (len(first.conversations), "")
+            count, help = (cut.rows, ", or raise “Longest row”") if cut else (len(first.conversations), "")
             if count < LEAST_ROWS and (cut or first.rows < SHOWN_ROWS):
                 return f"{count or 'No'} row can be learnt from; at least {LEAST_ROWS} are needed. Bring more rows{help} in step 2."
             if why := self.shop.refused(draft):

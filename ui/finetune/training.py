@@ -82,7 +82,7 @@ class Views:
         """End a run at once, from its last checkpoint on its work is lost."""
         with form.explained():
             name, found = self._own(run)
-            jobs.kill(found)
+            jobs.end_at_once(found)
             return {"run": name}
 
     def resume(self, run: str) -> dict:

@@ -108,11 +108,12 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
         f'class="{"cut" if high > limit else ""}"><title>{low}–{high} tokens: {telling.counted(count, "row")}</title></rect>'
         for at, (low, high, count) in enumerate(bins)
     )
-    at = min(600.0, max(0.0, 600 * (limit + 1 - shortest) / (edge + 1 - shortest)))
+    at = max(0.0, 600 * (limit + 1 - shortest) / (edge + 1 - shortest))
+    line = f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="112"/>' if limit < longest else ""
     learnable = cut.kept + cut.lost
     lost = f", {cut.lost:,} of {learnable:,} tokens to learn {_are(cut.lost)} lost ({cut.lost / learnable:.1%})" if cut.lost else ""
     without = f"{telling.counted(cut.unlearnable, 'row')} {'has' if cut.unlearnable == 1 else 'have'} no answer within the limit"
-    unlearnable = f" {without} and {_are(cut.unlearnable)} left out." if cut.unlearnable else ""
+    unlearnable = f" {without} and {_are(cut.unlearnable)} left out; a higher limit keeps them." if cut.unlearnable else ""
     rows = cut.rows + cut.unlearnable
     said = f"{cut.cut:,} of {telling.counted(rows, 'row')} {_are(1 if rows == 1 else cut.cut)} cut{lost}.{unlearnable}"
     tokens = sorted(shape.tokens for shape in found.shapes if shape)
@@ -123,7 +124,7 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
     )
     return (
         f'<svg viewBox="0 0 600 130" role="img" aria-label="Rows by length in tokens. {spread} {html.escape(said)}">{bars}'
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="112"/><text x="0" y="127">{shortest:,}</text><text x="600" y="127" text-anchor="end">{longest:,} tokens</text></svg>'
+        f'{line}<text x="0" y="127">{shortest:,}</text><text x="600" y="127" text-anchor="end">{longest:,} tokens</text></svg>'
         f"<p>{spread} {said}</p><p><b>{html.escape(means)}</b></p>"
     )
 
@@ -196,7 +197,10 @@ def changes(found: Sequence[Change]) -> str:
         for each in found
     )
     kind = "good" if differ else "wrong"
-    said = told(f"{differ} of {len(found)} sample answers differ from those before training, both without chance.", kind)
+    said = told(
+        f"{differ} of {len(found)} sample answers differ from those before training. None is drawn at random: a difference is the adapter's.",
+        kind,
+    )
     return f'{said}<div class="scrolls" tabindex="0"><table><thead><tr><th>Asked</th><th>Before training</th><th>After</th></tr></thead><tbody>{rows}</tbody></table></div>'
 
 
