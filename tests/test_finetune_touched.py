@@ -236,7 +236,7 @@ def test_rows_on_their_way_come_where_a_later_ask_comes_to_nothing(page, answere
         fetch("owner/slow")
         tab.get_by_role("tab", name="Paste").click()
         tab.click("#ft-take-pasted")
-        tab.get_by_text("There is no text. Paste rows").wait_for()
+        has(tab, "#ft-data-told", "There is no text. Paste rows")
         touch_bundled()
         gates["owner/slow"].set()
         has(tab, "#ft-data-told", "owner/slow")

@@ -207,7 +207,7 @@ class DataStep:
             if found["wrong"]:
                 gr.Warning(html.escape(found["wrong"], quote=False), title="That did not work")
                 standing = read(kept_draft)
-                still = f"The rows below are still those of {standing.title}." if standing.recipe.data.source else "There are no rows yet."
+                still = f"The rows below are still those of {standing.title}." if standing.recipe.data.source else "No rows yet."
                 return [gr.skip(), views.told(f"{found['wrong']} {still}", "wrong"), *[gr.skip()] * (len(self.outputs) - 1)]
             if found.get("refused"):
                 gr.Warning(html.escape(found["refused"], quote=False), title="That did not work")
