@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from engine import models
+from engine import models, rows
 from engine.blend import NO_ADAPTER
 from engine.errors import BadInput, EngineError
 from engine.hub import HUB_ID
@@ -18,8 +18,7 @@ NAME = "bundle.zip"
 
 def check(plan: Recipe) -> None:
     """Raises BadInput for what a job could not have: no data, a base or a first adapter that lies on this machine alone."""
-    if not plan.data.source:
-        raise BadInput("The recipe names no data. Give some by --data FILE.")
+    rows.check_named(plan.data)
     if not data_file(plan) and not HUB_ID.match(plan.data.source):
         raise BadInput(f"There is no data {plan.data.source!r} here, and it is no data set of the Hub.")
     spec = models.resolve(plan.model)

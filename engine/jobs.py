@@ -131,9 +131,8 @@ def end_at_once(run: Run) -> None:
     saved = _last_step(run)
     place = f"step {saved}" if saved else "the beginning"
     with contextlib.suppress(EngineError), owned(run):  # a full disk takes no note, and who has resumed it meanwhile has ended that
-        log = EventLog(run)
-        log.append(Ended("stopped", made, f"Ended at once after step {made}. Resume goes on from {place}.", 0.0))
-        log.close()
+        with contextlib.closing(EventLog(run)) as log:
+            log.append(Ended("stopped", made, f"Ended at once after step {made}. Resume goes on from {place}.", 0.0))
 
 
 def remove(job: Job) -> None:

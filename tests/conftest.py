@@ -58,6 +58,18 @@ def tiny(tmp_path_factory) -> Path:
     return builders.model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
 
 
+@pytest.fixture
+def page(home):
+    """The app as it is served, on the scripted backend."""
+    from pages import Page
+
+    from engine.backends.scripted import ScriptedBackend
+
+    served = Page(ScriptedBackend())
+    yield served
+    served.close()
+
+
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory):
     """A random GPT-2: its linear layers are Conv1D, and none is called as in a Llama."""

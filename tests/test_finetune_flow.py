@@ -7,21 +7,12 @@ import zipfile
 import browser
 import pytest
 import training
-from pages import Page
 from playwright.sync_api import expect
 
 from engine import preview, probing, recipe_paths, runs
-from engine.backends.scripted import ScriptedBackend
 from engine.errors import EngineError
 from engine.events import Progress
 from engine.services import Services
-
-
-@pytest.fixture
-def page(home):
-    served = Page(ScriptedBackend())
-    yield served
-    served.close()
 
 
 def bring(tab, tiny, file) -> None:

@@ -8,11 +8,10 @@ import gradio as gr
 import pytest
 import training
 from builders import until
-from pages import Page, wired
+from pages import wired
 from test_finetune_flow import bring, brought, choose_base, has, to_recipe, yaml
 
 from engine import drafts, fitting, preview, recipe, recipe_paths, runs, trying
-from engine.backends.scripted import ScriptedBackend
 from engine.drafts import Draft
 from engine.errors import EngineError
 from engine.runtime import Runtime
@@ -22,13 +21,6 @@ from ui.finetune.lens import LensStep
 from ui.finetune.model import ModelStep
 from ui.finetune.recipe import RecipeStep
 from ui.finetune.workshop import Workshop, kept
-
-
-@pytest.fixture
-def page(home):
-    served = Page(ScriptedBackend())
-    yield served
-    served.close()
 
 
 def test_rows_that_were_asked_for_twice_are_no_other_rows(home, rows):

@@ -9,11 +9,10 @@ import gradio as gr
 import pytest
 import training
 from builders import until
-from pages import Page, wired
+from pages import wired
 from test_finetune_flow import brought, has, to_recipe, yaml
 
 from engine import drafts, preview, recipe, recipe_paths, runs, trying
-from engine.backends.scripted import ScriptedBackend
 from engine.blend import NO_ADAPTER
 from engine.drafts import Draft
 from engine.errors import EngineError
@@ -24,13 +23,6 @@ from ui.finetune.lens import LensStep
 from ui.finetune.model import ModelStep
 from ui.finetune.recipe import OWN, RecipeStep
 from ui.finetune.workshop import Workshop, kept
-
-
-@pytest.fixture
-def page(home):
-    served = Page(ScriptedBackend())
-    yield served
-    served.close()
 
 
 @pytest.fixture

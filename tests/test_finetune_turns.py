@@ -6,21 +6,12 @@ import anyio
 import browser
 import pytest
 from builders import until
-from pages import Page
 from test_finetune_flow import brought, has, to_recipe, yaml
 
 from engine import preview, recipe
-from engine.backends.scripted import ScriptedBackend
 from ui.finetune.recipe import RecipeStep
 
 pytestmark = [pytest.mark.long, browser.needs_chromium]
-
-
-@pytest.fixture
-def page(home):
-    served = Page(ScriptedBackend())
-    yield served
-    served.close()
 
 
 class Held:

@@ -3,18 +3,8 @@ taken are not shown as taken."""
 
 import browser
 import pytest
-from pages import Page
 from playwright.sync_api import expect
 from test_finetune_flow import brought, has, to_recipe
-
-from engine.backends.scripted import ScriptedBackend
-
-
-@pytest.fixture
-def page(home):
-    served = Page(ScriptedBackend())
-    yield served
-    served.close()
 
 
 @pytest.mark.long

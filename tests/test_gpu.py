@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import training
 from conftest import GPUS, ROOT
 
-from engine import hardware, runs
+from engine import runs
 from engine.events import Adjusted, Ended, Evaluated, Notice, Sample, Started, Step
 from engine.hardware import GIB
 
@@ -38,7 +39,7 @@ def asked_with_gpu(code: str) -> str:
 @pytest.fixture(scope="session")
 def gpus() -> int:
     """How many GPUs there are; the test is skipped where that is none."""
-    if not hardware._driver_says("--query-gpu=name"):
+    if not shutil.which("nvidia-smi"):
         pytest.skip("this machine has no NVIDIA GPU")
     found = asked_with_gpu("import torch; print(torch.cuda.device_count())")
     if found in ("", "0"):

@@ -60,7 +60,7 @@ def test_an_export_says_how_it_is_used_and_shows_its_figures():
 def test_one_of_a_kind_is_said_as_one(monkeypatch):
     found = test_preview.counted(builders.conversation([("Hi", "Yes")]))
     said = views.lengths(found, preview.Cutoff(rows=1, cut=1, unlearnable=1, total=9, kept=8, lost=1, longest=9), 9, "")
-    cut = "1 of 2 rows is cut, 1 of 9 tokens to learn is lost (11.1%). 1 row has no answer within the limit and is left out; a higher limit keeps them."
+    cut = "1 of 2 rows is cut, 1 of 9 tokens to learn is lost (11.1%). 1 row has no answer within the limit and is left out; a higher limit keeps it."
     assert cut in said and "tokens: 1 row</title>" in said
     many = preview.Cutoff(rows=2, cut=2, unlearnable=2, total=9, kept=8, lost=2, longest=9)
     cut = "2 of 4 rows are cut, 2 of 10 tokens to learn are lost (20.0%). 2 rows have no answer within the limit and are left out; a higher limit keeps them."

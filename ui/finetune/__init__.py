@@ -106,10 +106,10 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
             event.success(None, [at, draft], None, js=late, api_visibility="private")
 
     # Whichever way a step is entered, its own event fills it.
-    for number, button in (*enumerate(onward, 1), (TRAIN, hurry), *jumps.items()):
-        button.click(
-            None, None, walk, js=f"() => ({_ONWARD})({number}, {number not in jumps or button is hurry:d})", api_visibility="private"
-        )
+    for number, button in (*enumerate(onward, 1), (TRAIN, hurry)):
+        button.click(None, None, walk, js=f"() => ({_ONWARD})({number})", api_visibility="private")
+    for number, button in jumps.items():
+        button.click(None, None, walk, js=f"() => ({{selected: {number}, __type__: 'update'}})", api_visibility="private")
     # Where this browser was when it was last here. Set on the page: an answer of a busy server would come after the person's next press.
     opening.select(
         None,
@@ -140,8 +140,8 @@ def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: l
 
 
 # A number that is wrong is mended before the next step, where nobody would see that another one counts.
-_ONWARD = """(number, held) => {
-  const wrong = held && [...document.querySelectorAll(":is(#ft-limit-wrong, #ft-recipe-wrong) .wrong")].find((each) => each.checkVisibility());
+_ONWARD = """(number) => {
+  const wrong = [...document.querySelectorAll(":is(#ft-limit-wrong, #ft-recipe-wrong) .wrong")].find((each) => each.checkVisibility());
   if (!wrong) return {selected: number, __type__: "update"};
   wrong.scrollIntoView({block: "center"});
   wrong.animate([{opacity: 0.2}, {opacity: 1}], 500);

@@ -113,7 +113,8 @@ def lengths(found: Measured, cut: Cutoff, limit: int, means: str) -> str:
     learnable = cut.kept + cut.lost
     lost = f", {cut.lost:,} of {learnable:,} tokens to learn {_are(cut.lost)} lost ({cut.lost / learnable:.1%})" if cut.lost else ""
     without = f"{telling.counted(cut.unlearnable, 'row')} {'has' if cut.unlearnable == 1 else 'have'} no answer within the limit"
-    unlearnable = f" {without} and {_are(cut.unlearnable)} left out; a higher limit keeps them." if cut.unlearnable else ""
+    them = "it" if cut.unlearnable == 1 else "them"
+    unlearnable = f" {without} and {_are(cut.unlearnable)} left out; a higher limit keeps {them}." if cut.unlearnable else ""
     rows = cut.rows + cut.unlearnable
     said = f"{cut.cut:,} of {telling.counted(rows, 'row')} {_are(1 if rows == 1 else cut.cut)} cut{lost}.{unlearnable}"
     tokens = sorted(shape.tokens for shape in found.shapes if shape)

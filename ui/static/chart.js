@@ -118,6 +118,8 @@ const redraw = (box, parts) => {
   });
 };
 
+// Losses from the first test to the latest; after the first alone, that of before training, the other is yet to come.
+const asChange = (first, latest, tests) => `${asNumber(first)} → ${tests > 1 ? asNumber(latest) : "…"}`;
 const asNumber = (value) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);

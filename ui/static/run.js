@@ -151,7 +151,7 @@ const show = (changed) => {
   setText(doing, told.join(" "));
   doing.hidden = !told.length;
   const [first, latest] = [run.tests[0], run.tests.at(-1)];
-  setText(FIGURES.held.value, latest ? (latest === first ? `${asNumber(first[1])} → …` : `${asNumber(first[1])} → ${asNumber(latest[1])}`) : "–");
+  setText(FIGURES.held.value, latest ? asChange(first[1], latest[1], run.tests.length) : "–");
   setText(FIGURES.loss.value, asNumber(smoothed().at(-1)));
   setText(FIGURES.pace.value, run.now ? asNumber(run.now.tokens_per_second) : "–");
   setText(FIGURES.memory.value, run.now ? asBytes(run.now.memory) : "–");

@@ -37,7 +37,6 @@ const act = (name, run) => {
 };
 const tried = makeTried(trouble, "The app does not answer. This looks again by itself.");
 
-const change = ([first, last]) => (first === last ? asNumber(last) : `${asNumber(first)} → ${asNumber(last)}`);
 const rowOf = (run) => {
   const item = make("li", run.status);
   item.dataset.run = run.name;
@@ -58,7 +57,7 @@ const rowOf = (run) => {
   const made = run.steps && run.step < run.steps ? `${run.step.toLocaleString("en")} of ${asCount(run.steps, "step")}` : asCount(run.step, "step");
   facts.append(state, make("span", "", made));
   const losses = make("div", "losses");
-  if (run.held_out) losses.append(make("span", "", change(run.held_out)), make("small", "", "held-out loss"));
+  if (run.held_out) losses.append(make("span", "", asChange(...run.held_out, run.tests.length)), make("small", "", "held-out loss"));
   else if (run.loss !== null) losses.append(make("span", "", asNumber(run.loss)), make("small", "", "training loss"));
   const aside = make("div", "aside");
   aside.append(make("span", "", asWhen(run.when)), make("small", "", asBytes(run.bytes)));
