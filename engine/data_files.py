@@ -53,7 +53,9 @@ def opened(path: Path) -> tuple[Unit, Rows]:
     whole cannot be: it is missing, of a kind that is not known, or damaged."""
     kind = path.suffix.lower()
     if not path.is_file():
-        raise BadInput(f"{path} is a folder; name one file in it." if path.is_dir() else f"There is no file {path}.")
+        there = f"{path} is a folder; name one file in it."
+        none = f"There is no file {path}. Check the spelling; a data set of the Hub is named owner/name."
+        raise BadInput(there if path.is_dir() else none)
     if kind in PICKLES:
         raise BadInput(f"{path.name} is a pickle file, which can run code when it is opened. Save the rows as JSON Lines or Parquet.")
     if kind not in KINDS:

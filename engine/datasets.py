@@ -6,6 +6,7 @@ What is good is kept whatever else a file holds. Splits are the same for the sam
 import itertools
 import math
 import random
+import shlex
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,14 @@ class Head:
             return BadRow(row.line, str(error))
 
 
+def local_file(source: str | Path) -> Path | None:
+    """The local file that is meant, None for a Hub data set. Raises BadInput for what is neither."""
+    path = local_path(str(source))
+    if path.exists() or path.suffix.lower() in data_files.KINDS or not data_hub.NAME.fullmatch(str(source)):
+        return path
+    return None
+
+
 def head(
     source: str | Path,
     format: str = AUTO,
@@ -110,7 +119,7 @@ def head(
         raise BadInput(f"There is no data format {format!r}. There are: {AUTO}, {', '.join(FORMATS)}.")
     if limit is not None and limit < 1:
         raise BadInput(f"The limit of rows is {limit}; it must be at least 1.")
-    name, path = str(source), _file(source)
+    name, path = str(source), local_file(source)
     unit, found = data_files.opened(path) if path else data_hub.opened(name, report, public)
     rest = itertools.islice(found, limit)
     rows = tuple(itertools.islice(rest, _SAMPLE_ROWS))
@@ -182,7 +191,7 @@ def detect(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
     signs = Counter((form.name, sign) for fields in rows if (form := _fitting(fields)) and (sign := form.sign(fields)))
     if not signs:
         known = "; ".join(f"{form.name} ({form.fields})" for form in FORMATS.values())
-        raise BadInput(f"No known format fits these rows. Known are: {known}.{_hint(rows)}")
+        raise BadInput(f"No known format fits these rows.{_hint(rows)} Known by themselves are: {known}.")
     forms = Counter()
     for (name, _), count in signs.items():
         forms[name] += count
@@ -234,14 +243,6 @@ def _drawn(rows: Iterable[Row | BadRow], draw: Draw) -> Iterator[Row | BadRow]:
     yield from tail
 
 
-def _file(source: str | Path) -> Path | None:
-    """The local file that is meant, None for a Hub data set. Raises BadInput for what is neither."""
-    path = local_path(str(source))
-    if path.exists() or path.suffix.lower() in data_files.KINDS or not data_hub.NAME.fullmatch(str(source)):
-        return path
-    return None
-
-
 def _renamed(row: Row | BadRow, columns: Mapping[str, str]) -> Row | BadRow:
     if isinstance(row, BadRow) or not columns:
         return row
@@ -273,4 +274,7 @@ def _hint(sample: Sequence[Mapping[str, object]]) -> str:
     if not found:
         return ""
     shown = ", ".join(map(repr, found[:20])) + (" …" if len(found) > 20 else "")
-    return f" The columns are {shown}; say which of them is a format's field, e.g. instruction={found[0]!r}."
+    return (
+        f" The columns are {shown}. Say which of them is a format's field, such as its instruction or its output, in step 2 of the page, by "
+        f"--column instruction={shlex.quote(found[0])}, or as data.columns in a recipe."
+    )

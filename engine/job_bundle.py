@@ -18,9 +18,7 @@ NAME = "bundle.zip"
 
 def check(plan: Recipe) -> None:
     """Raises BadInput for what a job could not have: no data, a base or a first adapter that lies on this machine alone."""
-    rows.check_named(plan.data)
-    if not data_file(plan) and not HUB_ID.match(plan.data.source):
-        raise BadInput(f"There is no data {plan.data.source!r} here, and it is no data set of the Hub.")
+    rows.check_begins(plan.data)
     spec = models.resolve(plan.model)
     if spec.kind == "local" or not spec.can_be_finetuned:
         raise BadInput(

@@ -257,6 +257,10 @@ def parse(text: str, what: str = "The recipe") -> Recipe:
         raise BadInput(f"{what} is far too long for a recipe.")
     try:
         fields = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f": in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BadInput(f"{what} is no YAML{place}: {error.problem or error.context}.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise BadInput(f"{what} is no YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(fields, dict):
@@ -267,6 +271,10 @@ def parse(text: str, what: str = "The recipe") -> Recipe:
         raise BadInput(f"{what}: {_complaint(error, fields)}") from error
 
 
+# What pydantic's messages want in words that are not a program's.
+_WANTED = {"model_type": "keys and values", "int_parsing": "a whole number", "int_from_float": "a whole number"}
+
+
 def _complaint(error: ValidationError, fields: dict) -> str:
     """The first thing that is wrong, by the dotted name of its key."""
     first = error.errors()[0]
@@ -274,9 +282,14 @@ def _complaint(error: ValidationError, fields: dict) -> str:
     if first["type"] == "extra_forbidden":
         section = Recipe.model_fields[first["loc"][0]].annotation if len(first["loc"]) > 1 else Recipe
         return f"there is no key {key!r}. The keys there are: {', '.join(section.model_fields)}."
+    if key == "optimization" and first["type"] == "missing":
+        return "the key 'optimization' is missing. It says how long to train, such as `optimization: {epochs: 3}`."
     if first["type"] == "missing":
         return f"the key {key!r} is missing."
     message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should be"):
+        wanted = _WANTED.get(first["type"], message.removeprefix("Input should be "))
+        message = f"it must be {wanted}, and is {str(first['input'])[:60]!r}"
     return f"{key}: {message[0].lower()}{message[1:]}." if key else message
 
 

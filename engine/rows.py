@@ -74,6 +74,13 @@ def check_named(plan: DataRecipe) -> None:
         raise BadInput("The recipe names no data. Give a file with --data, or a file or Hub data set as data.source.")
 
 
+def check_begins(plan: DataRecipe) -> None:
+    """Raises BadInput where a recipe names no data, or a file whose first rows are not what it says. Of the Hub nothing is asked."""
+    check_named(plan)
+    if datasets.local_file(plan.source):
+        datasets.head(plan.source, plan.format, plan.columns).form(plan.format)
+
+
 def read(plan: DataRecipe, report: hub.Report, draw: Draw | None = None, public: bool = False) -> Data:
     """The conversations of a recipe's data, or of those rows that are drawn. `public` as in `datasets.load`. Raises BadInput where there are too few, or bad
     ones that are not to be skipped."""

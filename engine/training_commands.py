@@ -196,7 +196,7 @@ def _run(plan: Recipe, name: str, folder: Path | None, resume: bool) -> Run:
 
 
 def _created(folder: Path, plan: Recipe) -> Run:
-    rows.check_named(plan.data)
+    rows.check_begins(plan.data)
     return runs.create(folder, plan)
 
 

@@ -272,7 +272,11 @@ def test_paragraphs_of_a_text_file_are_rows(tmp_path):
         ("rows.jsonl", '{"instruction": "q"}\n'.encode("utf-16"), "UTF-16"),
         ("rows.jsonl.gz", b"", "no data file this can read. It reads .jsonl"),
         ("rows.pkl", b"", "pickle file, which can run code"),
-        ("rows.jsonl", b'{"Frage": "q", "Antwort": "a"}\n', "No known format fits.*alpaca.*The columns are 'Frage', 'Antwort'; say which"),
+        (
+            "rows.jsonl",
+            b'{"Frage": "q", "Antwort": "a"}\n',
+            "The columns are 'Frage', 'Antwort'. Say which.*--column instruction=Frage.*alpaca",
+        ),
     ],
 )
 def test_a_file_that_gives_nothing_says_why(tmp_path, name, content, words):

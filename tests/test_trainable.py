@@ -12,7 +12,7 @@ import training
 from hub_server import COMMIT, HubServer
 from test_browser import app
 
-from engine import adapters, drafts, hardware, hub, jobs, models, presets, probing, runs, trainable
+from engine import adapters, drafts, hardware, hub, jobs, models, paths, presets, probing, runs, trainable
 from engine.drafts import Draft
 from engine.errors import BadInput, EngineError
 from engine.hardware import GIB, Machine
@@ -87,6 +87,19 @@ def t5(folder):
     return folder
 
 
+def test_what_is_being_trained_is_not_begun_twice(shop, tiny, rows, begun):
+    train = TrainStep(shop)
+    draft = drafted(tiny, rows)
+    run = runs.Run(paths.runs() / train.begin(draft))
+    draft = draft.model_copy(update={"run": run.id})
+    run.claim(os.getpid())
+    with pytest.raises(BadInput, match="This recipe is being trained already"):
+        train.begin(draft)
+    assert begun == [run] and train.begin(drafts.changed(draft, {"optimization.seed": 1})) != run.id
+    run.disclaim()
+    assert train.begin(draft) and len(begun) == 3, "again, once the first is over"
+
+
 def test_what_can_be_trained_is_begun(shop, tiny, rows, two_adapters, begun):
     for lora in ({}, {"start_from": two_adapters[0]}, {"targets": ["q_proj", "nope"]}, {"targets": ["lm_head"]}):
         assert refused(shop, drafted(tiny, rows, lora=lora)) == ""
@@ -120,7 +133,8 @@ def test_a_base_of_the_hub_is_known_by_its_config(shop, tiny, rows, on_the_hub, 
     shape = shop.base(draft).shape
     assert shape == models.resolve(str(tiny)).shape and shop.plan(draft).total and shop.pace(draft)
     assert refused(shop, draft) == "" and fetched == ["config.json"], "looked at once"
-    assert "no layers called nope" in refused(shop, drafted("someone/tiny", rows, lora={"targets": ["nope"]}))
+    nowhere = drafted("someone/tiny", rows, lora={"targets": ["nope"]})
+    assert "no layers called nope" in refused(shop, nowhere) and "no layers called nope" in FitStep(shop).shown(nowhere)[0]
 
 
 def test_a_hub_that_cannot_be_reached_is_told(shop, rows, on_the_hub):

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from engine import fitting, jobs, probing, runs, visitors
+from engine import fitting, jobs, probing, runs, trainable, visitors
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.probing import Probe
@@ -56,6 +56,7 @@ class FitStep:
                 return [views.told(probe.text, "good" if probe.status == "done" else "wrong"), ""]
             if shape is None:
                 return [views.told("The shape of this base is known once it is on disk; the probe measures it."), ""]
+            trainable.check_layers(draft.recipe, self.shop.spec(draft))
             plans = fitting.plans(shape, draft.recipe)
             here = next(iter(plans.values()))
             verdict = (

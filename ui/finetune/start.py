@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
-from engine import drafts, jobs, pace, trainable, visitors
+from engine import drafts, jobs, pace, recipe_paths, runs, trainable, visitors
 from engine.drafts import Draft, read
 from engine.errors import BadInput, EngineError
 from engine.preview import SHOWN_ROWS, Measured
@@ -101,9 +101,19 @@ class TrainStep:
     def begin(self, draft: Draft) -> str:
         """Start a run by the draft's recipe and give its id. Raises BadInput that says what is missing."""
         name = self._name(draft)
+        self._check_new(draft)
         if self.shop.services.read_only:
             return visitors.start(draft.recipe, name, self.shop.services.runtime.state.adapters).id
         return jobs.start(draft.recipe, name).id
+
+    def _check_new(self, draft: Draft) -> None:
+        """Raises BadInput where the draft's own run is under way by this very recipe: a second one would only wait to do the same."""
+        try:
+            run = runs.known_as(draft.run, self.shop.services.read_only)
+        except BadInput:
+            return
+        if run.process and run.recipe == recipe_paths.absolute(draft.recipe):
+            raise BadInput("This recipe is being trained already, as you see below. Stop that run first, or change the recipe.")
 
     def wire(self, draft: gr.BrowserState) -> None:
         def start(kept_draft: object) -> list:
