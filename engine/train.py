@@ -20,6 +20,7 @@ from engine.errors import EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Sample, Started, Status, Step
 from engine.examples import Example
 from engine.messages import Conversation
+from engine.pace import duration_words
 from engine.recipe import Recipe
 from engine.rows import Rows
 from engine.runs import Run
@@ -32,7 +33,7 @@ _SKIPS = 24
 
 
 class _Stopped(Exception):
-    """A person asked to stop."""
+    """A person asked to stop, or the time of a visitor's run is up."""
 
 
 class _Diverged(Exception):
@@ -56,7 +57,8 @@ class _Pace:
 @dataclass
 class _Training:
     """A run under way: what all of its parts work on. `step` is the last one made, `saved` the last one on disk;
-    `at_once` says of what fewer rows fit memory than share a pass, `skipped` counts overflowing steps in a row."""
+    `at_once` says of what fewer rows fit memory than share a pass, `skipped` counts overflowing steps in a row. `until` is when the
+    time of a visitor's run is up, on the monotonic clock."""
 
     run: Run
     recipe: Recipe
@@ -71,14 +73,19 @@ class _Training:
     micro_batch: int
     at_first: dict
     pace: _Pace
+    until: float
     step: int = 0
     saved: int = 0
     at_once: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
 
+    @property
+    def is_to_stop(self) -> bool:
+        return self.run.asked_to_stop or time.monotonic() > self.until
+
     def check(self) -> None:
         """Within a step or a test: several processes decide together, between steps."""
-        if ranks.count() == 1 and self.run.asked_to_stop:
+        if ranks.count() == 1 and self.is_to_stop:
             raise _Stopped
 
     def tests(self, step: int) -> bool:
@@ -121,7 +128,10 @@ def train(run: Run, tell: Tell) -> Ended | Adjusted:
             _loop(job)
         except _Stopped:
             _save(job)
-            return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}. Resume goes on from there.")
+            told = (
+                "" if job.run.asked_to_stop else f", since runs of visitors may take {duration_words(trainable.LONGEST_SECONDS)} at a time"
+            )
+            return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}{told}. Resume goes on from there.")
         except _Diverged as error:
             step = job.step + 1
             if calmer := trouble.with_calmer_numbers(recipe, job.learner.base.dtype, before, step, str(error), job.saved):
@@ -196,6 +206,7 @@ def _begin(run: Run, recipe: Recipe, tell: Tell, found: Checkpoint | None) -> _T
         plan.micro_batch,
         learner.weights(),
         _Pace(),
+        time.monotonic() + trainable.LONGEST_SECONDS if run.public else math.inf,
     )
     if found:
         _restore(job, found)
@@ -239,7 +250,7 @@ def _loop(job: _Training) -> None:
             told = []
         if job.step >= job.steps:
             return
-        if any(ranks.total(float(job.run.asked_to_stop))):
+        if any(ranks.total(float(job.is_to_stop))):
             raise _Stopped
         event = _step(job, job.step + 1)
         job.step += 1
@@ -283,7 +294,7 @@ def _step(job: _Training, step: int) -> Step:
         rate,
         round(step * plan.batch / (len(job.rows.train) + job.rows.undrawn), 4),
         round(pace.tokens / pace.stepping, 2),
-        _memory(learner.on_gpu),
+        torch.cuda.max_memory_reserved() if learner.on_gpu else hardware.peak_memory(),
         round(pace.eta(job.steps - step, tests_left), 1),
         round(took, 4),
     )
@@ -302,11 +313,6 @@ def _gradients(job: _Training, step: int, chosen: list[Example], count: int) -> 
         total += float(loss.detach())
         job.accelerator.backward(loss / count)
     return total
-
-
-def _memory(on_gpu: bool) -> int:
-    """Bytes this run has taken at most: of the GPU where it is on one."""
-    return torch.cuda.max_memory_reserved() if on_gpu else hardware.peak_memory()
 
 
 def _test(job: _Training, told: list[Event]) -> None:
@@ -353,7 +359,7 @@ def _answered(job: _Training, prompts: list[str], size: int) -> list[str]:
     if ranks.index():
         return []
     asked = [Conversation(system=job.recipe.data.system).add("user", prompt) for prompt in prompts]
-    texts = passes.answers(job.learner, asked, job.recipe.samples.max_new_tokens, size, lambda: job.run.asked_to_stop)
+    texts = passes.answers(job.learner, asked, job.recipe.samples.max_new_tokens, size, lambda: job.is_to_stop)
     job.check()
     return texts
 

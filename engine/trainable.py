@@ -16,6 +16,8 @@ from engine.recipe import ALL_LINEAR, Recipe
 
 # What a visitor's run may have on a public host, where others wait behind it. Rows and answers count each time.
 MOST_UPDATES, MOST_ANSWERS, MOST_SAMPLED, MOST_SECONDS = 300, 100, 10_000, 3_600
+# A forecast may be far off: such a run is stopped after so many seconds of training, and may be put in line again.
+LONGEST_SECONDS = 2 * MOST_SECONDS
 # The same of what it leaves on the disk.
 MOST_RANK, MOST_SAVED, MOST_KEPT = 64, 30, 3
 EMBEDDING = "lora.targets names an embedding. Adapters change linear layers only: leave it out."

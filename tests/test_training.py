@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import STEPS, adapter_bytes, fresh, plan, stop_after, trained
 
-from engine import adapters, checkpoints, passes, paths, runs, train
+from engine import adapters, checkpoints, passes, paths, runs, train, trainable
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Notice, Sample, Saved, Started, Step
 from engine.runs import Run
@@ -61,6 +62,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(whole, tiny, rows, t
     assert adapter_bytes(run) == adapter_bytes(whole[0])
     told = [(type(event).__name__, event.step) for event in runs.in_force(runs.all_events(run)) if isinstance(event, Step | Evaluated)]
     assert told == [(type(event).__name__, event.step) for event in whole[2] if isinstance(event, Step | Evaluated)]
+
+
+def test_a_visitors_run_ends_when_its_time_is_up(whole, tiny, rows, tmp_path, monkeypatch):
+    run = runs.create(tmp_path / "visitors", plan(tiny, rows), public=True)
+    monkeypatch.setattr(trainable, "LONGEST_SECONDS", 600)
+    now, step = time.monotonic, []
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 601 * bool(step))  # the clock runs on as step 2 is made
+    ended, _ = trained(run, lambda event: step.append(2) if isinstance(event, Step) and event.step == 2 else None)
+    assert (ended.status, ended.step, run.steps_saved()) == ("stopped", 2, [2])
+    assert ended.text == "Stopped after step 2 of 6, since runs of visitors may take about 10 minutes at a time. Resume goes on from there."
+    ended, _ = trained(run)
+    assert ended.status == "done" and adapter_bytes(run) == adapter_bytes(whole[0])
 
 
 VARIANTS = {
