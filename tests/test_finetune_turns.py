@@ -8,7 +8,7 @@ import pytest
 from builders import until
 from test_finetune_flow import brought, has, to_recipe, yaml
 
-from engine import preview, recipe
+from engine import preview, recipe, runs
 from ui.finetune.recipe import RecipeStep
 
 pytestmark = [pytest.mark.long, browser.needs_chromium]
@@ -116,3 +116,28 @@ def test_a_change_that_fails_holds_up_no_other(page, tiny, rows, monkeypatch):
         tab.locator("#ft-simple").get_by_label("Steps").fill("3")
         tab.wait_for_function("document.querySelector('#ft-yaml textarea').value.includes('steps: 3\\n')", timeout=20_000)
         assert recipe.parse(yaml(tab)).lora.r == 63 and not tab.errors
+
+
+def test_a_run_begins_with_what_was_changed_a_moment_before_and_once(page, tiny, rows, monkeypatch):
+    with browser.opened(page.url) as tab:
+        brought(tab, tiny, rows)
+        to_recipe(tab)
+        changed = Held(page.blocks, "change", monkeypatch)
+        tab.locator("#ft-simple").get_by_label("Steps").fill("50000")
+        until(changed.asked.is_set)
+        for number, filled in ((3, "#ft-bars .machine"), (4, "#ft-start:not([disabled])")):
+            tab.click(f"#ft-next-{number}")
+            tab.wait_for_selector(filled)
+        started = Held(page.blocks, "start", monkeypatch)
+        tab.click("#ft-start")
+        waiting(tab)
+        changed.go.set()
+        until(started.asked.is_set)
+        tab.click("#ft-start")
+        assert tab.evaluate("window.guanacoTurns.waiting.length") == 0, "a second press starts no other"
+        started.go.set()
+        tab.wait_for_selector("#run h2")
+        assert [run.recipe.optimization.steps for run in runs.every()] == [50_000] and not tab.errors
+        tab.click("#ft-start")
+        has(tab, ".toast-body", "This recipe is being trained already")
+        assert len(runs.every()) == 1

@@ -124,7 +124,8 @@ class TrainStep:
         def remember(run: str, kept_draft: object) -> dict:
             return kept(read(kept_draft).model_copy(update={"run": run}))
 
-        begun = [self.start.click(start, draft, [self.started, self.view], api_visibility="private", **STARTING)]
+        # What was changed a moment before is part of the run.
+        begun = [Turn(start, draft, [self.started, self.view], once=True, **STARTING).after(self.start.click)]
         if self.hub:
             begun.append(self.hub.wire(draft, self.started, self.view, **STARTING))
         Turn(remember, [self.started, draft], draft, **form.QUICK).after(*(each.success for each in begun))
