@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Annotated, Literal, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from engine import (
     doctor_commands,
@@ -38,7 +37,7 @@ from engine.events import Failed, Finished, Notice, Token
 from engine.examples import Lengths
 from engine.messages import Conversation, checked_text
 from engine.prompts import PROMPTS, prompt_format
-from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
+from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings, made, option
 from engine.store import Store
 from engine.terminal import AsJson, log, report
 
@@ -115,8 +114,15 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Answer one message."""
-    settings = _settings(
-        temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed
+    settings = made(
+        ChatSettings,
+        option,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
     )
     load = load_settings(backend, base_url, api_key_env, quantization, layout)
     spec = models.resolve(model, load)
@@ -230,14 +236,6 @@ def _finish(event: Finished, as_json: bool) -> None:
     log(
         f"{event.tokens} tokens, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}"
     )
-
-
-def _settings(**values: object) -> ChatSettings:
-    try:
-        return ChatSettings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
 
 
 def main() -> NoReturn:

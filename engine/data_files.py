@@ -171,6 +171,8 @@ def _table(path: Path, separator: str) -> Rows:
         header = next(reader, [])
     except csv.Error as error:
         raise BadInput(f"The header of {path.name} cannot be read: {error}.") from error
+    if any(not name.isprintable() for name in header):  # bytes that are no UTF-8 are lone surrogates here
+        raise BadInput(f"The header of {path.name} is no text in UTF-8. Save the file as UTF-8, which spreadsheets call CSV UTF-8.")
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
         raise BadInput(f"The header of {path.name} names the column {twice!r} twice. Rename one of them.")

@@ -124,7 +124,7 @@ def head(
     rest = itertools.islice(found, limit)
     rows = tuple(itertools.islice(rest, _SAMPLE_ROWS))
     if not rows:
-        raise BadInput(f"{name} has no rows.")
+        raise BadInput(f"{public_name(name)} has no rows.")
     _check_columns(columns or {}, rows)
     return Head(name, path, unit, rows, rest, columns or {})
 
@@ -276,5 +276,5 @@ def _hint(sample: Sequence[Mapping[str, object]]) -> str:
     shown = ", ".join(map(repr, found[:20])) + (" …" if len(found) > 20 else "")
     return (
         f" The columns are {shown}. Say which of them is a format's field, such as its instruction or its output, in step 2 of the page, by "
-        f"--column instruction={shlex.quote(found[0])}, or as data.columns in a recipe."
+        f"--column instruction={shlex.quote(found[0])}, as data.columns in a recipe, or as COLUMNS in the notebook."
     )

@@ -9,7 +9,6 @@ import threading
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from engine import judge_commands, models
 from engine.blend import NO_ADAPTER
@@ -18,7 +17,7 @@ from engine.evaluate import comparing, expectations, measurements, measuring
 from engine.evaluate.measurements import Measurement, MeasurementSettings
 from engine.evaluate.perplexity import As
 from engine.events import Ended, Event, Notice, Progress, Queued
-from engine.settings import BackendName, LoadSettings, Quantization, load_settings
+from engine.settings import BackendName, LoadSettings, Quantization, load_settings, made, option
 from engine.terminal import AsJson, log, report
 
 app = typer.Typer(no_args_is_help=True, help="Measure a model: perplexity, MMLU, CrowS-Pairs; or have it answer.")
@@ -173,11 +172,8 @@ def _resumed(name: str, id: str) -> Measurement:
 
 def _new(name: str, model: str, adapter: str, load: LoadSettings, values: dict) -> Measurement:
     spec = models.resolve(model, load)
-    try:
-        settings = MeasurementSettings(measure=name, model=model, adapter=adapter or spec.adapter or NO_ADAPTER, load=load, **values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
+    chosen = adapter or spec.adapter or NO_ADAPTER
+    settings = made(MeasurementSettings, option, measure=name, model=model, adapter=chosen, load=load, **values)
     log(expectations.expected(settings, measuring.read(settings, report)).text)
     return measurements.create(settings)
 

@@ -194,7 +194,7 @@ def _too_few_steps(curves: _Curves) -> Iterator[Finding]:
         needed = math.ceil(rows / plan.batch)
         changes = [f"optimization.steps to {needed}"] if plan.steps is not None and plan.steps < needed else []
         changes += ["optimization.epochs to 1"] if plan.epochs is not None and plan.epochs < 1 else []
-        text = f"The run is short for its data: {curves.started.steps:,} steps see {seen:,} of {rows:,} rows."
+        text = f"The run is short for its data: {curves.started.steps:,} steps see {seen:,} of {rows:,} rows to learn from."
         advice = f"To see all of them once, set {' and '.join(changes) or f'optimization.steps to {needed}'}."
         yield Finding("too_few_steps", "hint", text, advice)
 

@@ -103,6 +103,7 @@ def losses(steps: Sequence[int], training: Sequence[float], tested: Sequence[int
     if tested:
         axes.plot(tested, held_out, color=_CLAY, lw=1.6, marker="o", markersize=4, label="held out")
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9, labelcolor=_GREY)

@@ -83,6 +83,14 @@ class Job:
             return (self.folder / _STOP).read_text() == str(os.getpid())
         return False
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the process that works on it was asked to, by another one."""
+        with contextlib.suppress(OSError):
+            asked = (self.folder / _STOP).read_text()
+            return bool(process := self.process) and asked == str(process.pid)
+        return False
+
     def claim(self, process_id: int) -> None:
         """Note a process as the one that works on it."""
         note_process(self.folder / _PROCESS, process_id)

@@ -33,6 +33,9 @@ READY = "Ready"
 _NOTHING = "No model is loaded. Choose one and load it."
 
 
+FAILED = "This host could not load its model; its log says why."
+
+
 @dataclass(frozen=True)
 class State:
     """What a status line needs to know. `text` is for people; `loaded` is there when `phase` is ready."""
@@ -46,13 +49,14 @@ class State:
 
 
 class Runtime:
-    """Holds one backend. `isolated` and `turns` as in `open_backend`; `lend` is what lends a GPU for one answer, where that is so:
+    """Holds one backend. With `discreet` answers do not tell why no model is loaded, which may name what is the owner's. `isolated` and `turns` as in `open_backend`; `lend` is what lends a GPU for one answer, where that is so:
     such a model is loaded in this process, and in the thread that asks for it."""
 
     def __init__(
         self, load_settings: LoadSettings | None = None, isolated: bool = True, turns: Turns | None = None, lend: Lend | None = None
     ):
         self.load_settings = load_settings or LoadSettings()
+        self.discreet = False
         self._isolated = isolated and not lend
         self._lend = lend
         self._turns = turns or Turns()
@@ -112,6 +116,13 @@ class Runtime:
             self._load(*loading)
         else:
             threading.Thread(target=self._load, args=loading, daemon=True).start()
+
+    def refused(self, model: str, text: str) -> None:
+        """Stand as after a load that failed, for the reason in `text`: of a model that `load` would not even begin with."""
+        with self._condition:
+            self._load_number += 1
+            number = self._load_number
+        self._settle(number, State("failed", model, text))
 
     def cancel_load(self) -> None:
         """End a load under way; what it has downloaded so far stays on disk, so the next try goes on from there."""
@@ -248,7 +259,7 @@ class Runtime:
     def _ready_backend(self) -> Backend:
         with self._condition:
             if self._backend is None or self._state.phase != "ready":
-                raise EngineError(self._state.text)
+                raise EngineError(FAILED if self.discreet and self._state.phase == "failed" else self._state.text)
             return self._backend
 
     def chat(

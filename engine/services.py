@@ -31,7 +31,7 @@ from engine.offers import Offers, pack
 from engine.pair import Pair
 from engine.paths import public_name
 from engine.runs import Run
-from engine.runtime import Runtime, State
+from engine.runtime import FAILED, Runtime, State
 from engine.settings import ChatSettings, Layout
 from engine.store import Store
 
@@ -61,6 +61,7 @@ class Services:
     pair: Pair = field(init=False)  # the loaded model, and a second one for comparisons
 
     def __post_init__(self) -> None:
+        self.runtime.discreet = self.read_only
         object.__setattr__(self, "pair", Pair(self.runtime))
         object.__setattr__(self, "game", Game(self.store, self.shelf.find))
 
@@ -77,7 +78,7 @@ class Services:
         loaded = state.loaded and replace(state.loaded, model=public_name(state.loaded.model))
         if loaded and loaded.backend == "remote":
             loaded = replace(loaded, device="another server")
-        text = "This host could not load its model; its log says why." if state.phase == "failed" else state.text
+        text = FAILED if state.phase == "failed" else state.text
         return replace(
             state,
             model=public_name(state.model),

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -21,6 +21,26 @@ class Settings(BaseModel):
     """Base of all settings: frozen, unknown names refused, no NaN or infinity. Errors do not repeat what was given: it may be a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+Made = TypeVar("Made", bound=Settings)
+
+
+def option(name: str) -> str:
+    """What a setting is called on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def made(kind: type[Made], called: Callable[[str], str] = str, **values: object) -> Made:
+    """Settings of a kind with these values. Raises BadInput with the first that is none, by what it is `called`."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"There is no setting {name}. There are: {', '.join(kind.model_fields)}.") from error
+        raise BadInput(f"{called(name)}: {first['msg']}.") from error
 
 
 class ChatSettings(Settings):

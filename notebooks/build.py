@@ -78,11 +78,24 @@ def executed(notebook, folder: Path, **environment: str):
         timeout=CELL_SECONDS,
         kernel_name="python3",
         record_timing=False,
-        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env=variables)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     return notebook
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with those parts of a stream that follow each other as one; nbclient's own way would tear them from what stands between."""
+    made = []
+    for each in outputs:
+        if made and each.output_type == "stream" == made[-1].output_type and each.name == made[-1].name:
+            made[-1].text += each.text
+        else:
+            made.append(each)
+    return made
 
 
 def scrubbed(notebook, folders: dict[str, str]):

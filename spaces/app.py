@@ -87,7 +87,11 @@ def main() -> None:
         if _on("GUANACO_FETCH_ANSWERS") and not published.available():
             threading.Thread(target=fetch_answers, daemon=True).start()
         with contextlib.closing(Runtime(lend=lend if lent else None)) as runtime:
-            runtime.load(model, os.environ.get("GUANACO_ADAPTER"), log=True)
+            try:
+                runtime.load(model, os.environ.get("GUANACO_ADAPTER"), log=True)
+            except EngineError as error:  # the page says that there is no model here, the log says why
+                print(error, file=sys.stderr, flush=True)
+                runtime.refused(model, str(error))
             ui.serve(Services(runtime, read_only=True, training=training), "0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     except EngineError as error:
         sys.exit(str(error))

@@ -173,7 +173,7 @@ def google(monkeypatch, tmp_path):
     drive.mount = lambda place: (tmp_path / "drive/MyDrive").mkdir(parents=True, exist_ok=True)
     userdata.get = lambda name: CANARY
     output.shown = []
-    output.serve_kernel_port_as_iframe = lambda port, height: output.shown.append(port)
+    output.serve_kernel_port_as_iframe = lambda port, path, height: output.shown.append((port, path))
     package = types.ModuleType("google.colab")
     package.drive, package.userdata, package.output = drive, userdata, output
     parent = types.ModuleType("google")
@@ -244,6 +244,6 @@ def test_no_secret_is_told(google, monkeypatch, capsys):
 @pytest.mark.long
 def test_on_colab_the_page_is_an_iframe(google):
     port = free_port()
-    commands.open_page("--model", "scripted", port=port)
+    commands.open_page("--model", "scripted", port=port, tab="game")
     commands.close_page()
-    assert google.output.shown == [port]
+    assert google.output.shown == [(port, "/?tab=game")]

@@ -12,7 +12,7 @@ from conftest import ROOT
 from playing import ANOTHER, FOUND, OTHER, deck, game
 
 from engine import fitting, hardware, jobs, memory, merging, models, nf4, pictures, presets, recipe_paths, runs, telling
-from engine.cells import playing, showing, talking
+from engine.cells import explaining, playing, showing, talking
 from engine.cells import training as cells
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Notice, Queued, Saved
@@ -31,25 +31,61 @@ def test_texts_are_shown_as_texts(monkeypatch):
     assert shown[0]["text/plain"] == "Why <b>?\n\nA: <script>x</script>\nand\n\nB: y"
 
 
+class Handle:
+    """What IPython gives for an output that may change: keeps what it shows now."""
+
+    def __init__(self, data: dict):
+        self.update(data)
+
+    def update(self, data: dict, raw: bool = True) -> None:
+        self.data = data
+
+
+@pytest.fixture
+def displayed(monkeypatch) -> list[Handle]:
+    """The texts that change in place, in their order."""
+    found = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: found.append(Handle(data)) or found[-1])
+    return found
+
+
 @pytest.mark.long
-def test_a_talk_goes_on_and_says_what_goes_wrong(monkeypatch, capsys):
+def test_a_talk_goes_on_and_says_what_goes_wrong(displayed, monkeypatch, capsys):
     talk = talking.Talk("scripted")
     assert "No GPU here" in capsys.readouterr().out or hardware.machine().has_gpu
     talk.say("Hello", max_new_tokens=20)
-    first = capsys.readouterr().out.strip()
+    first = displayed[-1].data["text/plain"]
     talk.say("Go on", max_new_tokens=20)
     assert first and [message.role for message in talk._conversation.messages] == ["user", "assistant"] * 2
+    assert talk._conversation.messages[1].text == first and displayed[-1].data["text/html"].startswith("<div style='white-space:pre-wrap")
     talk.forget()
     assert not talk._conversation.messages
     talk.compare("Hello", strengths=(0, 0.5, 1), max_new_tokens=20)
     shown = capsys.readouterr().out
     assert "There is no adapter on scripted, so there is one answer, its own." in shown and shown.count("---") == 1
-    with pytest.raises(BadInput, match="There is no message to answer"):
-        talk.say(" ")
-    with pytest.raises(BadInput, match="There is no model 'nonsense'"):
-        talking.Talk("nonsense")
-    assert not talking._runtimes[1:]
+    for asked, message in (
+        (lambda: talk.say(" "), "There is no message to answer"),
+        (lambda: talk.say("Hi", temperature=-1), "temperature: Input should be greater than or equal to 0."),
+        (lambda: talk.say("Hi", max_new_token=5), "There is no setting max_new_token. There are: temperature, .*max_new_tokens"),
+        (lambda: talk.compare("Hi", strengths=1), "The strengths are numbers in a list"),
+        (lambda: talk.compare("Hi", strengths=["a"]), "The strengths are numbers in a list"),
+        (lambda: talking.Talk("nonsense"), "There is no model 'nonsense'"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            asked()
+    talk.say("Still there?", max_new_tokens=20)  # after a name that is none
     talking.close()
+    with pytest.raises(BadInput, match="was given back. Run the cell that loads it once more."):
+        talk.say("Hello")
+    monkeypatch.setattr(talking.Runtime, "state", property(interrupted))
+    with pytest.raises(EngineError, match="Loading was stopped. Run this cell again"):
+        talking.Talk("scripted")
+    assert not talking._runtimes
+
+
+def interrupted(*_: object) -> None:
+    """As the stop button of a cell does."""
+    raise KeyboardInterrupt
 
 
 def test_a_model_too_large_says_what_fits(monkeypatch):
@@ -89,6 +125,36 @@ def test_a_base_that_fits_nowhere_says_what_would_do(monkeypatch):
         cells.recipe("guanaco-65b", cells.BUNDLED, 10)
 
 
+@pytest.mark.parametrize(
+    "data, steps, columns, message",
+    [
+        ("bundled", 0, {}, "STEPS is 0; it must be a whole number from 1 on."),
+        ("bundled", "many", {}, "STEPS is 'many'"),
+        (" ", 5, {}, "DATA is empty. Name a file, a data set of the Hub, or bundled."),
+        ("missing.csv", 5, {}, "There is no file missing.csv."),
+        ("nonsense", 5, {}, "There is no file nonsense..*owner/name"),
+        ("odd.csv", 5, {}, "The columns are 'a', 'b', 'c'.*COLUMNS in the notebook"),
+        ("odd.csv", 5, {"instruction": "d"}, "There is no column 'd'"),
+        ("header.csv", 5, {}, "^header.csv has no rows.$"),
+        ("binary.csv", 5, {}, "The header of binary.csv is no text in UTF-8"),
+    ],
+)
+def test_a_recipe_of_what_is_not_there_is_refused_where_it_is_asked_for(tmp_path, monkeypatch, data, steps, columns, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.csv").write_text("a,b,c\n1,2,3\n")
+    (tmp_path / "header.csv").write_text("instruction,output\n")
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(BadInput, match=message):
+        cells.recipe("starter", data, steps, columns)
+
+
+def test_columns_are_named_in_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.csv").write_text("a,b,c\n1,2,3\n")
+    columns = {"instruction": "a", "output": "c"}
+    assert cells.recipe("starter", "odd.csv", 5, columns).data.columns == columns
+
+
 @pytest.fixture
 def plan(tiny, rows):
     return training.plan(tiny, rows, samples={"prompts": ["Count 1"], "max_new_tokens": 4})
@@ -104,14 +170,18 @@ def shown(monkeypatch):
 
 
 @pytest.mark.long
-def test_a_run_is_followed_to_its_curve_and_its_answers(plan, shown, capsys):
-    run = cells.train(plan)
+def test_a_run_is_followed_to_its_curve_and_its_answers(plan, shown, displayed, capsys):
+    run = cells.start(plan)
+    cells.follow(run)
     said = capsys.readouterr().out
     assert "Beginning: 6 steps" in said and f"{run.id} is done." in said and runs.finished(run)
-    assert shown["pictures"][0].startswith(b"\x89PNG")
+    assert shown["pictures"][0].startswith(b"\x89PNG") and displayed[-1].data["text/plain"].startswith("step 6/6 · loss ")
     cells.before_and_after(run)
     assert [above for above, *_ in shown["pairs"]] == ["Count 1"]
     assert cells.resume() == run and "nothing to go on with" in capsys.readouterr().out
+    cells.follow(run)
+    again = capsys.readouterr().out
+    assert len(shown["pictures"]) == 2 and f"{run.id} is done." in again and "Beginning" not in again, "what was told stands above"
 
 
 @pytest.mark.long
@@ -124,6 +194,7 @@ def test_after_a_lost_runtime_the_run_goes_on(plan, shown, capsys):
         recipe_paths.absolute(plan.changed({"optimization.steps": saved + 2, "cadence.save_every": 2})).to_yaml()
     )
     assert cells.resume() == run
+    cells.follow(run)
     said = capsys.readouterr().out
     assert "goes on after step" in said and "Going on after step" in said and runs.finished(run)
 
@@ -143,6 +214,21 @@ def test_the_stop_button_saves_and_resume_goes_on(plan, shown, capsys, monkeypat
         cells.follow(run)
     assert "Saving." in capsys.readouterr().out and run.steps_saved() and not runs.finished(run)
     assert shown["pictures"]
+
+
+@pytest.mark.long
+def test_a_run_that_is_being_stopped_goes_on_when_it_has(plan, shown, capsys, monkeypatch):
+    """As *Run all* in a new kernel finds it, whose predecessor asked it to stop."""
+    run = cells.start(plan.changed({"optimization.steps": 100_000, "cadence.save_every": 50_000, "cadence.eval_every": 50_000}))
+    until(lambda: any(type(event).__name__ == "Step" for event in runs.all_events(run)), 300)
+    with monkeypatch.context() as pressed, pytest.raises(EngineError, match="saves and ends by itself. Run this cell again, and it goes on."):
+        pressed.setattr(cells.time, "sleep", interrupted)
+        cells.follow(run)
+    assert run.stopping
+    assert cells.start(run.recipe) == run and run.process and not run.stopping
+    said = capsys.readouterr().out
+    assert f"{run.id} is being saved and stopped, and goes on then." in said and re.search(r"goes on after step [1-9]", said)
+    jobs.kill(run)
 
 
 @pytest.mark.long
@@ -169,11 +255,10 @@ def done(run: runs.Run) -> runs.Run:
 
 @pytest.fixture
 def begun(monkeypatch):
-    """Which runs were started, gone on with and followed, in place of doing so."""
+    """Which runs were started and gone on with, in place of doing so."""
     told = []
     monkeypatch.setattr(jobs, "resume", lambda run: told.append(("resume", run.id)))
     monkeypatch.setattr(jobs, "start", lambda plan, name: told.append(("start", name)) or training.fresh(plan, runs.fresh_folder(name)))
-    monkeypatch.setattr(cells, "follow", lambda run: told.append(("follow", run.id)))
     return told
 
 
@@ -189,12 +274,12 @@ def test_the_latest_run_that_is_not_done_goes_on_or_the_one_that_is_named(plan, 
     named, lost = (aged(training.fresh(plan, home / "runs" / name), age) for age, name in enumerate(("named", "lost")))
     newest = aged(done(training.fresh(plan, home / "runs" / "newest")), 2)
     assert cells.resume() == lost and "lost had saved nothing yet and begins anew." in capsys.readouterr().out
-    assert cells.resume(" named ") == named and begun == [(what, name) for name in ("lost", "named") for what in ("resume", "follow")]
+    assert cells.resume(" named ") == named and begun == [("resume", "lost"), ("resume", "named")]
     with pytest.raises(BadInput, match="There is no run 'none'. The latest are: newest, lost, named."):
         cells.resume("none")
     done(named), done(lost)
     assert cells.resume() == newest and "newest is done: there is nothing to go on with." in capsys.readouterr().out
-    assert len(begun) == 4
+    assert len(begun) == 2
 
 
 def test_all_cells_run_again_after_a_lost_runtime_go_on_with_the_lost_run(plan, home, capsys, begun):
@@ -202,18 +287,18 @@ def test_all_cells_run_again_after_a_lost_runtime_go_on_with_the_lost_run(plan, 
     lost = aged(training.fresh(recipe_paths.absolute(plan), home / "runs" / "lost"), 1)
     broken = aged(training.fresh(plan, home / "runs" / "broken"), 3)
     (broken.folder / runs.RECIPE).write_text("model: [")
-    assert cells.train(plan) == lost and begun == [("resume", "lost"), ("follow", "lost")]
+    assert cells.start(plan) == lost and begun == [("resume", "lost")]
     said = capsys.readouterr().out
     assert "lost has this very recipe and is not done" in said and f"- other: interrupted at step 0 of ?, on {plan.model}" in said
     assert "- broken: " in said and "- lost" not in said
     done(lost), done(other), done(broken)
-    assert cells.train(plan) not in (lost, other, broken) and begun[2] == ("start", "notebook")
+    assert cells.start(plan) not in (lost, other, broken) and begun[1] == ("start", "notebook")
     assert "ot done" not in capsys.readouterr().out
 
 
 def test_a_run_is_begun_anew_where_that_is_asked_for(plan, home, capsys, begun):
     lost = training.fresh(recipe_paths.absolute(plan), home / "runs" / "lost")
-    assert cells.train(plan, anew=True) != lost and begun[0] == ("start", "notebook") and "- lost: " in capsys.readouterr().out
+    assert cells.start(plan, anew=True) != lost and begun[0] == ("start", "notebook") and "- lost: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("base", re.findall(r'"([\w.-]+)"', re.search(r"MODEL = .*# @param (\[.*\])", FINETUNE)[1]))
@@ -254,7 +339,7 @@ def table(monkeypatch) -> Game:
     made = game(deck())
     monkeypatch.setattr(playing, "_table", lambda: made)
     monkeypatch.setattr(playing.starter_pack, "deck", deck)
-    monkeypatch.setattr(playing, "_session", ANOTHER)
+    monkeypatch.setattr(playing, "_session", lambda: ANOTHER)
     monkeypatch.setattr(playing, "picture", lambda png: print("PICTURE"))
     return made
 
@@ -266,10 +351,10 @@ def answers(*given: str):
 
 
 def test_a_game_is_asked_revealed_and_scored(table, capsys):
-    said = iter(["x", "a", "75", "t"] + ["b", "60", "n"] * 9)
+    said = iter(["x", "a", "75%", "t"] + ["b", "60", "n"] * 9)
     playing.play(10, ask=lambda question: next(said))
     shown = capsys.readouterr().out
-    assert shown.count(f"{FOUND}'s") >= 10 and shown.count("A was ") == 10 and "Please answer a or b or q." in shown
+    assert shown.count(f"{FOUND}'s") >= 10 and shown.count("A was ") == 10 and "Please answer a or b, or q to leave." in shown
     assert "it may truly be anything from" in shown and "PICTURE" in shown
 
 
@@ -289,8 +374,13 @@ def test_before_the_guess_nothing_shown_tells_the_sides(table, capsys):
 def test_a_game_that_was_left_goes_on_where_it_was(table, capsys):
     playing.play(10, ask=answers("a", "50", "t", "q"))
     assert "unfinished (1 of 10)" in capsys.readouterr().out
-    playing.play(10, ask=answers("q"))
-    assert "2 of 10: " in capsys.readouterr().out
+    for left in (("q",), ("a", "q"), ("a", "75", "q")):
+        playing.play(10, ask=answers(*left))
+        assert "2 of 10: " in capsys.readouterr().out
+
+
+def test_the_player_outlives_the_kernel(home):
+    assert playing._session() == playing._session() == (home / "notebook-player").read_text() and len(playing._session()) > 20
 
 
 def test_where_nobody_can_be_asked_a_bot_plays_and_says_so(table, capsys):
@@ -300,11 +390,29 @@ def test_where_nobody_can_be_asked_a_bot_plays_and_says_so(table, capsys):
     playing.play(10, ask=nobody)
     shown = capsys.readouterr().out
     assert shown.count("Nobody can be asked here") == 1 and shown.count("Right: ") == 10  # FOUND's are the shorter ones
+    assert "The card tells of the bot's guesses as if they were yours." in shown
 
 
 def test_a_length_that_is_none_is_told(table):
-    with pytest.raises(BadInput, match="a game has 10 rounds, not 7"):
-        playing.play(7)
+    for rounds, message in ((7, "a game has 10 rounds, not 7"), (0, "length: Input should be greater"), ("x", "length: Input should be")):
+        with pytest.raises(BadInput, match=message):
+            playing.play(rounds)
+
+
+def test_a_machine_to_compare_with_that_is_none_is_told():
+    with pytest.raises(BadInput, match="There is no machine 'H100' to compare with. There are: T4, L4, "):
+        explaining.show_memory("H100")
+
+
+def test_what_is_written_already_is_left_alone(plan, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    called = []
+    monkeypatch.setattr(cells.commands, "engine", lambda *arguments: called.append(arguments))
+    run = training.fresh(plan, home / "runs" / "mine")
+    cells.to_adapter(run)
+    (tmp_path / "mine-adapter").mkdir()
+    cells.to_adapter(run)
+    assert called == [("export", "mine", "mine-adapter", "--to", "adapter")] and "mine-adapter is there already." in capsys.readouterr().out
 
 
 def test_nf4_of_normal_weights_is_as_the_paper_says():

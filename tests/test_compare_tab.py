@@ -2,6 +2,7 @@
 
 import browser
 import pytest
+from builders import until
 from pages import Page
 from test_gguf_panel import pick
 
@@ -129,3 +130,24 @@ def test_on_a_phone_the_columns_stand_one_above_the_other(served):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         pickers = page.locator("#compare-sides input[role=combobox] >> visible=true")
         assert pickers.count() == 4 and all(page.evaluate(CLEAR_OF_ITS_ARROW, each) for each in pickers.element_handles())
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_opened_by_its_tab_it_sets_the_base_beside_what_the_chat_is_set_to(served):
+    with browser.opened(served.url) as page:
+        pick(page, "Adapter", "scripted-one")
+        browser.to_tab(page, "Compare")
+        page.wait_for_function("document.querySelector(\"input[aria-label='Adapter B']\").value.startsWith('scripted-one')")
+        assert page.input_value("input[aria-label='Adapter A']").startswith("none")
+        page.fill("#compare-message textarea", "Hello")
+        page.click("#compare-send")
+        page.wait_for_function("document.querySelectorAll('#comparison .side h3').length === 2 && " + ENDED)
+        assert titles(page) == ["A · scripted · no adapter", "B · scripted · scripted-one"]
+        pick(page, "Adapter B", "none")
+        browser.to_tab(page, "Chat")
+        answered = []
+        page.on("response", lambda response: answered.append(response.url) if "/run/" in response.url else None)
+        browser.to_tab(page, "Compare")
+        until(lambda: page.evaluate("1") and len(answered) >= 2)  # the pickers' choices, and how they are set out
+        assert page.input_value("input[aria-label='Adapter B']").startswith("none"), "what is compared stays as it was chosen"

@@ -2,9 +2,12 @@
 
 import re
 
+import browser
 import pytest
+from pages import Page
 
 from engine import hardware, links
+from engine.backends.scripted import ScriptedBackend
 from engine.hardware import GIB, Gpu, Machine
 from ui import doors
 from ui.finetune import LABELS
@@ -19,6 +22,17 @@ def nowhere(monkeypatch):
     monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setattr(links, "REPOSITORY", None)
     monkeypatch.setattr(links, "SPACE", None)
+
+
+@browser.needs_chromium
+@pytest.mark.long
+def test_an_address_may_name_a_tab():
+    page = Page(ScriptedBackend())
+    with browser.opened(page.url) as tab:
+        for address, name in (("?tab=game", "Blind game"), ("?tab=nowhere", "Chat")):
+            tab.goto(f"{page.url}/{address}")
+            tab.get_by_role("tab", name=name, selected=True).wait_for()
+    page.close()
 
 
 def test_a_computer_of_ones_own_needs_no_foot():

@@ -117,7 +117,11 @@ def begin(folder, **environment: str) -> subprocess.CompletedProcess:
 
 def test_a_project_that_is_not_there_is_told_with_what_to_do(tmp_path):
     done = begin(tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("Guanaco Playground is not here. Upload guanaco-playground.zip"), done.stderr
+    assert done.returncode == 1 and "NotHere: Guanaco Playground is not here. Upload guanaco-playground.zip" in done.stderr, done.stderr
+    (tmp_path / "guanaco-playground.zip").write_bytes(b"PK\x03\x04 half of it")
+    done = begin(tmp_path)
+    assert done.returncode == 1 and "guanaco-playground.zip is damaged, or not all of it is here yet. Upload it again" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["guanaco-playground.zip"]
 
 
 @pytest.mark.long
@@ -225,8 +229,8 @@ def test_guanaco_finetune_runs_top_to_bottom(own_home, tmp_path):
     done = run_all(fresh("guanaco_finetune", STEPS=4, RESUME=True), tmp_path, own_home)
     assert "Runs lie in " in outputs(done, "DRIVE = ") and "computing in float32: there is no GPU" in outputs(done, "training.recipe")
     assert "256: 256 good, 0 bad" in outputs(done, "show_data") and "prompt format chat" in outputs(done, "show_data")
-    trained = outputs(done, "training.train")
-    assert "step 4/4" in trained and "is done." in trained and notebooks.pictures(done) == 1
+    trained = outputs(done, "training.start")
+    assert "step 4/4" in trained and "is done." in trained and notebooks.pictures(done) == 2, "and once more by the cell that resumes"
     assert "is done: there is nothing to go on with" in outputs(done, "training.resume")
     assert outputs(done, "before_and_after").count("After: ") == 2
     assert re.findall(r"^--- (\S+)", outputs(done, "talk.compare"), re.MULTILINE)[0] == "the"

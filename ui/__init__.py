@@ -13,6 +13,7 @@ from engine.services import Services
 from ui import chat, compare, doors, downloads, finetune, game, leaderboard, limits, measure, theme, tools
 
 TITLE = "Guanaco Playground"
+TABS = (chat.TAB, compare.TAB, finetune.TAB, game.TAB, leaderboard.TAB, measure.TAB)
 MAX_UPLOAD = 20 * 2**20
 MAX_QUEUE = 64
 QUEUE_SECONDS = 0.02
@@ -42,12 +43,19 @@ def build(services: Services) -> gr.Blocks:
                 leaderboard.tab(services, rating)
             with gr.Tab("Measure", id=measure.TAB) as measuring:
                 measure.tab(services, measuring)
+        page.load(_asked_for, None, tabs, api_visibility="private", queue=False, show_progress="hidden")
         doors.draw(services)
         tools.endpoints(services)
     # Gradio looks for work a thousand times a second, which alone takes a twentieth of a core while a page is open.
     page._queue.sleep_when_free = QUEUE_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     return page
+
+
+def _asked_for(request: gr.Request) -> dict:
+    """The tab that an address names, as in `/?tab=game`."""
+    tab = request.query_params.get("tab")
+    return gr.Tabs(selected=tab) if tab in TABS else gr.skip()
 
 
 def serve(services: Services, host: str, port: int, share: bool = False) -> None:

@@ -182,6 +182,11 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
         choices = [(_models(services), services.adapter_choices(model or "")) for model in models]
         return [gr.Dropdown(choices=each) for side, adapters in choices for each in (side, adapters, adapters)]
 
+    def set_out(comparison: object, *values) -> list:
+        """B as the chat is set, where nothing was compared and both sides are the same: a model beside itself tells nothing."""
+        a, b, talked = values[:SIDE], values[SIDE : 2 * SIDE], values[2 * SIDE :]
+        return [gr.skip()] * chat.BLEND if comparison or a != b else list(talked)
+
     names = [f"{name}_{side.lower()}" for side in SIDES for name in SIDE_NAMES]
     form.names(ask, *names, "system", settings=ChatSettings)
     form.names(ask_from_chat, *chat.BLEND_NAMES, "system", settings=ChatSettings)
@@ -223,3 +228,4 @@ def _wire(services: Services, talk: chat.Talk, parts: Parts, tabs: gr.Tabs, mine
         form.when_chosen(model, turned, pickers, api_visibility="private", **form.SILENT)
     lists = [each for model, pickers in zip(models, adapters, strict=True) for each in (model, *pickers)]
     mine.select(opened, models, lists, api_visibility="private", **form.SILENT)
+    mine.select(set_out, [held, *both, *talk.blend], parts.sides[1][1:], js=HELD, api_visibility="private", **form.SILENT)

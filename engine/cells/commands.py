@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 from engine import children, hardware
+from engine.cells.showing import stopped_says
 from engine.errors import EngineError
 
 PORT = 7860
@@ -22,15 +23,16 @@ def engine(*arguments: str) -> None:
     command = [sys.executable, "-u", "-m", "engine", *arguments]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
     with subprocess.Popen(command, env=children.environment(), **options) as process:
-        for line in process.stdout:
-            print(line, end="")
+        with stopped_says(f"{' '.join(command[2:5])} was stopped."):
+            for line in process.stdout:
+                print(line, end="")
     if process.returncode:
         raise EngineError(f"{' '.join(command[2:5])} ended with {process.returncode}; the lines above say why.")
 
 
-def open_page(*arguments: str, port: int = PORT) -> None:
+def open_page(*arguments: str, port: int = PORT, tab: str = "") -> None:
     """The web page below the cell, served in the background until the notebook ends or this is called again, at another port where
-    something has that one; `arguments` are those of app.py. Raises EngineError where it does not start."""
+    something has that one, opened at a `tab`; `arguments` are those of app.py. Raises EngineError where it does not start."""
     close_page()
     port = _free(port)
     command = [sys.executable, "-m", "engine.cells.page", "--port", str(port), *arguments]
@@ -47,15 +49,16 @@ def open_page(*arguments: str, port: int = PORT) -> None:
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
                 raise EngineError(f"The page did not start: {lines[-1] if lines else f'code {process.returncode}'}")
+    path = f"/?tab={tab}" if tab else "/"
     if hardware.machine().host == "colab":
         from google.colab import output
 
-        output.serve_kernel_port_as_iframe(port, height=str(HEIGHT))
+        output.serve_kernel_port_as_iframe(port, path=path, height=str(HEIGHT))
         return
     from IPython.display import IFrame, display
 
     print(f"Also at http://127.0.0.1:{port} on the machine that runs this notebook.")
-    display(IFrame(f"http://127.0.0.1:{port}", width="100%", height=HEIGHT))
+    display(IFrame(f"http://127.0.0.1:{port}{path}", width="100%", height=HEIGHT))
 
 
 @atexit.register

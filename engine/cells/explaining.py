@@ -2,6 +2,7 @@
 
 from engine import fitting, memory, models, nf4, pictures, presets
 from engine.cells.showing import Line, picture
+from engine.errors import BadInput
 from engine.hardware import GIB
 
 _SIZES = ("7b", "13b", "33b", "65b")
@@ -20,7 +21,10 @@ def show_nf4() -> None:
 
 
 def show_memory(machine: str = "T4") -> None:
-    """What finetuning Guanaco takes at each size by the published recipes, against a machine of `fitting.MACHINES`."""
+    """What finetuning Guanaco takes at each size by the published recipes, against a machine of `fitting.MACHINES`. Raises BadInput where
+    it is none of them."""
+    if machine not in fitting.MACHINES:
+        raise BadInput(f"There is no machine {machine!r} to compare with. There are: {', '.join(fitting.MACHINES)}.")
     there = fitting.MACHINES[machine]
     plans = {
         f"Guanaco {size.upper()}": memory.training_plan(models.MODELS[f"guanaco-{size}"].shape, presets.preset(f"guanaco-{size}"), there)
@@ -29,4 +33,4 @@ def show_memory(machine: str = "T4") -> None:
     picture(pictures.memory(plans, there.model_memory, f"what a {machine} can give"))
     for name, plan in plans.items():
         verdict = "fits" if plan.fits else "does not fit"
-        print(f"{name}: {plan.resident / GIB:.1f} GB must be there at once, so it {verdict}.")
+        print(f"{name}: of {plan.total / GIB:.1f} GB in all {plan.resident / GIB:.1f} GB must be there at once, so it {verdict}.")

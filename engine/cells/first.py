@@ -7,6 +7,8 @@ _BEGIN = f"""\
 import os
 import shutil
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 # Guanaco Playground: where GUANACO_PLAYGROUND says, beside this notebook (a folder, or a zip of it), or around it.
@@ -19,9 +21,20 @@ def found():
     return next((Path(place).resolve() for place in places if (Path(place) / "engine" / "cells").is_dir()), None)
 
 
+class NotHere(Exception):
+    def _render_traceback_(self):  # what a notebook shows in place of a traceback
+        return [str(self)]
+
+
 APP = found()
 for packed in sorted(Path().glob(f"{{NAME}}*.zip")):
     if APP is None:
+        try:
+            whole = not zipfile.ZipFile(packed).testzip()
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            whole = False
+        if not whole:
+            raise NotHere(f"{{packed}} is damaged, or not all of it is here yet. Upload it again, then run this cell again.")
         shutil.unpack_archive(packed)
         APP = found()
 """
@@ -32,7 +45,7 @@ if APP is None and shutil.which("git"):
 """
 _END = """\
 if APP is None:
-    sys.exit(f"Guanaco Playground is not here. Upload {NAME}.zip beside this notebook, or set GUANACO_PLAYGROUND to its folder.")
+    raise NotHere(f"Guanaco Playground is not here. Upload {NAME}.zip beside this notebook, or set GUANACO_PLAYGROUND to its folder.")
 sys.path.insert(0, str(APP))
 
 from engine.cells.installing import install

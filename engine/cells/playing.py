@@ -4,7 +4,7 @@ import functools
 import secrets
 from collections.abc import Callable
 
-from engine import pictures
+from engine import paths, pictures
 from engine.cells.showing import Line, picture, side_by_side
 from engine.evaluate.matches import PREFERENCES
 from engine.game import published, starter_pack
@@ -14,15 +14,16 @@ from engine.game.scoring import CONFIDENCES
 from engine.game.shelf import Shelf
 from engine.game.style import BOTS
 from engine.game.values import Dealt, GameSettings, Result, Reveal
+from engine.settings import made
 from engine.store import Store
 
 Ask = Callable[[str], str]
 BOT = "always longer"
 _SIDES = {"a": "left", "b": "right"}
 _LIKED = dict(zip("abtn", PREFERENCES, strict=True))
-# The secret of whoever runs this notebook: a cell that runs once more goes on with the game under way, and knows which questions were
-# seen.
-_session = secrets.token_urlsafe(16)
+# Holds the secret of whoever runs notebooks here: a cell that runs once more, also in another kernel, goes on with the game under way,
+# and knows which questions were seen.
+_SESSION = "notebook-player"
 
 
 class _Stopped(Exception):
@@ -36,10 +37,11 @@ def play(rounds: int = 10, from_published: bool = False, ask: Ask = input) -> No
         print(f"Fetching the published answers from {published.source()}, {published.size() / 1e6:.1f} MB; they stay on this machine.")
         published.fetch(Line().report)
     deck = published.deck() if from_published else starter_pack.deck()
-    table, game = _table(), _game(deck, rounds)
+    table, session = _table(), _session()
+    game = _game(deck, rounds, session)
     print(f"{deck.about} Which of the two is {deck.systems[0]}'s?")
     player: Callable[[Dealt], tuple[str, int, str]] | None = None
-    while dealt := table.deal(_session, game):
+    while dealt := table.deal(session, game):
         title = f"{dealt.number} of {dealt.of}: {dealt.question.text}"
         side_by_side(("A", "B"), (dealt.left, dealt.right), title)
         try:
@@ -51,8 +53,10 @@ def play(rounds: int = 10, from_published: bool = False, ask: Ask = input) -> No
         except (_Stopped, KeyboardInterrupt):
             print("The game waits: run this cell again to go on.")
             break
-        print(_revealed(table.guess(_session, dealt.round, *guess)))
-    _scored(table.result(_session, game))
+        print(_revealed(table.guess(session, dealt.round, *guess)))
+    if player:
+        print("The card tells of the bot's guesses as if they were yours.")
+    _scored(table.result(session, game))
 
 
 @functools.cache
@@ -60,29 +64,37 @@ def _table() -> Game:
     return Game(Store(), Shelf().find)
 
 
-def _game(deck: Deck, rounds: int) -> str:
+def _session() -> str:
+    place = paths.home() / _SESSION
+    if not place.is_file():
+        place.write_text(secrets.token_urlsafe(16))
+    return place.read_text()
+
+
+def _game(deck: Deck, rounds: int, session: str) -> str:
     """The game under way with these answers and of this length, or a new one."""
     table = _table()
-    latest = table.latest(_session)
+    latest = table.latest(session)
     if latest:
-        row, over = table.standing(_session, latest)
+        row, over = table.standing(session, latest)
         if not over and (row.deck, row.length) == (deck.id, rounds):
             return latest
-    return table.begin(_session, GameSettings(deck=deck.id, length=rounds)).game
+    return table.begin(session, made(GameSettings, deck=deck.id, length=rounds)).game
 
 
 def _asked(dealt: Dealt, ask: Ask) -> tuple[str, int, str]:
     """Guess, confidence and preference, each asked until it is one."""
-    side = _one_of(ask, f"Which is {dealt.found}'s, a or b? (q leaves) ", {**_SIDES, "q": ""})
-    if not side:
-        raise _Stopped
+    side = _one_of(ask, f"Which is {dealt.found}'s, a or b? (q leaves) ", _SIDES)
     sure = _one_of(ask, f"How sure, in percent: {', '.join(map(str, CONFIDENCES))}? ", {str(each): each for each in CONFIDENCES})
     return side, sure, _one_of(ask, "Which is better: a, b, t for a tie, n for neither? ", _LIKED)
 
 
 def _one_of(ask: Ask, question: str, answers: dict):
-    while (said := ask(question).strip().lower()) not in answers:
-        print(f"Please answer {' or '.join(answers)}.")
+    """What the answer stands for. Raises _Stopped where it is `q`."""
+    while (said := ask(question).strip().rstrip("%").lower()) not in answers:
+        if said == "q":
+            raise _Stopped
+        print(f"Please answer {' or '.join(answers)}, or q to leave.")
     return answers[said]
 
 
@@ -96,7 +108,10 @@ def _revealed(reveal: Reveal) -> str:
     for side, changes in zip("AB", reveal.changes, strict=True):
         said += [f"{side} {each}." for each in changes]
     said += [f"GPT-4: {each}" for each in reveal.verdicts]
-    said += [*reveal.cues, *([f"It stays out of the score: {reveal.counts}."] if reveal.counts else [])]
+    said += [
+        *(f"{each[:1].upper()}{each[1:]}" for each in reveal.cues),
+        *([f"It stays out of the score: {reveal.counts}."] if reveal.counts else []),
+    ]
     return " ".join(said)
 
 

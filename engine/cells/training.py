@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine import (
@@ -16,6 +17,7 @@ from engine import (
     pictures,
     prompts,
     recipe_paths,
+    rows,
     runs,
     telling,
     tokenizer_files,
@@ -23,7 +25,7 @@ from engine import (
     uploads,
 )
 from engine.cells import colab, commands
-from engine.cells.showing import Line, picture, side_by_side
+from engine.cells.showing import Line, picture, side_by_side, stopped_says
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Sample, Saved, Started, Step
 from engine.findings import findings
@@ -38,15 +40,21 @@ _LOG_LINES = 5
 _NAMED = 5
 
 
-def recipe(model: str, data: str, steps: int) -> Recipe:
+def recipe(model: str, data: str, steps: int, columns: Mapping[str, str] | None = None) -> Recipe:
     """The model's own recipe on this data, a file here, a data set of the Hub or `bundled` rows, for at most so many steps, as it
-    fits this machine; every change made for that is printed. Raises BadInput where there is no such model or data, or no way to fit."""
+    fits this machine; every change made for that is printed. `columns` are as in `datasets.load`. Raises BadInput where there is no such
+    model or data, or no way to fit; a data set of the Hub is looked for when its rows are read."""
+    if not isinstance(steps, int) or steps < 1:
+        raise BadInput(f"STEPS is {steps!r}; it must be a whole number from 1 on.")
+    if not data.strip():
+        raise BadInput(f"DATA is empty. Name a file, a data set of the Hub, or {BUNDLED}.")
     machine = hardware.machine()
-    source = str(next(iter(uploads.bundled().values()))) if data == BUNDLED else data.strip()
+    source = str(next(iter(uploads.bundled().values()))) if data.strip() == BUNDLED else data.strip()
     if Path(source).expanduser().is_file():
         # A copy that stays where runs stay, so that a resumed run finds it.
         source = str(uploads.keep(Path(source).expanduser(), Path(source).name))
-    draft = drafts.with_model(drafts.with_data(drafts.Draft(), source, data), model)
+    draft = drafts.with_model(drafts.with_data(drafts.Draft(), source, data, columns=columns), model)
+    rows.check_begins(draft.recipe.data)
     often = max(1, steps // _PARTS)
     changes = {"optimization.steps": steps, "cadence.eval_every": often, "cadence.save_every": often}
     plan = drafts.changed(draft, changes).recipe
@@ -74,36 +82,37 @@ def show_data(plan: Recipe) -> None:
     print(found.table())
 
 
-def train(plan: Recipe, name: str = "notebook", anew: bool = False) -> Run:
-    """A run of this recipe, followed to its end: unless `anew`, the latest one that is not done, as after a lost runtime, goes on; else
-    one is started. The latest others that are not done are named."""
+def start(plan: Recipe, name: str = "notebook", anew: bool = False) -> Run:
+    """A run of this recipe, under way: unless `anew`, the latest one that is not done, as after a lost runtime, goes on; else one is
+    begun. The latest others that are not done are named."""
     left = _unfinished()
     run = None if anew else next((each for each in left if _has_recipe(each, plan)), None)
     if others := [each for each in left if each != run]:
         print("Not done; the cell “Resume” goes on with one of them:", *map(_standing, others[:_NAMED]), sep="\n- ")
-    if run:
-        print(f"{run.id} has this very recipe and is not done. To begin another one: training.train(plan, anew=True)")
-        return resume(run.id)
-    run = jobs.start(plan, name)
-    follow(run)
-    return run
+    if not run:
+        return jobs.start(plan, name)
+    print(f"{run.id} has this very recipe and is not done. To begin another one: training.start(plan, anew=True)")
+    return resume(run.id)
 
 
 def resume(name: str = "") -> Run:
-    """The run of that id or folder, without a name the latest that is not done: it goes on to its end, and is only followed where it is
-    under way. Where all are done, the latest. Raises BadInput where there is none."""
+    """The run of that id or folder, without a name the latest that is not done, gone on with where it is not under way. Where all are
+    done, the latest. Raises BadInput where there is none."""
     latest = next(iter(runs.every()), None)
     if latest is None:
         raise BadInput("No run is here yet: run the cell that trains. What an earlier runtime left on a Drive is found with DRIVE on.")
     run = runs.find(name.strip()) if name.strip() else next(iter(_unfinished()), latest)
+    if run.stopping:
+        print(f"{run.id} is being saved and stopped, and goes on then.")
+        with stopped_says("Run this cell again to go on."):
+            while run.process:
+                time.sleep(_LOOK)
     if runs.finished(run):
         print(f"{run.id} is done: there is nothing to go on with.")
-        return run
-    if not run.process:
+    elif not run.process:
         saved = checkpoints.sound_step(run)
         print(f"{run.id} goes on after step {saved}." if saved else f"{run.id} had saved nothing yet and begins anew.")
         jobs.resume(run)
-    follow(run)
     return run
 
 
@@ -125,15 +134,17 @@ def _standing(run: Run) -> str:
 
 
 def follow(run: Run) -> None:
-    """Show a run in place until it ends, then its losses and what they say. The stop button of the cell asks the run to save and
-    end. Raises EngineError, with what to do, where the run ends otherwise than done."""
-    line = Line(f"{run.id} starts")
-    offset = steps = 0
+    """Show a run in place until it ends, then its losses and what they say; of one that goes on what is new. The stop button of the cell
+    asks the run to save and end. Raises EngineError, with what to do, where the run ends otherwise than done."""
+    line = Line(run.id)
+    under_way = run.process is not None  # asked first: what it wrote before its end is read below
+    events, offset = jobs.follow(run)
+    steps = next((event.steps for event in reversed(events) if isinstance(event, Started)), 0)
+    ends = [number for number, event in enumerate(events, 1) if isinstance(event, Ended)]
+    events = events[ends[-1] :] if ends else events
     asked = False
-    while True:
+    while under_way or events:
         try:
-            under_way = run.process is not None  # asked first: what it wrote before its end is read below
-            events, offset = jobs.follow(run, offset)
             for event in events:
                 match event:
                     case Step():
@@ -144,16 +155,18 @@ def follow(run: Run) -> None:
                         print(text)
                 if isinstance(event, Started):
                     steps = event.steps
-            if not under_way and not events:
-                break
             time.sleep(_LOOK)
         except KeyboardInterrupt:
             if asked:
-                raise
+                raise EngineError(f"{run.id} saves and ends by itself. Run this cell again, and it goes on.") from None
             asked = True
             print("Saving. Stop once more to leave it alone: it ends by itself.")
             with contextlib.suppress(BadInput):  # it has just ended
                 jobs.stop(run)
+        under_way = run.process is not None
+        events, offset = jobs.follow(run, offset)
+    made = [event for event in runs.in_force(runs.all_events(run)) if isinstance(event, Step)]
+    line.show(f"step {made[-1].step}/{steps} · loss {made[-1].loss:.3f}" if made else run.id)
     _told(run)
 
 
@@ -187,15 +200,28 @@ def _told(run: Run) -> None:
         raise EngineError("\n".join([f"{run.id} ended without a word. Run this cell again and it goes on. Its last lines:", *log]))
 
 
+def to_adapter(run: Run) -> None:
+    """Write a run's adapter into a folder here, unless that is there already. Raises EngineError where it fails, which it has explained
+    then."""
+    _export(run, "adapter")
+
+
 def to_gguf(run: Run) -> None:
-    """Write a run's GGUF files into a folder here. Where this machine has no memory for it, say what it takes and write none. Raises
-    EngineError where it fails otherwise, which it has explained then."""
+    """The same with its GGUF files. Where this machine has no memory for it, say what it takes and write none."""
     try:
         merging.check_memory(models.resolve(run.recipe.model))
     except EngineError as error:
         print(f"No GGUF files are written here. {error}")
         return
-    commands.engine("export", run.id, f"{run.id}-gguf", "--to", "gguf")
+    _export(run, "gguf")
+
+
+def _export(run: Run, kind: str) -> None:
+    folder = Path(f"{run.id}-{kind}")
+    if folder.exists():
+        print(f"{folder} is there already. Delete that folder to have it written again.")
+    else:
+        commands.engine("export", run.id, str(folder), "--to", kind)
 
 
 def before_and_after(run: Run) -> None:

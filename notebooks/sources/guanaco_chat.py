@@ -69,8 +69,8 @@ talk.compare(QUESTION, strengths=(0, 0.5, 1, 1.5))
 # ## What NF4 does to a weight matrix
 #
 # NF4 cuts a matrix into blocks of 64 weights, divides each block by its largest weight, and rounds what is left to one of 16 values. They
-# are closer together near zero, where a normal distribution has most of its weights, so that each value is used about as often as
-# rounding allows. The largest of each block is kept as a constant; double quantization rounds those constants too, to 0.127 bits a
+# are closer together near zero, where a normal distribution has most of its weights: evenly spaced ones would be coarse there, and the
+# outer ones hardly used. The largest of each block is kept as a constant; double quantization rounds those constants too, to 0.127 bits a
 # weight. While the model computes, a matrix is unpacked to 16 or 32 bits and thrown away again.
 #
 # The picture takes a matrix of the starter. Its weights come in 4 bits of another kind (llama.cpp's Q4_1), so they are real ones that
@@ -95,14 +95,16 @@ show_memory("T4")
 # ## The web page, if you like
 #
 # Everything above works in cells. The page of Guanaco Playground has more (branches, comparing two models, the leaderboard). It is off by
-# default; it loads the model anew, so the one above is given back first.
+# default; switched off again, this cell ends it. It loads the model anew, so the one above is given back first.
 
 # %%
 from engine.cells import talking
-from engine.cells.commands import open_page
+from engine.cells.commands import close_page, open_page
 
 OPEN_PAGE = False  # @param {"type":"boolean"}
 
 if OPEN_PAGE:
     talking.close()
     open_page("--model", MODEL)
+else:
+    close_page()

@@ -41,8 +41,9 @@ colab.token()
 #
 # `DATA` is `bundled` (256 conversations written for this project, the rows of Guanaco mini), a file of yours (JSON, JSON Lines, CSV, TSV,
 # Parquet, text, up to 20 MB; upload it with the folder symbol on the left), or a data set of the Hub such as
-# `timdettmers/openassistant-guanaco`. The model's own recipe is taken and, where memory is short, changed until it fits; every change is
-# told. A GPU without bfloat16, as a T4, computes in float16.
+# `timdettmers/openassistant-guanaco`. Where its format is not found out, `COLUMNS` says which of its columns is which, as in
+# `{"instruction": "question", "output": "answer"}`. The model's own recipe is taken and, where memory is short, changed until it fits;
+# every change is told. A GPU without bfloat16, as a T4, computes in float16.
 
 # %% tags=["machine"]
 from engine.cells import training
@@ -50,8 +51,9 @@ from engine.cells import training
 MODEL = "starter"  # @param ["starter", "qwen2.5-0.5b", "qwen2.5-1.5b", "smollm2-1.7b", "qwen2.5-7b", "guanaco-7b", "guanaco-13b"] {"allow-input":true}
 DATA = "bundled"  # @param {"type":"string"}
 STEPS = 40  # @param {"type":"integer"}
+COLUMNS = {}  # @param {"type":"raw"}
 
-plan = training.recipe(MODEL, DATA, STEPS)
+plan = training.recipe(MODEL, DATA, STEPS, COLUMNS)
 
 # %%
 print(plan.to_yaml())
@@ -73,7 +75,8 @@ training.show_data(plan)
 # what is learnt holds elsewhere; where it rises again, rows are learnt by heart.
 
 # %%
-run = training.train(plan)
+run = training.start(plan)
+training.follow(run)
 
 # %% [markdown]
 # ## Resume
@@ -90,6 +93,7 @@ RUN = ""  # @param {"type":"string"}
 
 if RESUME:
     run = training.resume(RUN)
+    training.follow(run)
 
 # %% [markdown]
 # ## Before and after
@@ -132,7 +136,7 @@ talk.compare(MESSAGE, strengths=(0, 1))
 from engine.cells import talking
 
 talking.close()
-engine("export", run.id, f"{run.id}-adapter", "--to", "adapter")
+training.to_adapter(run)
 
 # %%
 training.to_gguf(run)
@@ -140,12 +144,15 @@ training.to_gguf(run)
 # %% [markdown]
 # ## The web page, if you like
 #
-# The wizard shows rows token by token, compares runs, and plays a blind duel of base and adapter. It is off by default.
+# The wizard shows rows token by token, compares runs, and plays a blind duel of base and adapter. It is off by default; switched off again,
+# this cell ends it.
 
 # %%
-from engine.cells.commands import open_page
+from engine.cells.commands import close_page, open_page
 
 OPEN_PAGE = False  # @param {"type":"boolean"}
 
 if OPEN_PAGE:
-    open_page("--model", run.recipe.model, "--adapter", run.id)
+    open_page("--model", run.recipe.model, "--adapter", run.id, tab="finetune")
+else:
+    close_page()

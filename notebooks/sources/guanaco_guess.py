@@ -32,7 +32,7 @@ except EngineError as error:
 #
 # Sides are drawn at random. Which is whose stays in a database of the host until you have guessed; no variable of this notebook holds it.
 # Broken ends are trimmed and names masked, so that only the writing counts; afterwards you see what was changed. `q` leaves, and running
-# the cell again goes on. Where nobody is there to be asked, a bot plays.
+# the cell again goes on, also after a restart. Where nobody is there to be asked, a bot plays.
 
 # %%
 from engine.cells.playing import play
@@ -63,12 +63,15 @@ if PUBLISHED:
 # %% [markdown]
 # ## The web page, if you like
 #
-# The same game with keyboard, calibration, habits and replays to send to a friend. It is off by default.
+# The same game with keyboard, calibration, habits and replays to send to a friend. It is off by default; switched off again, this cell ends
+# it.
 
 # %%
-from engine.cells.commands import open_page
+from engine.cells.commands import close_page, open_page
 
 OPEN_PAGE = False  # @param {"type":"boolean"}
 
 if OPEN_PAGE:
-    open_page()
+    open_page(tab="game")
+else:
+    close_page()
