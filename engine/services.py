@@ -35,10 +35,7 @@ from engine.runtime import FAILED, Runtime, State
 from engine.settings import ChatSettings, Layout
 from engine.store import Store
 
-NO_TRAINING = (
-    "Training is off on this public host. Run the app on your own machine (`python app.py`) or on a Colab GPU; everything else of it is "
-    "the same there."
-)
+NO_TRAINING = "Training is off on this public host. Run the app on your own machine (python app.py), in Colab, or in a Space of your own."
 NO_ANSWERS = "On this public host only its owner can fetch the published answers and judgements. Run the app on your own machine for them."
 # What a finished run can be taken along as: the names of `engine.export.KINDS`, which takes long to import.
 EXPORTS = ("adapter", "merged", "gguf", "notebook", "hub")

@@ -128,10 +128,8 @@ def train(run: Run, tell: Tell) -> Ended | Adjusted:
             _loop(job)
         except _Stopped:
             _save(job)
-            told = (
-                "" if job.run.asked_to_stop else f", since runs of visitors may take {duration_words(trainable.LONGEST_SECONDS)} at a time"
-            )
-            return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}{told}. Resume goes on from there.")
+            limit = "" if job.run.asked_to_stop else f", as visitors may train {duration_words(trainable.LONGEST_SECONDS)} at a time"
+            return end("stopped", job.step, f"Stopped after step {job.step} of {job.steps}{limit}. Resume goes on from there.")
         except _Diverged as error:
             step = job.step + 1
             if calmer := trouble.with_calmer_numbers(recipe, job.learner.base.dtype, before, step, str(error), job.saved):

@@ -1,4 +1,4 @@
-"""What cells of notebooks call: chat, training that is stopped and resumed, the game, pictures (faults, rows 1, 3 and 27)."""
+"""What cells of notebooks call: chat, training that is stopped and resumed, pictures (faults, rows 1 and 3)."""
 
 import io
 import json
@@ -9,14 +9,12 @@ import pytest
 import training
 from builders import until
 from conftest import ROOT
-from playing import ANOTHER, FOUND, OTHER, deck, game
 
 from engine import fitting, hardware, jobs, memory, merging, models, nf4, pictures, presets, recipe_paths, runs, telling
-from engine.cells import explaining, playing, showing, talking
+from engine.cells import explaining, showing, talking
 from engine.cells import training as cells
 from engine.errors import BadInput, EngineError
 from engine.events import Adjusted, Notice, Queued, Saved
-from engine.game.rounds import Game
 from engine.hardware import Machine
 
 T4 = fitting.MACHINES["T4"]
@@ -221,7 +219,10 @@ def test_a_run_that_is_being_stopped_goes_on_when_it_has(plan, shown, capsys, mo
     """As *Run all* in a new kernel finds it, whose predecessor asked it to stop."""
     run = cells.start(plan.changed({"optimization.steps": 100_000, "cadence.save_every": 50_000, "cadence.eval_every": 50_000}))
     until(lambda: any(type(event).__name__ == "Step" for event in runs.all_events(run)), 300)
-    with monkeypatch.context() as pressed, pytest.raises(EngineError, match="saves and ends by itself. Run this cell again, and it goes on."):
+    with (
+        monkeypatch.context() as pressed,
+        pytest.raises(EngineError, match="saves and ends by itself. Run this cell again, and it goes on."),
+    ):
         pressed.setattr(cells.time, "sleep", interrupted)
         cells.follow(run)
     assert run.stopping
@@ -331,72 +332,6 @@ def test_events_as_lines():
     assert telling.told(Notice("x")) == telling.told(Adjusted(1, {}, "x")) == "x"
     assert telling.told(Saved(2, 1_500_000, 0.25)) == "step 2: saved, 1.5 MB in 0.2 s"
     assert [telling.duration(each) for each in (5, 65, 3_723)] == ["0:05", "1:05", "1:02:03"]
-
-
-@pytest.fixture
-def table(monkeypatch) -> Game:
-    """A game in cells over a deck of tests."""
-    made = game(deck())
-    monkeypatch.setattr(playing, "_table", lambda: made)
-    monkeypatch.setattr(playing.starter_pack, "deck", deck)
-    monkeypatch.setattr(playing, "_session", lambda: ANOTHER)
-    monkeypatch.setattr(playing, "picture", lambda png: print("PICTURE"))
-    return made
-
-
-def answers(*given: str):
-    """An `input` that gives these, then repeats the last."""
-    left = list(given)
-    return lambda question: left.pop(0) if len(left) > 1 else left[0]
-
-
-def test_a_game_is_asked_revealed_and_scored(table, capsys):
-    said = iter(["x", "a", "75%", "t"] + ["b", "60", "n"] * 9)
-    playing.play(10, ask=lambda question: next(said))
-    shown = capsys.readouterr().out
-    assert shown.count(f"{FOUND}'s") >= 10 and shown.count("A was ") == 10 and "Please answer a or b, or q to leave." in shown
-    assert "it may truly be anything from" in shown and "PICTURE" in shown
-
-
-def test_before_the_guess_nothing_shown_tells_the_sides(table, capsys):
-    seen = []
-
-    def ask(question: str) -> str:
-        seen.append(capsys.readouterr().out + question)
-        return "q"
-
-    playing.play(10, ask=ask)
-    before = seen[0].replace(f"Which of the two is {FOUND}'s?", "").replace(f"Which is {FOUND}'s, a or b?", "")
-    assert "1 of 10: " in before and FOUND not in before and OTHER not in before
-    assert "The game waits" in capsys.readouterr().out
-
-
-def test_a_game_that_was_left_goes_on_where_it_was(table, capsys):
-    playing.play(10, ask=answers("a", "50", "t", "q"))
-    assert "unfinished (1 of 10)" in capsys.readouterr().out
-    for left in (("q",), ("a", "q"), ("a", "75", "q")):
-        playing.play(10, ask=answers(*left))
-        assert "2 of 10: " in capsys.readouterr().out
-
-
-def test_the_player_outlives_the_kernel(home):
-    assert playing._session() == playing._session() == (home / "notebook-player").read_text() and len(playing._session()) > 20
-
-
-def test_where_nobody_can_be_asked_a_bot_plays_and_says_so(table, capsys):
-    def nobody(question: str) -> str:
-        raise NotImplementedError("raw_input was called, but this frontend does not support input requests")
-
-    playing.play(10, ask=nobody)
-    shown = capsys.readouterr().out
-    assert shown.count("Nobody can be asked here") == 1 and shown.count("Right: ") == 10  # FOUND's are the shorter ones
-    assert "The card tells of the bot's guesses as if they were yours." in shown
-
-
-def test_a_length_that_is_none_is_told(table):
-    for rounds, message in ((7, "a game has 10 rounds, not 7"), (0, "length: Input should be greater"), ("x", "length: Input should be")):
-        with pytest.raises(BadInput, match=message):
-            playing.play(rounds)
 
 
 def test_a_machine_to_compare_with_that_is_none_is_told():

@@ -23,6 +23,7 @@ from ui.finetune import fit
 from ui.finetune.data import DataStep
 from ui.finetune.fit import FitStep
 from ui.finetune.start import TrainStep
+from ui.finetune.tryout import TryStep
 from ui.finetune.workshop import Workshop
 
 PACE = Pace(100, "estimated", "")
@@ -96,7 +97,9 @@ def test_what_is_being_trained_is_not_begun_twice(shop, tiny, rows, begun):
     with pytest.raises(BadInput, match="This recipe is being trained already"):
         train.begin(draft)
     assert begun == [run] and train.begin(drafts.changed(draft, {"optimization.seed": 1})) != run.id
+    assert "still under way" in TryStep(shop, None, None, [])._none(draft)
     run.disclaim()
+    assert "Nothing has been trained yet" in TryStep(shop, None, None, [])._none(draft)
     assert train.begin(draft) and len(begun) == 3, "again, once the first is over"
 
 

@@ -71,7 +71,7 @@ def test_a_visitors_run_ends_when_its_time_is_up(whole, tiny, rows, tmp_path, mo
     monkeypatch.setattr(time, "monotonic", lambda: now() + 601 * bool(step))  # the clock runs on as step 2 is made
     ended, _ = trained(run, lambda event: step.append(2) if isinstance(event, Step) and event.step == 2 else None)
     assert (ended.status, ended.step, run.steps_saved()) == ("stopped", 2, [2])
-    assert ended.text == "Stopped after step 2 of 6, since runs of visitors may take about 10 minutes at a time. Resume goes on from there."
+    assert ended.text == "Stopped after step 2 of 6, as visitors may train about 10 minutes at a time. Resume goes on from there."
     ended, _ = trained(run)
     assert ended.status == "done" and adapter_bytes(run) == adapter_bytes(whole[0])
 

@@ -8,7 +8,7 @@ from gradio.components import Component
 
 from engine.drafts import read
 from engine.library import storage_secret
-from engine.services import NO_TRAINING, Services
+from engine.services import Services
 from ui import assets, form
 from ui.chat import STORAGE_KEY, Talk
 from ui.finetune import api, counting, history
@@ -28,12 +28,19 @@ LABELS = ("Model", "Data", "Token lens", "Recipe", "Fit", "Train", "Try it", "Ru
 # Rows or a tokenizer of the Hub may not have been fetched to this host yet.
 READING = {"concurrency_id": "reading"}
 DATA, LENS, RECIPE, FIT, TRAIN, TRY, RUNS = range(1, len(LABELS))
+# What visitors see in place of all that would only be refused.
+_AWAY = f"""### Finetuning is off on this host
+
+Elsewhere this tab goes from a file of yours to your own chatbot in eight steps: {" · ".join(LABELS)}. Run the app on a machine of your own
+(`python app.py`), the finetuning notebook on a free GPU of Colab, or a Space of your own, where you may allow it."""
 
 
 def tab(services: Services, opening: gr.Tab, talk: Talk, tabs: gr.Tabs, sides: list[Component]) -> None:
     """Draw the tab inside the Blocks that are open. `sides` are the pickers of the tab that compares."""
     if not services.may_train:
-        gr.Markdown(NO_TRAINING, elem_id="ft-away")
+        gr.Markdown(_AWAY, elem_id="ft-away")
+        shop = Workshop(services)
+        return api.endpoints(shop, TrainStep(shop))
     draft = gr.BrowserState(None, storage_key=f"{STORAGE_KEY}.finetune", secret=storage_secret())
     shop = Workshop(services)
     steps = [

@@ -284,7 +284,7 @@ class DataStep:
 
         def count(request: gr.Request, kept_draft: object) -> Iterator[str]:
             now = read(kept_draft)
-            if not now.recipe.data.source or not self.shop.services.may_train:
+            if not now.recipe.data.source:
                 yield ""
                 return
             try:

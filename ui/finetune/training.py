@@ -14,13 +14,13 @@ from dataclasses import asdict
 import gradio as gr
 
 from engine import checkpoints, history, jobs, runs, telling, visitors
-from engine.errors import BadInput, EngineError
+from engine.errors import EngineError
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Progress, Queued, Sample, Saved, Started, Step
 from engine.findings import findings
 from engine.messages import checked_text
 from engine.paths import public_name
 from engine.runs import Run
-from engine.services import NO_TRAINING, Services
+from engine.services import Services
 from ui import assets, form
 
 MAX_NAME_CHARS = 4_000
@@ -62,8 +62,6 @@ class Views:
     def follow(self, run: str = "", offset: int = 0) -> dict:
         """What a run told after byte `offset` of its events, and how it stands. An empty `run` is the one under way, else the
         latest; `more` says that there is more to read at once."""
-        if not self._services.may_train:
-            return {"run": "", "off": NO_TRAINING}
         with form.explained():
             if self._services.read_only and not run:  # runs of others are nobody's to see; of one's own the page knows the name
                 return {"run": ""}
@@ -94,8 +92,6 @@ class Views:
             return {"run": name}
 
     def _own(self, run: str) -> tuple[str, Run]:
-        if not self._services.may_train:
-            raise BadInput(NO_TRAINING)
         return named(run, self._services.read_only)
 
 

@@ -1,5 +1,6 @@
 """Step 7 of the wizard: chat with what was trained, see what changed, duel it blind against its base, and take it along."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -61,14 +62,19 @@ class TryStep:
         return self
 
     def shown(self, draft: Draft, chosen: str = "") -> list:
-        if not self.shop.services.may_train:
-            return [gr.skip(), *self._of("", "")]
         theirs = self.shop.services.read_only
         names = [name for name, run in trying.finished().items() if not theirs or (run.public and name == draft.run)]
         if not names:
-            return [gr.Dropdown(choices=[], value=None), *self._of("", views.told("Nothing has been trained yet. Step 6 starts a run."))]
+            return [gr.Dropdown(choices=[], value=None), *self._of("", views.told(self._none(draft)))]
         run = next((name for name in (chosen, draft.run) if name in names), names[0])
         return [gr.Dropdown(choices=names, value=run), *self._of(run, "")]
+
+    def _none(self, draft: Draft) -> str:
+        """Why there is nothing to try."""
+        with contextlib.suppress(BadInput):
+            if runs.known_as(draft.run, self.shop.services.read_only).process:
+                return "The run is still under way, as step 6 shows. It can be tried here when it is done."
+        return "Nothing has been trained yet. Step 6 starts a run."
 
     def _of(self, run: str, told: str) -> list:
         """All but the picker, for another run; the duel on the page, if any, is not of this one."""

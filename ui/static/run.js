@@ -281,7 +281,7 @@ const look = makeLook(element, async () => {
     if (name !== (chosen || run.name)) return 0;  // turned to another meanwhile
     if (!said.run) {
       run = fresh("");
-      hint.textContent = said.off || "Nothing has been trained here yet. A run that you start shows itself here as it learns.";
+      hint.textContent = "Nothing has been trained here yet. A run that you start shows itself here as it learns.";
       show({});
     } else {
       const before = run.phase;
