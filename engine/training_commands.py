@@ -87,8 +87,9 @@ def _next_command(run: Run, ended: Ended) -> str:
     if ended.status == "done":
         return f"Chat with it: python -m engine chat --model {shlex.quote(run.recipe.model)} --adapter {shlex.quote(run.id)} PROMPT"
     if ended.status == "stopped":
-        folder = shlex.quote(str(run.folder))
-        return f"Go on with: python -m engine train {folder}/{runs.RECIPE} --run-dir {folder} --resume"
+        folder, count = shlex.quote(str(run.folder)), ranks.count()
+        program = f"torchrun --nproc_per_node {count}" if count > 1 else "python"
+        return f"Go on with: {program} -m engine train {folder}/{runs.RECIPE} --run-dir {folder} --resume"
     return ""
 
 

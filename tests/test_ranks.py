@@ -67,6 +67,7 @@ def test_they_stop_together_and_go_on(home, tiny, rows, tmp_path):
     _, errors = process.communicate(timeout=120)
     ended = runs.all_events(run)[-1]
     assert isinstance(ended, Ended) and ended.status == "stopped" and run.steps_saved() == [ended.step], errors
+    assert f"Go on with: torchrun --nproc_per_node 2 -m engine train {run.folder}/recipe.yaml --run-dir {run.folder} --resume" in errors
     short = recipe.model_copy(update={"optimization": recipe.optimization})
     process, _ = launched(torchrun(), short, tmp_path, "run", "--resume")
     wait_for(lambda: len([event for event in runs.all_events(run) if isinstance(event, Started)]) == 2, process)
