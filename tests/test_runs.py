@@ -150,6 +150,8 @@ def test_a_folder_is_taken_once_but_for_runs_that_never_began(run, plan, tmp_pat
     with pytest.raises(BadInput, match="not empty"):
         runs.create(tmp_path / "full", plan)
     (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="is a file. Choose another --run-dir"):
+        runs.create(tmp_path / "file", plan)
     with pytest.raises(EngineError, match="cannot be used"):
         runs.create(tmp_path / "file" / "run", plan)
 
