@@ -28,7 +28,6 @@ from engine.evaluate.judgements import Summary
 from engine.evaluate.relative import Rated
 from engine.events import Progress
 from engine.game import answer_files, published
-from engine.game.answer_files import AnswerFile
 from engine.game.scoring import Share
 from engine.paths import public_name
 from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
@@ -135,9 +134,12 @@ def judge(
     load = load_settings(BackendName.remote, base_url, api_key_env, None)
     if len(answers) < 2:
         raise BadInput("A judge compares: name at least two files of answers, or published ones by name.")
+    own = {each: answer_files.read(Path(each)) for each in answers if not _published(each)}  # before anything is fetched
     questions = {each.id: each for each in generations.questions(data, report)}
     instructed = instructions.read(kind, data, report, max_new_tokens)
-    plan = judging.plan([_answers(each) for each in answers], questions, instructed, kind, reference, limit)
+    plan = judging.plan(
+        [own[each] if each in own else published.answers(each, report) for each in answers], questions, instructed, kind, reference, limit
+    )
     for note in plan.notes:
         log(note)
     out = out or judgements.folder(judge_model, data, kind)
@@ -177,11 +179,9 @@ def _written(out: Path) -> Iterator[None]:
         raise EngineError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
 
 
-def _answers(named: str) -> AnswerFile:
-    """A file, or what a published system answered."""
-    if named in published.SYSTEMS and not Path(named).exists():
-        return published.answers(named, report)
-    return answer_files.read(Path(named))
+def _published(named: str) -> bool:
+    """Whether a published system is meant, and no file."""
+    return named in published.SYSTEMS and not Path(named).exists()
 
 
 def _run(under_way: Judging, asked: Judge, parallel: int, out: Path) -> Judged:
