@@ -31,6 +31,7 @@ from engine.game import answer_files, published
 from engine.game.scoring import Share
 from engine.paths import public_name
 from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
+from engine.telling import are, counted
 from engine.terminal import AsJson, agreed, log, report
 
 _DEFAULTS = ChatSettings()
@@ -95,7 +96,7 @@ def generate(
     if as_json:
         print(json.dumps({"out": str(out), "answers": made.answers, "new": made.new, "name": called, **about}, ensure_ascii=False))
         return
-    print(f"{made.answers} answers are in {out}, {made.new} of them new.")
+    print(f"{are(made.answers, 'answer')} in {out}, {made.new} of them new.")
 
 
 def judge(
@@ -166,7 +167,7 @@ def judge(
     else:
         _print(kind, summary, ended, out, cost, rated)
     if ended.failed:
-        log(f"{len(ended.failed)} comparisons came to nothing: {ended.failed[-1]} The same command asks again.")
+        log(f"{counted(len(ended.failed), 'comparison')} came to nothing: {ended.failed[-1]} The same command asks again.")
         raise typer.Exit(1)
 
 
@@ -223,14 +224,14 @@ def _told_of_ctrl_c(halt: Callable[[], None]) -> Iterator[threading.Event]:
 
 
 def _kept(under_way: Judging, out: Path) -> str:
-    return f"{len(under_way.rows)} judgements are kept in {out}; the same command goes on with them."
+    return f"{are(len(under_way.rows), 'judgement')} kept in {out}; the same command goes on with them."
 
 
 def _estimate(under_way: Judging, price: tuple[float, float] | None) -> str:
     sent, most = judging.estimated(under_way.missing)
     cost = _cost(price, sent, most)
     priced = "" if cost is None else f": at most about {cost:,.2f}, by the prices given"
-    return f"{len(under_way.missing):,} judgements to make: about {sent:,} tokens sent, at most {most:,} come back{priced}."
+    return f"{counted(len(under_way.missing), 'judgement')} to make: about {sent:,} tokens sent, at most {most:,} come back{priced}."
 
 
 def _cost(price: tuple[float, float] | None, sent: int, back: int) -> float | None:
@@ -252,9 +253,9 @@ def _figures(rated: Rated | None) -> dict:
 
 
 def _print(kind: Kind, summary: Summary, ended: Judged, out: Path, cost: float | None, rated: Rated | None) -> None:
-    print(f"{summary.judgements:,} judgements are in {out}, {ended.new:,} of them new.")
+    print(f"{are(summary.judgements, 'judgement')} in {out}, {ended.new:,} of them new.")
     if summary.unparsed:
-        cut = f", {summary.cut_off:,} answers reached the judge's limit" if summary.cut_off else ""
+        cut = f", {counted(summary.cut_off, 'answer')} reached the judge's limit" if summary.cut_off else ""
         print(f"{summary.unparsed:,} hold no verdict{cut}.")
     print(f"The answer that stood first won {_share(summary.first)} decided judgements; half would be no favour.")
     print(f"Both orders ended alike for {_share(summary.same)} pairs.")
@@ -264,7 +265,9 @@ def _print(kind: Kind, summary: Summary, ended: Judged, out: Path, cost: float |
         if rated.left_out:
             print(f"Orders in which the reference got no points, and which are left out: {rated.left_out}.")
     if summary.tokens_in or summary.tokens_out:
-        print(f"{summary.tokens_in:,} tokens sent, {summary.tokens_out:,} came back" + ("." if cost is None else f": {cost:,.2f}."))
+        print(
+            f"{counted(summary.tokens_in, 'token')} sent, {summary.tokens_out:,} came back" + ("." if cost is None else f": {cost:,.2f}.")
+        )
     if kind == "threeclass":
         print(f'Rate the systems: python -m engine elo "{out}"')
 
