@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from engine import ports
 from engine.errors import EngineError
 from engine.model_spec import STARTER
 from engine.runtime import Runtime
@@ -44,6 +45,7 @@ def main(
 ) -> None:
     """Guanaco Playground: chat with a 4-bit Guanaco in the browser."""
     try:
+        ports.check(host, port)
         with contextlib.closing(Runtime(load_settings(backend, base_url, api_key_env, quantization, layout))) as runtime:
             # The model loads in a process of its own while this one imports gradio.
             runtime.load(model, adapter, log=True)

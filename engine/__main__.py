@@ -39,6 +39,7 @@ from engine.messages import Conversation, checked_text
 from engine.prompts import PROMPTS, prompt_format
 from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings, made, option
 from engine.store import Store
+from engine.telling import counted
 from engine.terminal import AsJson, log, report
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Guanaco Playground without a browser.")
@@ -234,7 +235,7 @@ def _finish(event: Finished, as_json: bool) -> None:
         return
     print()
     log(
-        f"{event.tokens} tokens, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}"
+        f"{counted(event.tokens, 'token')}, {event.tokens_per_second} tokens/s, first after {event.ttft_seconds:.2f} s, ended: {event.finish_reason}, seed {event.seed}"
     )
 
 

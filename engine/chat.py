@@ -110,9 +110,8 @@ def stream(
         prompt, limit, kept = fitted(backend, conversation, name, settings)
         dropped = len(conversation.messages) - len(kept.messages)
         if dropped:
-            yield Notice(
-                f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the oldest {dropped} messages were left out."
-            )
+            oldest = "oldest message was" if dropped == 1 else f"oldest {dropped} messages were"
+            yield Notice(f"The conversation no longer fits this model's {backend.loaded.context:,} tokens: the {oldest} left out.")
         guard = StopStrings(prompt_format(name).stop, kept.continues)
         settings = settings.model_copy(update={"max_new_tokens": limit})
         seed = secrets.randbelow(MAX_SEED) if settings.seed is None else settings.seed

@@ -116,9 +116,10 @@ def list_measurements(as_json: AsJson = False) -> None:
         return
     if not rows:
         print("Nothing has been measured yet. Begin with: python -m engine evaluate mmlu --limit 200")
+    width = max([42, *(len(row["id"]) for row in rows)]) + 2
     for row in rows:
         text = measuring.words(row["result"]["measure"], row["result"]) if row["result"] else row["text"]
-        print(f"{row['id']:<44}{row['status']:<13}{text}")
+        print(f"{row['id']:<{width}}{row['status']:<13}{text}")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Literal
 from engine import runs, trouble
 from engine.events import Adjusted, Ended, Evaluated, Event, Notice, Started, Step
 from engine.recipe import Recipe
+from engine.telling import counted
 
 Severity = Literal["problem", "hint"]
 # Steps below which a curve says nothing, and below which it says nothing without held-out rows.
@@ -163,7 +164,7 @@ def _overfitting(curves: _Curves) -> Iterator[Finding]:
             f"It learns its rows by heart {since}: the held-out loss was {best.loss:.3f} then and is {tests[-1].loss:.3f} now, "
             f"while the training loss fell to about {curves.late:.3f}."
         )
-        stop = f"Train for {best.step} steps only. " if best is not tests[0] else ""
+        stop = f"Train for {counted(best.step, 'step')} only. " if best is not tests[0] else ""
         rate, dropout = recipe.optimization.learning_rate, recipe.lora.dropout
         more = f"More rows help, so does a lower optimization.learning_rate than {rate:g} or a higher lora.dropout than {dropout:g}."
         yield Finding("overfitting", "problem", text, stop + more, best.step)
@@ -194,7 +195,8 @@ def _too_few_steps(curves: _Curves) -> Iterator[Finding]:
         needed = math.ceil(rows / plan.batch)
         changes = [f"optimization.steps to {needed}"] if plan.steps is not None and plan.steps < needed else []
         changes += ["optimization.epochs to 1"] if plan.epochs is not None and plan.epochs < 1 else []
-        text = f"The run is short for its data: {curves.started.steps:,} steps see {seen:,} of {rows:,} rows to learn from."
+        see = f"{counted(curves.started.steps, 'step')} {'sees' if curves.started.steps == 1 else 'see'}"
+        text = f"The run is short for its data: {see} {seen:,} of {rows:,} rows to learn from."
         advice = f"To see all of them once, set {' and '.join(changes) or f'optimization.steps to {needed}'}."
         yield Finding("too_few_steps", "hint", text, advice)
 

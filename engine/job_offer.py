@@ -150,6 +150,6 @@ def _sent(plan: Recipe) -> str:
     data = data_file(plan)
     rows = f", the data {data.name} ({size_text(data.stat().st_size)})" if data else ""
     return (
-        f"Sent to Hugging Face: this program, the recipe{rows}, to your private data set {REPOSITORY}, where the adapter is put as well; "
+        f"What will be sent to Hugging Face: this program, the recipe{rows}, to your private data set {REPOSITORY}, where the adapter is put as well; "
         "and your token, as a secret of the job."
     )

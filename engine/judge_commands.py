@@ -28,10 +28,10 @@ from engine.evaluate.judgements import Summary
 from engine.evaluate.relative import Rated
 from engine.events import Progress
 from engine.game import answer_files, published
-from engine.game.answer_files import AnswerFile
 from engine.game.scoring import Share
 from engine.paths import public_name
 from engine.settings import BackendName, ChatSettings, Layout, LoadSettings, Quantization, load_settings
+from engine.telling import are, counted
 from engine.terminal import AsJson, agreed, log, report
 
 _DEFAULTS = ChatSettings()
@@ -96,7 +96,7 @@ def generate(
     if as_json:
         print(json.dumps({"out": str(out), "answers": made.answers, "new": made.new, "name": called, **about}, ensure_ascii=False))
         return
-    print(f"{made.answers} answers are in {out}, {made.new} of them new.")
+    print(f"{are(made.answers, 'answer')} in {out}, {made.new} of them new.")
 
 
 def judge(
@@ -135,9 +135,12 @@ def judge(
     load = load_settings(BackendName.remote, base_url, api_key_env, None)
     if len(answers) < 2:
         raise BadInput("A judge compares: name at least two files of answers, or published ones by name.")
+    own = {each: answer_files.read(Path(each)) for each in answers if not _published(each)}  # before anything is fetched
     questions = {each.id: each for each in generations.questions(data, report)}
     instructed = instructions.read(kind, data, report, max_new_tokens)
-    plan = judging.plan([_answers(each) for each in answers], questions, instructed, kind, reference, limit)
+    plan = judging.plan(
+        [own[each] if each in own else published.answers(each, report) for each in answers], questions, instructed, kind, reference, limit
+    )
     for note in plan.notes:
         log(note)
     out = out or judgements.folder(judge_model, data, kind)
@@ -164,7 +167,7 @@ def judge(
     else:
         _print(kind, summary, ended, out, cost, rated)
     if ended.failed:
-        log(f"{len(ended.failed)} comparisons came to nothing: {ended.failed[-1]} The same command asks again.")
+        log(f"{counted(len(ended.failed), 'comparison')} came to nothing: {ended.failed[-1]} The same command asks again.")
         raise typer.Exit(1)
 
 
@@ -177,11 +180,9 @@ def _written(out: Path) -> Iterator[None]:
         raise EngineError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
 
 
-def _answers(named: str) -> AnswerFile:
-    """A file, or what a published system answered."""
-    if named in published.SYSTEMS and not Path(named).exists():
-        return published.answers(named, report)
-    return answer_files.read(Path(named))
+def _published(named: str) -> bool:
+    """Whether a published system is meant, and no file."""
+    return named in published.SYSTEMS and not Path(named).exists()
 
 
 def _run(under_way: Judging, asked: Judge, parallel: int, out: Path) -> Judged:
@@ -223,14 +224,14 @@ def _told_of_ctrl_c(halt: Callable[[], None]) -> Iterator[threading.Event]:
 
 
 def _kept(under_way: Judging, out: Path) -> str:
-    return f"{len(under_way.rows)} judgements are kept in {out}; the same command goes on with them."
+    return f"{are(len(under_way.rows), 'judgement')} kept in {out}; the same command goes on with them."
 
 
 def _estimate(under_way: Judging, price: tuple[float, float] | None) -> str:
     sent, most = judging.estimated(under_way.missing)
     cost = _cost(price, sent, most)
     priced = "" if cost is None else f": at most about {cost:,.2f}, by the prices given"
-    return f"{len(under_way.missing):,} judgements to make: about {sent:,} tokens sent, at most {most:,} come back{priced}."
+    return f"{counted(len(under_way.missing), 'judgement')} to make: about {sent:,} tokens sent, at most {most:,} come back{priced}."
 
 
 def _cost(price: tuple[float, float] | None, sent: int, back: int) -> float | None:
@@ -252,9 +253,9 @@ def _figures(rated: Rated | None) -> dict:
 
 
 def _print(kind: Kind, summary: Summary, ended: Judged, out: Path, cost: float | None, rated: Rated | None) -> None:
-    print(f"{summary.judgements:,} judgements are in {out}, {ended.new:,} of them new.")
+    print(f"{are(summary.judgements, 'judgement')} in {out}, {ended.new:,} of them new.")
     if summary.unparsed:
-        cut = f", {summary.cut_off:,} answers reached the judge's limit" if summary.cut_off else ""
+        cut = f", {counted(summary.cut_off, 'answer')} reached the judge's limit" if summary.cut_off else ""
         print(f"{summary.unparsed:,} hold no verdict{cut}.")
     print(f"The answer that stood first won {_share(summary.first)} decided judgements; half would be no favour.")
     print(f"Both orders ended alike for {_share(summary.same)} pairs.")
@@ -264,7 +265,9 @@ def _print(kind: Kind, summary: Summary, ended: Judged, out: Path, cost: float |
         if rated.left_out:
             print(f"Orders in which the reference got no points, and which are left out: {rated.left_out}.")
     if summary.tokens_in or summary.tokens_out:
-        print(f"{summary.tokens_in:,} tokens sent, {summary.tokens_out:,} came back" + ("." if cost is None else f": {cost:,.2f}."))
+        print(
+            f"{counted(summary.tokens_in, 'token')} sent, {summary.tokens_out:,} came back" + ("." if cost is None else f": {cost:,.2f}.")
+        )
     if kind == "threeclass":
         print(f'Rate the systems: python -m engine elo "{out}"')
 

@@ -27,6 +27,7 @@ from engine.model_files import read_config
 from engine.prompts import chosen_format
 from engine.recipe import Recipe
 from engine.runs import Run
+from engine.telling import counted
 
 PROBE_STEPS = 10
 # The first steps warm caches and allocators up.
@@ -174,10 +175,10 @@ def _looked_at(run: Run) -> Probe:
         return _nothing("failed", f"The probe failed: {last.text}", len(steps), adjusted)
     if isinstance(last, Ended) and last.status == "paused":
         told = "its numbers went wrong. Try a lower learning rate"
-        return _nothing("failed", f"The probe ended after {len(steps)} steps: {told}.", len(steps), adjusted)
+        return _nothing("failed", f"The probe ended after {counted(len(steps), 'step')}: {told}.", len(steps), adjusted)
     if isinstance(last, Ended):
         return _nothing("stopped", "The probe was stopped.", len(steps), adjusted)
-    told = f"The probe's process was ended after {len(steps)} steps and could not say why. That is how a system ends what takes too much memory."
+    told = f"The probe's process was ended after {counted(len(steps), 'step')} and could not say why. That is how a system ends what takes too much memory."
     return _nothing("failed", told, len(steps), adjusted)
 
 

@@ -21,9 +21,14 @@ _HOW = (
 
 def check(repo: str) -> None:
     """Refuse, before any work, what cannot be pushed: a name that is none, no token, offline. No request is made."""
+    check_name(repo)
+    token(", or export to a folder")
+
+
+def check_name(repo: str) -> None:
+    """Refuse a name that no repository can have."""
     if not hub.HUB_ID.fullmatch(repo):
         raise BadInput(f"{repo!r} is no name of a repository on the Hub. Give owner/name.")
-    token(", or export to a folder")
 
 
 def token(instead: str = "") -> str:

@@ -24,6 +24,7 @@ def libraries() -> None:
 
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU")  # `optimizers.paging` says it
     logging.disable_progress_bar()
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()

@@ -9,6 +9,7 @@ import typer
 
 from engine.evaluate import bradley_terry, elo, matches
 from engine.game import published
+from engine.telling import counted
 from engine.terminal import AsJson, log, report
 
 
@@ -49,7 +50,7 @@ def rate(
     if as_json:
         print(json.dumps({"systems": rows}, ensure_ascii=False))
         return
-    print(f"{len(found):,} judgements on {len(found.prompts):,} prompts")
+    print(f"{counted(len(found), 'judgement')} on {counted(len(found.prompts), 'prompt')}")
     width = max(len(row["name"]) for row in rows) + 2
     print(f"{'system':<{width}}{'rating':>8}{'95% within':>16}")
     for row in rows:

@@ -258,6 +258,8 @@ def create(folder: Path, plan: Recipe, listed: bool = True, public: bool = False
     run = Run(folder)
     if (folder / RECIPE).exists() and (run.process or any(isinstance(event, Started) for event in all_events(run))):
         raise BadInput(f"{folder} already holds a run. Go on with it by --resume, or choose another --run-dir.")
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file. Choose another --run-dir, a folder that is empty or not there yet.")
     if folder.exists() and any(path.name not in _OURS for path in folder.iterdir()):
         raise BadInput(f"{folder} is not empty. Choose another --run-dir, one that is empty or not there yet.")
     try:

@@ -228,9 +228,10 @@ class Services:
         load = self.runtime.load_settings
         spec, machine = resolve(name, load), hardware.machine()
         size = spec.to_fetch(machine, load)
+        where = "on disk" if spec.on_disk else f"{_gigabytes(size)} to download" if size else "size unknown before the download"
         parts = [
             f"{spec.shape.parameters / 1e9:.2f} billion parameters" if spec.shape else "",
-            "on disk" if spec.on_disk else f"{_gigabytes(size)} to download" if size else "size unknown before the download",
+            "" if spec.kind == "remote" else where,
             spec.fit(machine, load).text,
             f"licence: {spec.licence}",
             "gated: accept its licence on the Hub and set HF_TOKEN" if spec.asks_licence(machine, load) and not spec.on_disk else "",

@@ -35,6 +35,11 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def are(count: int, what: str) -> str:
+    """The same as the beginning of a sentence: `1 row is`, `2,000 rows are`."""
+    return f"{counted(count, what)} {'is' if count == 1 else 'are'}"
+
+
 def duration(seconds: float) -> str:
     """Hours where there are any, minutes and seconds, as in 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)

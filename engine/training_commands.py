@@ -110,10 +110,13 @@ def list_runs(
     if not rows:
         print("Nothing has been trained yet. Begin with: python -m engine train starter --data FILE")
         return
-    print(f"{'id':<34}{'status':<13}{'step':>12}  {'loss':>7}{'held out':>10}  model")
+    width = max([32, *(len(row["id"]) for row in rows)]) + 2
+    print(f"{'id':<{width}}{'status':<13}{'step':>12}  {'loss':>7}{'held out':>10}  model")
     for row in rows:
         steps = f"{row['step']}/{row['steps'] or '?'}"
-        print(f"{row['id']:<34}{row['status']:<13}{steps:>12}  {_number(row['loss']):>7}{_number(row['eval_loss']):>10}  {row['model']}")
+        print(
+            f"{row['id']:<{width}}{row['status']:<13}{steps:>12}  {_number(row['loss']):>7}{_number(row['eval_loss']):>10}  {row['model']}"
+        )
 
 
 def _told(run: Run, found: list[Finding]) -> str:

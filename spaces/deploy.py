@@ -45,7 +45,7 @@ TORCH = {
 
 
 def build(target: Path, hardware: Hardware, preload: list[str]) -> list[Path]:
-    """Write the Space's folder, which must not be there yet; its files by their paths in it. `preload` is for its card."""
+    """Write the Space's folder, which must not be there yet; its files by their paths in it. `preload` is for its card. Raises OSError."""
     target.mkdir(parents=True)
     for name in APP:
         if (ROOT / name).is_dir():
@@ -66,12 +66,12 @@ def requirements(hardware: Hardware) -> list[str]:
 
 def preloaded() -> tuple[list[str], str]:
     """What the host fetches before it starts, as the card names it: of the base only the files that are opened, since it is there in
-    other forms too. Where the Hub does not answer it is all of them; then the reason is given beside it."""
+    other forms too. Where the Hub does not answer it is all of them; then the reason is given beside it, in a few words."""
     model, adapter = MODELS[ON_A_GPU], ADAPTERS[MODELS[ON_A_GPU].adapter]
     try:
         files = hub.model_files(hub.repository(model.source))
     except EngineError as error:
-        return [model.source, adapter.source], str(error)
+        return [model.source, adapter.source], str(error).partition(". ")[0]
     return [f"{model.source} {','.join(file.name for file in files)}", adapter.source], ""
 
 
@@ -105,7 +105,6 @@ def upload(folder: Path, repo: str, hardware: Hardware, public: bool, update: bo
     EngineError with what to do."""
     from huggingface_hub import HfApi
 
-    pushing.check(repo)
     api = HfApi()
     with pushing.explained(repo):
         there = api.repo_exists(repo, repo_type="space")
@@ -133,16 +132,24 @@ def main(
 ) -> None:
     """Build the folder of a Space and say what is in it; with --upload, send it."""
     try:
+        check = pushing.check if send else pushing.check_name
+        check(name)
+        if (update or public) and not send:
+            raise BadInput("--update and --public say how it is sent. Add --upload, or leave them out.")
         if folder and folder.exists():
             raise BadInput(f"{folder} is there already. Name a folder that is not.")
         with tempfile.TemporaryDirectory() as place:
             target = folder or Path(place) / "space"
             preload, unknown = preloaded() if hardware != Hardware.cpu else ([], "")
-            files = build(target, hardware, preload)
+            try:
+                files = build(target, hardware, preload)
+            except OSError as error:
+                raise EngineError(f"{target} cannot be written ({error.strerror or error}). Name another --folder.") from error
             size = sum((target / file).stat().st_size for file in files)
             print(f"{len(files)} files, {size / 1e6:.1f} MB, for {hardware.value}" + (f", in {folder}" if folder else ""))
             if unknown:
-                print(f"The card names the base as a whole, of which the host fetches twice what is opened: {unknown}")
+                print(f"The card names the base as a whole: {unknown}.")
+                print("Run this again where the Hub can be reached, or the Space fetches about twice as much as it opens.")
             if send:
                 print(f"Sent: {upload(target, name, hardware, public, update)}")
             else:

@@ -15,6 +15,7 @@ from playing import written
 
 from engine import paths
 from engine.errors import BadInput, EngineError
+from engine.evaluate import generations, instructions
 from engine.game import answer_files, decks, published, starter_pack
 from engine.game.shelf import Shelf
 
@@ -195,10 +196,10 @@ def test_a_file_that_several_want_at_once_is_fetched_once(server, home, monkeypa
     path, arrived, released, waiting = "eval/prompts/reviewer.jsonl", [], threading.Event(), []
     honest, lock = published._fetched, published._alone
 
-    def fetched(client, path, target):
+    def fetched(client, path, target, without):
         arrived.append(path)
         released.wait(60)
-        return honest(client, path, target)
+        return honest(client, path, target, without)
 
     def alone():
         waiting.append(path)
@@ -218,6 +219,13 @@ def test_an_address_that_does_not_answer_is_told(monkeypatch, home):
     monkeypatch.setenv("GUANACO_ANSWERS", "http://127.0.0.1:9")
     with pytest.raises(EngineError, match="cannot be reached.*starter pack"):
         published.fetch(lambda progress: None)
+    with pytest.raises(EngineError, match="cannot be reached.*A file of your own works without it"):
+        generations.questions("vicuna", lambda progress: None)
+    with pytest.raises(EngineError, match="cannot be reached.*Rating files of your own can be rated without it"):
+        published.rating_files(lambda progress: None)
+    with pytest.raises(EngineError, match="cannot be reached.*instructions for judges are fetched once.*GUANACO_ANSWERS") as told:
+        instructions.read("threeclass", "questions.jsonl", lambda progress: None)
+    assert "without it" not in str(told.value)
 
 
 @shared

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -156,3 +157,11 @@ def test_a_first_visitor_sees_a_real_answer_cut_and_continued(starter_home):
 def test_an_app_that_cannot_start_says_why_in_one_line():
     done = subprocess.run([sys.executable, "app.py", "--model", "nope"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "There is no model" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_fetched(home):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, f"Port {port} is taken. Choose another one with --port.\n")
+    assert not home.exists(), "nothing was begun"

@@ -234,6 +234,31 @@ def test_nothing_jumps_while_an_answer_streams():
         made.close()
 
 
+@pytest.mark.parametrize("size", [(390, 844), (1024, 768), (1280, 700)])
+def test_the_page_opens_at_its_top_and_a_conversation_at_its_end(size):
+    made = Page(ScriptedBackend(["A paragraph of some words.\n\n"] * 40, seconds_per_token=0))
+    top = "document.querySelector('#conversation .scroller').scrollTop"
+    at_end = (
+        "(s => s.scrollTop > 0 && s.scrollHeight - s.scrollTop - s.clientHeight < 60)(document.querySelector('#conversation .scroller'))"
+    )
+    with contextlib.closing(made), browser.opened(made.url, *size) as page:
+        page.wait_for_timeout(500)
+        page.set_viewport_size({"width": size[0], "height": size[1] - 100})  # as a keyboard on the screen makes it
+        page.wait_for_timeout(300)
+        assert page.evaluate(top) == 0 and page.get_by_role("heading", name="Chat with a 4-bit model").is_visible()
+        browser.ask(page, "Hello")
+        page.wait_for_function(at_end)
+        page.reload()
+        page.wait_for_selector("#conversation .message.bot")
+        page.wait_for_function(at_end)
+        page.hover("#conversation .scroller")
+        page.mouse.wheel(0, -300)
+        page.wait_for_selector("#conversation .to-end", state="visible")
+        browser.clear(page)
+        page.wait_for_selector("#conversation .to-end", state="hidden")
+        assert page.evaluate(top) == 0
+
+
 def test_what_is_pressed_while_an_answer_is_written_is_not_undone_by_it():
     words = [f"{number} " for number in range(60)]
     made = Page(ScriptedBackend(words, seconds_per_token=0.05))

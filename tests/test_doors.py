@@ -1,5 +1,6 @@
 """The foot of the page on each kind of host, with and without addresses to point to."""
 
+import contextlib
 import re
 
 import browser
@@ -75,3 +76,12 @@ def test_the_notebooks_that_are_pointed_to_are_there():
 
     assert all((ROOT / "notebooks" / name).is_file() for name in doors.NOTEBOOKS.values())
     assert hardware.machine().host in ("computer", "colab", "space")
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_on_a_phone_its_bullets_stand_on_the_page(monkeypatch):
+    monkeypatch.setattr(links, "REPOSITORY", "owner/playground")
+    with contextlib.closing(Page(ScriptedBackend())) as made, browser.opened(made.url, 390, 844) as page:
+        text, line = (page.locator(f"#doors {each}").first.bounding_box()["x"] for each in ("p", "li"))
+        assert line >= text + 12, "a bullet stands left of its line"

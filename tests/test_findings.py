@@ -174,6 +174,7 @@ def test_a_run_that_is_too_short_names_the_setting_that_makes_it_so(tiny, rows, 
     asked = plan(tiny, rows, optimization=by)
     (found,) = findings.findings(asked, made(steps=2, rows=8, undrawn=92))
     assert "2 steps see 8 of 100 rows" in found.text
+    assert "1 step sees 4 of 100 rows" in findings.findings(asked, made(steps=1, rows=4, undrawn=96))[0].text
     assert ("optimization.steps to 25" in found.advice) == (by["steps"] is not None)
     assert ("optimization.epochs to 1" in found.advice) == (by["epochs"] is not None)
     assert kinds(asked, made(steps=23, rows=100)) == set(), "all but the rest of a last batch"

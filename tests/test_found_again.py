@@ -62,6 +62,13 @@ def test_a_folder_called_like_a_known_id_is_not_meant(monkeypatch, tmp_path, hom
     assert (here.model, here.adapter) == (str(tmp_path / "owner/name"), str(tmp_path / "m"))
 
 
+def test_a_long_id_is_apart_from_its_status(capsys):
+    far = LoadSettings(backend="remote", base_url="http://x/v1")
+    made = measurements.create(plan("", model="owner/a-model-with-quite-a-long-name", load=far))
+    evaluate_commands.list_measurements()
+    assert f"{made.id}  {measurements.summary(made)['status']} " in capsys.readouterr().out
+
+
 class Killed(BaseException):
     """As nothing in the program expects it."""
 

@@ -101,6 +101,7 @@ def test_what_it_costs_is_said_before_anything_is_sent(hub, rows, run_engine, tm
     words = re.search(r"<!-- job command -->\n```bash\npython -m engine (.*?)\n```", (training.ROOT / "README.md").read_text())[1]
     refused = run_engine(*words.replace("recipe.yaml", str(recipe)).replace("rows.jsonl", str(rows)).split())
     assert refused.returncode == 2 and "at most" in refused.stderr and "Add --yes" in refused.stderr
+    assert "What will be sent to Hugging Face: this program" in refused.stderr
     assert not hub.jobs and not hub.datasets and not runs.every() and not any(method == "POST" for method, _, _ in hub.requests)
 
 

@@ -325,7 +325,7 @@ def test_what_cannot_be_judged_is_told(tmp_path):
     with pytest.raises(BadInput, match="'z' is none of the systems: a, b"):
         planned(reference="z")
     strange = AnswerFile("s", {"99": "x"}, {}, (), {"99": "i"})
-    with pytest.raises(BadInput, match="nothing to compare: no two .* 1 answers are left out"):
+    with pytest.raises(BadInput, match="nothing to compare: no two .*1 answer is left out: no such question is known"):
         judge.plan([answers("a"), strange], QUESTIONS, [INSTRUCTION], "threeclass")
     other = AnswerFile("o", {"1": "x"}, {}, (), {"1": "i"}, {"1": "0123"})
     with pytest.raises(BadInput, match="o answered another question 1. Say with --data"):

@@ -56,6 +56,13 @@ def test_a_place_that_cannot_be_written_and_an_address_that_is_none(files, run_e
     assert "Traceback" not in wrong.stderr
 
 
+def test_a_file_that_is_not_there_is_told_before_anything_is_fetched(run_engine, tmp_path):
+    for named in (["nope.jsonl", "ChatGPT"], ["ChatGPT", "GPT-4", "--data", "nope.jsonl"]):
+        server = ("--base-url", "http://127.0.0.1:9/v1", "--judge-model", "judge-1")
+        done = run_engine("judge", *named, *server, GUANACO_ANSWERS="http://127.0.0.1:9")
+        assert done.returncode == 2 and done.stderr.startswith("There is no file nope.jsonl.") and len(done.stderr.splitlines()) == 1
+
+
 def test_models_are_judged_and_rated_to_the_known_order(files, run_engine, home):
     with JudgeServer(favour=0.5) as server:
         done = run_engine("judge", *files, *options(server, "--json"))

@@ -18,6 +18,7 @@ from engine.backends.scripted import ScriptedBackend
 from engine.evaluate import measurements, measuring, published_scores
 from engine.events import Progress
 from engine.game import published
+from engine.settings import LoadSettings
 from ui.measure import expected, figures, history, settings
 
 HOSTILE = "<img src=x onerror=\"document.title='measured'\">"
@@ -281,6 +282,24 @@ def test_what_is_foretold_fetches_nothing(home, monkeypatch):
     monkeypatch.setattr(published, "at_hand", lambda *_: pytest.fail("fetched"))
     assert "1 MB" in expected.text(settings(*chosen("scripted", "")), False)
     assert "read when it starts" in expected.text(settings(*chosen("scripted", "owner/name")), False)
+
+
+@pytest.mark.long
+@browser.needs_chromium
+def test_a_model_of_another_machine_is_told_calmly(served, monkeypatch, tiny, data):
+    far = LoadSettings(backend="remote", base_url="http://gpu-box:8000/v1")
+    monkeypatch.setattr(served.runtime, "load_settings", far)
+    monkeypatch.setattr(served.runtime, "_state", replace(served.runtime.state, model="big-model"))
+    about = served.services.about_model("big-model")
+    assert "runs on another machine" in about and "on disk" not in about
+    with browser.opened(served.url) as tab:
+        browser.to_tab(tab, "Measure")
+        has(tab, "#ms-means", "evaluate mmlu --base-url http://gpu-box:8000/v1 --model big-model")
+        assert not tab.locator("#ms-means .wrong").count()
+    client = served.client()
+    with pytest.raises(AppError, match="big-model runs on another machine"):
+        client.predict(*chosen("big-model", data), False, api_name="/measure_start")
+    assert client.predict(*chosen(tiny, data), False, api_name="/measure_start")["open"]
 
 
 def test_memory_that_another_measurement_gives_back_counts(home, tiny, data, monkeypatch):

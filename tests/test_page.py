@@ -3,16 +3,20 @@
 import contextlib
 import http.client
 import json
+import re
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from builders import until
+from builders import free_port, until
 from gradio.route_utils import delete_files_created_by_app
 from pages import BARE, DEFAULTS, Page, ask, texts, thread
 
+from engine import ports
 from engine.backends.scripted import ScriptedBackend
+from engine.errors import BadInput
 from engine.messages import MAX_MESSAGE_CHARS
 from engine.threads import Thread
 
@@ -304,3 +308,29 @@ def test_a_read_only_host_chats_and_refuses_the_rest(public):
             client.predict(name, api_name="/load_model")
     with pytest.raises(Exception, match="public host|not in the list"):
         ask(client, adapter="someone/adapter").result(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("127.0.0.1", 0, "There is no port 0"),
+        ("0.0.0.0", 99_999, "from 1 to 65535 with --port"),
+        ("192.0.2.1", None, "192.0.2.1 is no address of this machine"),
+        ("nowhere.invalid", None, "nowhere.invalid is no address of this machine"),
+    ],
+)
+def test_where_nothing_can_listen_is_told_in_words(host, port, words):
+    with pytest.raises(BadInput, match=re.escape(words)):
+        ports.check(host, free_port() if port is None else port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_port_is_free_again_when_the_page_there_has_ended(host):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(BadInput, match=f"Port {port} is taken. Choose another one with --port."):
+            ports.check(host, port)
+        visitor = socket.create_connection(("127.0.0.1", port))
+        server.accept()[0].close()  # by the page first, which keeps its end for a while
+        visitor.close()
+    ports.check(host, port)

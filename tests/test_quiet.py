@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import training
 from conftest import ROOT
 
 
@@ -29,3 +30,11 @@ def test_no_library_fetches_code_of_the_hub(what, tiny, tmp_path, home):
     found = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     done = subprocess.run([sys.executable, "-c", ask, str(tiny), what], cwd=ROOT, env=found, capture_output=True, text=True)
     assert done.returncode == 0 and "kernels" not in done.stderr, done.stderr
+
+
+@pytest.mark.long
+def test_a_recipe_without_an_optimizer_trains_on_a_cpu_without_words_of_libraries(tiny, rows, tmp_path, run_engine):
+    """The default pages, which bitsandbytes says it cannot there."""
+    plan = training.plan(tiny, rows, optimization={"optimizer": "paged_adamw_32bit", "steps": 1})
+    done = run_engine("train", str(training.written(plan, tmp_path / "tiny.yaml")))
+    assert done.returncode == 0 and "does not page here" in done.stderr and "Warning" not in done.stderr, done.stderr

@@ -40,7 +40,8 @@ def test_a_failure_keeps_what_was_said():
 def test_what_stands_under_an_answer():
     under = Facts.of(DONE, ChatSettings(temperature=0.2))
     assert facts(under) == "2 tokens · 4.0 tokens/s · first after 0.5 s · ended by itself"
-    assert "the oldest 3 messages" in facts(under.model_copy(update={"dropped_messages": 3}))
+    assert "the oldest 3 messages no longer fitted and were" in facts(under.model_copy(update={"dropped_messages": 3}))
+    assert "the oldest message no longer fitted and was" in facts(under.model_copy(update={"dropped_messages": 1}))
     assert "temperature 0.2" in detail(under) and "seed 7" in detail(under) and "adapter none" in detail(under)
 
 

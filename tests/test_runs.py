@@ -10,7 +10,7 @@ import training
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import jobs, paths, runs
+from engine import jobs, paths, runs, training_commands
 from engine.errors import BadInput, EngineError
 from engine.events import Ended, Evaluated, Notice, Queued, Started, Step, to_json
 from engine.runs import EventLog, Run
@@ -150,6 +150,8 @@ def test_a_folder_is_taken_once_but_for_runs_that_never_began(run, plan, tmp_pat
     with pytest.raises(BadInput, match="not empty"):
         runs.create(tmp_path / "full", plan)
     (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="is a file. Choose another --run-dir"):
+        runs.create(tmp_path / "file", plan)
     with pytest.raises(EngineError, match="cannot be used"):
         runs.create(tmp_path / "file" / "run", plan)
 
@@ -182,3 +184,12 @@ def test_a_summary_says_how_far_a_run_is(run):
     row = runs.summary(run)
     assert (row["status"], row["step"], row["steps"], row["loss"], row["eval_loss"]) == ("interrupted", 1, 6, 1.5, 2.0)
     assert row["adapter"] is None and row["saved_step"] is None and row["text"] == ""
+
+
+def test_a_long_id_is_apart_from_what_stands_beside_it(plan, capsys):
+    made = runs.create(runs.fresh_folder("a-recipe-with-quite-a-long-name-as-people-give-them"), plan)
+    short = runs.create(runs.fresh_folder("mine"), plan)
+    training_commands.list_runs()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert {tuple(line.split()[:2]) for line in lines} == {(each.id, "interrupted") for each in (made, short)}
+    assert {line.index("interrupted") for line in lines} == {head.index("status")}

@@ -79,7 +79,8 @@ def test_the_host_fetches_the_files_that_are_opened_and_no_others(tmp_path):
         done = deploy("me/playground", "--folder", str(tmp_path / "asked"), HF_ENDPOINT=hub.url)
         assert done.returncode == 0 and not hub.fetched(), done.stderr
     done = deploy("me/playground", "--folder", str(tmp_path / "offline"), HF_HUB_OFFLINE="1")
-    assert done.returncode == 0 and "fetches twice what is opened: " in done.stdout
+    assert done.returncode == 0 and "Run this again where the Hub can be reached" in done.stdout
+    assert "The starter model" not in done.stdout
     for folder, files in (("asked", " " + ",".join(names)), ("offline", "")):
         assert SpaceCard.load(tmp_path / folder / "README.md").data.preload_from_hub == [base + files, adapter]
 
@@ -315,8 +316,21 @@ def test_it_is_sent_by_the_real_client(tmp_path):
     assert "cannot be reached" in done.stderr or "connection" in done.stderr
 
 
-def test_a_name_that_is_none_is_refused(tmp_path):
-    done = deploy("playground", "--upload", HF_TOKEN="hf_test")
-    assert done.returncode == 2 and "owner/name" in done.stderr
-    done = deploy("me/playground", "--folder", str(tmp_path))
-    assert done.returncode == 2 and "is there already" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["playground"], 2, "owner/name"),
+        (["a b/c d"], 2, "owner/name"),
+        (["me/x/y"], 2, "owner/name"),
+        (["https://huggingface.co/spaces/me/x"], 2, "owner/name"),
+        (["me/playground", "--folder", "{there}"], 2, "is there already"),
+        (["me/playground", "--folder", "{there}/file/folder"], 1, "cannot be written (Not a directory). Name another --folder."),
+        (["me/playground", "--update"], 2, "Add --upload"),
+        (["me/playground", "--upload"], 2, "there is no token"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(arguments, code, words, tmp_path):
+    (tmp_path / "file").touch()
+    done = deploy(*(each.format(there=tmp_path) for each in arguments), "--hardware", "cpu", HF_HOME=str(tmp_path / "none"))
+    assert (done.returncode, done.stdout) == (code, "") and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert [each.name for each in tmp_path.iterdir() if each.name not in ("home", "none")] == ["file"]

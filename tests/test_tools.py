@@ -49,6 +49,8 @@ def test_a_question_gets_its_whole_answer(page):
         client.predict(" ", api_name="/ask")
     with pytest.raises(Exception, match="(?i)temperature"):
         client.predict("Hi", temperature=-1, api_name="/ask")
+    with pytest.raises(Exception, match="no adapter '<b>&c'"):
+        client.predict("Hi", adapter="<b>&c", api_name="/ask")
     with pytest.raises(Exception, match="limit is 32,000"):
         client.predict("x" * 40_000, api_name="/ask")
     loaded = [row["id"] for row in client.predict(api_name="/list_models") if row["loaded"]]
@@ -70,8 +72,8 @@ def test_how_a_run_stands(page, whole, home):
     shutil.copytree(whole[0].folder, home / "runs" / "whole")
     told = page.client().predict("whole", api_name="/finetune_status")
     assert told["status"] == "done" and told["adapter"] and told["step"] == told["steps"] and told["findings"] == []
-    with pytest.raises(Exception, match="no run"):
-        page.client().predict("nowhere", api_name="/finetune_status")
+    with pytest.raises(Exception, match="no run '<b>'"):
+        page.client().predict("<b>", api_name="/finetune_status")
 
 
 @pytest.fixture(scope="module")

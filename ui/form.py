@@ -263,9 +263,9 @@ def shown(text: str) -> gr.Error:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Engine errors inside the block reach the person as a message instead of a stack trace."""
+def explained(plain: bool = False) -> Iterator[None]:
+    """Engine errors inside the block reach the person as a message instead of a stack trace; with `plain` a program, word for word."""
     try:
         yield
     except EngineError as error:
-        raise shown(str(error)) from None
+        raise gr.Error(str(error), print_exception=False) if plain else shown(str(error)) from None

@@ -169,7 +169,7 @@ class Tables:
                 for each in self._services.duel(sides, names, _questions(prompts), flag.is_set):
                     if isinstance(each, decks.Deck):
                         self._services.shelf.add(each)
-                        yield self._setup(session, f"“{each.title}” can be played: {len(each.questions)} questions.")
+                        yield self._setup(session, f"“{each.title}” can be played: {counted(len(each.questions), 'question')}.")
                     else:
                         yield self._working(session, each.text, each.fraction, may_stop=True)
         finally:

@@ -130,7 +130,12 @@ def numbered(blocks: Sequence[str]) -> dict[str, str]:
 def facts(of: Facts) -> str:
     """The line under an answer."""
     tokens = "1 token" if of.tokens == 1 else f"{of.tokens} tokens"
-    left_out = f" · the oldest {of.dropped_messages} messages no longer fitted and were left out" if of.dropped_messages else ""
+    oldest = (
+        "oldest message no longer fitted and was"
+        if of.dropped_messages == 1
+        else f"oldest {of.dropped_messages} messages no longer fitted and were"
+    )
+    left_out = f" · the {oldest} left out" if of.dropped_messages else ""
     speed = f" · {of.tokens_per_second:.1f} tokens/s" if of.tokens_per_second else ""
     return f"{tokens}{speed} · first after {of.ttft_seconds:.1f} s · {_REASONS[of.finish_reason]}{left_out}"
 

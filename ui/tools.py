@@ -45,7 +45,7 @@ def endpoints(services: Services) -> None:
             temperature: 0 gives the likeliest answer, higher ones more varied answers.
             max_new_tokens: The answer stops after this many tokens.
         """
-        with form.explained():
+        with form.explained(plain=True):
             given = {"temperature": temperature, "max_new_tokens": max_new_tokens}
             settings = form.read_fields(ChatSettings, ChatSettings().model_dump() | given)
             conversation = Conversation(system=checked_text(system, "The system text")).add("user", checked_text(message))
@@ -70,7 +70,7 @@ def endpoints(services: Services) -> None:
         Args:
             run: The id that finetune_start gave.
         """
-        with form.explained():
+        with form.explained(plain=True):
             if not services.may_train:
                 raise BadInput(NO_TRAINING)
             name, found = named(run, services.read_only)

@@ -19,6 +19,9 @@ UNPARSED: Mapping[Kind, object] = {"threeclass": -1, "score": [-1, -1]}
 _PROMPTS = "eval/prompts"
 _VICUNA = {"threeclass": "vicuna_prompt_threeclass", "score": "vicuna_prompt_relative"}
 MOST_POINTS = 10
+_NEEDED = (
+    "The published instructions for judges are fetched once, whatever is judged; a folder that has them may be named by GUANACO_ANSWERS."
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def read(kind: Kind, data: str, report: Report, max_tokens: int | None = None) -
     for categories that have none of their own; with another limit where `max_tokens` says one. Raises BadInput or EngineError as
     `published.at_hand`."""
     names = ("oa_prompt_threeclass", "oa_reviewer") if (kind, data) == ("threeclass", "oasst") else (_VICUNA[kind], "reviewer")
-    prompts, reviewers = (_rows(published.at_hand(f"{_PROMPTS}/{name}.jsonl", report)) for name in names)
+    prompts, reviewers = (_rows(published.at_hand(f"{_PROMPTS}/{name}.jsonl", report, _NEEDED)) for name in names)
     by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
     return [
         Instruction(

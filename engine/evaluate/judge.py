@@ -26,6 +26,7 @@ from engine.events import Progress
 from engine.game import decks
 from engine.game.answer_files import AnswerFile, Question, short_id
 from engine.line_files import LineFile
+from engine.telling import are, counted
 
 # So many comparisons in a row that come to nothing end a run: the next would not fare better.
 FAILURES = 3
@@ -114,8 +115,8 @@ def plan(
                         Comparison(name, question, (first.system, second.system), (first.ids[id], second.ids[id]), texts, instruction)
                     )
     unknown = len({id for each in files for id in each.ids} - set(known))
-    notes = [f"{apart} pairs are left out: one of the two has no answer."] if apart else []
-    notes += [f"{unknown} answers are left out: their questions are not known."] if unknown else []
+    notes = [f"{are(apart, 'pair')} left out: one of the two has no answer."] if apart else []
+    notes += [f"{are(unknown, 'answer')} left out: no such question is known."] if unknown else []
     if not found:
         raise BadInput("There is nothing to compare: no two of the files answer the same question. " + " ".join(notes))
     common = list(dict.fromkeys(each.question for each in found))
@@ -170,7 +171,7 @@ class Judging:
         """Judge what is missing, so many at a time; at the end what came of it. Closing the iterator, or `judge.halt`, ends it; what is
         under way then is lost, and nothing else. Raises EngineError where it cannot go on."""
         todo, failed, vain, new = self.missing, [], 0, 0
-        yield Progress(f"Judging {len(todo)} comparisons", 0.0)
+        yield Progress(f"Judging {counted(len(todo), 'comparison')}", 0.0)
         for done in self._at_once(todo, judge, parallel):
             error = done.exception()
             if error is None:

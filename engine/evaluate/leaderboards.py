@@ -13,6 +13,7 @@ from engine.evaluate.matches import Matches
 from engine.game import scoring
 from engine.game.records import GuessRow
 from engine.game.scoring import Share
+from engine.telling import counted
 
 Method = Literal["bt", "elo"]
 # Where the drawing of an order, and of the mean over orders, stops for a look.
@@ -47,7 +48,7 @@ def rated(found: Matches, method: Method, position: bool = False, length: bool =
 
 
 def _rated(found: Matches, method: Method, position: bool, length: bool) -> Board:
-    judged = f"{len(found):,} judgements on {len(found.prompts):,} questions."
+    judged = f"{counted(len(found), 'judgement')} on {counted(len(found.prompts), 'question')}."
     if method == "elo":
         by_order = elo.rate(found)
         notes = [

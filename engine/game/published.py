@@ -46,6 +46,10 @@ _STEMS = {
 SYSTEMS = tuple(_STEMS)
 # What GPT-4's pairwise judgements of these are called on the command line.
 JUDGEMENTS = "vicuna-pairwise"
+# What there is without a file that cannot be had, by what it was wanted for.
+_GAME = "The starter pack can be played without it."
+_DATA = "A file of your own works without it."
+_RATED = "Rating files of your own can be rated without it."
 _AT_ONCE = 6
 _SECONDS = 30
 
@@ -92,18 +96,18 @@ def available() -> bool:
     return folder is not None and all((folder / path).is_file() for path in _game())
 
 
-def fetch(report: hub.Report) -> None:
-    """Fetch the files of the game and the leaderboard, or see that they are all in the folder. Raises EngineError where the address does not answer or gives something else, BadInput
-    where the folder is not laid out like the repository."""
+def fetch(report: hub.Report, without: str = _GAME) -> None:
+    """Fetch the files of the game and the leaderboard, or see that they are all in the folder. Raises EngineError where the address does
+    not answer or gives something else, BadInput where the folder is not laid out like the repository; `without` ends what is said then."""
     local = _local()
     if local:
         for path in _game():
-            file(path)
+            file(path, without)
         return
     with _alone(), paths.building(_kept()) as folder:
         done = 0
         with _client() as client, ThreadPoolExecutor(_AT_ONCE) as pool:
-            for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path), _game()), 1):
+            for count, length in enumerate(pool.map(lambda path: _fetched(client, path, folder / path, without), _game()), 1):
                 done += length
                 report(Progress(f"Fetching the published answers: {count} of {len(_game())} files", done / size()))
         for path in pins():
@@ -111,13 +115,13 @@ def fetch(report: hub.Report) -> None:
                 shutil.copy2(_kept() / path, folder / path)
 
 
-def at_hand(path: str, report: hub.Report) -> Path:
+def at_hand(path: str, report: hub.Report, without: str = _DATA) -> Path:
     """A file of the set, its hash checked; where it comes from an address and is not here yet, it is fetched. Raises as `fetch`."""
     if not (_local() or _there(path)):
         with _alone():
             if not _there(path):  # whoever was first may have fetched it
-                _fetch_apart(path, report)
-    return file(path)
+                _fetch_apart(path, report, without)
+    return file(path, without)
 
 
 def _there(path: str) -> bool:
@@ -125,19 +129,19 @@ def _there(path: str) -> bool:
     return whole.is_file() and _as_pinned(whole, pins()[path])
 
 
-def _fetch_apart(path: str, report: hub.Report) -> None:
+def _fetch_apart(path: str, report: hub.Report, without: str) -> None:
     report(Progress(f"Fetching {path} ({pins()[path].size / 1e6:.1f} MB) from {source()}"))
     whole = _kept() / path
     partial = whole.with_name(f".{whole.name}.partial")
     try:
         with _client() as client:
-            _fetched(client, path, partial)
+            _fetched(client, path, partial, without)
         os.replace(partial, whole)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def file(path: str) -> Path:
+def file(path: str, without: str = _GAME) -> Path:
     """A file of the set on this machine, its hash checked. Raises BadInput where it is missing or differs."""
     folder = _folder()
     whole = folder / path if folder else None
@@ -146,7 +150,7 @@ def file(path: str) -> Path:
         raise BadInput(f"{path} is not on this machine. {f'GUANACO_ANSWERS names {source()}, which lacks it.' if _local() else button}")
     if not _as_pinned(whole, pins()[path]):
         raise BadInput(
-            f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. {_without(path)}"
+            f"{path} of {source()} is not the published file: its SHA-256 differs from the pinned one. It is not used. {without}"
         )
     return whole
 
@@ -195,8 +199,8 @@ def _ratings(folder: Path | None) -> Matches:
 def rating_files(report: hub.Report) -> list[Path]:
     """The files of these judgements, fetched with the rest of the game where they are not here yet. Raises as `fetch`."""
     if not available():
-        fetch(report)
-    return list(_checked(_PAIRWISE))
+        fetch(report, _RATED)
+    return list(_checked(_PAIRWISE, _RATED))
 
 
 def scores() -> Scores:
@@ -209,8 +213,8 @@ def _scores(folder: Path | None) -> Scores:
     return matches.read_scores(list(_checked(_RELATIVE)))
 
 
-def _checked(folder: str) -> Iterator[Path]:
-    yield from (file(path) for path in pins() if path.startswith(f"{folder}/"))
+def _checked(folder: str, without: str = _GAME) -> Iterator[Path]:
+    yield from (file(path, without) for path in pins() if path.startswith(f"{folder}/"))
 
 
 def _verdicts(found: str, other: str) -> dict[str, tuple[Verdict, ...]]:
@@ -262,12 +266,7 @@ def _client():
         yield client
 
 
-def _without(path: str) -> str:
-    """What is there without a file."""
-    return "The starter pack can be played without it." if path in _game() else "A file of your own works without it."
-
-
-def _fetched(client, path: str, target: Path) -> int:
+def _fetched(client, path: str, target: Path, without: str) -> int:
     """Fetch one file, of which not a byte more than pinned is read. Gives its size."""
     import httpx
 
@@ -284,9 +283,9 @@ def _fetched(client, path: str, target: Path) -> int:
                 digest.update(block)
                 written.write(block)
     except httpx.HTTPStatusError as error:
-        raise EngineError(f"{address} answered {error.response.status_code} for {path}. Try again later. {_without(path)}") from error
+        raise EngineError(f"{address} answered {error.response.status_code} for {path}. Try again later. {without}") from error
     except httpx.HTTPError as error:
-        raise EngineError(f"{address} cannot be reached. Check the connection. {_without(path)}") from error
+        raise EngineError(f"{address} cannot be reached. Check the connection. {without}") from error
     if received != pin.size or digest.hexdigest() != pin.sha256:
         raise EngineError(
             f"{address} gave another {path} than the published one: its SHA-256 differs from the pinned one. Nothing was kept."

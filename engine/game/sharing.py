@@ -63,7 +63,7 @@ class Sharing:
         with hub.explained(self._repo, name, hub.DATA_SET):
             from huggingface_hub import HfApi
 
-            message = f"{len(rows)} guesses of the blind game"
+            message = f"{len(rows)} guess{'' if len(rows) == 1 else 'es'} of the blind game"
             HfApi().upload_file(path_or_fileobj=data, path_in_repo=name, repo_id=self._repo, repo_type="dataset", commit_message=message)
         self._records.sent(self._repo, rows)
         return len(rows)

@@ -4,6 +4,7 @@ items.
 A measurement is a job of the host: a reload, a second tab and a restart of the app find it as it is.
 """
 
+import shlex
 from pathlib import Path
 
 import gradio as gr
@@ -115,6 +116,8 @@ def tab(services: Services, opening: gr.Tab) -> None:
         if services.read_only:
             return ""
         *chosen, with_base = values
+        if said := _served(services, chosen[1]):
+            return told(said)
         try:
             return told(expected.text(settings(*chosen), bool(with_base)))
         except EngineError as error:
@@ -123,6 +126,8 @@ def tab(services: Services, opening: gr.Tab) -> None:
     def begin(measure, model, adapter, held, data, shots, read_as, limit, seed, with_base: bool) -> dict:
         with form.explained():
             _owner_only(services)
+            if said := _served(services, model):
+                raise BadInput(said)
             plan = settings(measure, model, adapter, held, data, shots, read_as, limit, seed)
             expected.check(plan)
             begun = pairs.start(plan, bool(with_base))
@@ -164,6 +169,18 @@ def _sources(measure: str) -> list[tuple[str, str]]:
     if measure == "perplexity":
         return [(title, str(path)) for title, path in uploads.bundled().items()]
     return []
+
+
+def _served(services: Services, model: str | None) -> str:
+    """What is said of the model that another machine serves, which is not measured here; empty for any other."""
+    load, name = services.runtime.load_settings, (model or "").strip()
+    if load.backend != BackendName.remote or not name or name != services.state().model:
+        return ""
+    key = f" --api-key-env {load.api_key_env}" if load.api_key_env else ""
+    return (
+        f"{name} runs on another machine, of whose models MMLU alone can be measured, and that by a command: python -m engine evaluate mmlu "
+        f"--base-url {shlex.quote(load.base_url)}{key} --model {shlex.quote(name)}. Here choose a model of this machine."
+    )
 
 
 def _owner_only(services: Services) -> None:

@@ -100,7 +100,7 @@ const patchTurns = (log, rows, kept, draw) => {
   while (log.children.length > kept + rows.length) log.lastChild.remove();
 };
 
-// A place that scrolls with `nodes` in it: it stays at its end as long as nobody scrolled up.
+// A place that scrolls with `nodes` in it: it stays at the end of its messages as long as nobody scrolled up.
 const makeScroller = (label, ...nodes) => {
   const scroller = make("div", "scroller");
   scroller.tabIndex = 0;
@@ -111,16 +111,21 @@ const makeScroller = (label, ...nodes) => {
   toEnd.type = "button";
   toEnd.setAttribute("aria-label", "Go to the end of the conversation");
   toEnd.hidden = true;
+  const begun = () => Boolean(scroller.querySelector(".message"));
   const follower = {
     nodes: [scroller, toEnd],
     follow: true,
     grown() {
-      if (follower.follow) scroller.scrollTop = scroller.scrollHeight;
+      if (follower.follow && begun()) scroller.scrollTop = scroller.scrollHeight;
+    },
+    top() {
+      scroller.scrollTop = 0;
+      toEnd.hidden = true;
     },
   };
   scroller.addEventListener("scroll", () => {
     follower.follow = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
-    toEnd.hidden = follower.follow;
+    toEnd.hidden = follower.follow || !begun();
   }, { passive: true });
   toEnd.addEventListener("click", () => {
     follower.follow = true;

@@ -171,8 +171,10 @@ const update = () => {
   }
   shownThread = value.thread;
   patchTurns(turns, value.turns, value.keep || 0, draw);
+  const left = welcome.hidden && !turns.children.length;
   welcome.hidden = turns.children.length > 0;
-  if (turns.children.length) view.grown();
+  if (left) view.top();  // the examples stand there again
+  view.grown();
   if (busy && stopping) document.querySelector("#stop").click();
   if (ended) backToBox("#stop", "#message");
 };
