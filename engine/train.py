@@ -387,7 +387,7 @@ def _finish(job: _Training) -> list[float]:
     weights = job.learner.weights()
     if all(torch.equal(tensor, job.at_first[name]) for name, tensor in weights.items()):
         raise EngineError(
-            f"{trouble.LEARNT_NOTHING}: after {job.steps} steps its matrices are what they were at the start. "
+            f"{trouble.LEARNT_NOTHING}: in the end its matrices are what they were at the start. "
             "No adapter is handed over. Check that lora.targets are layers this model uses, and that the learning rate is not too small."
         )
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):

@@ -1,15 +1,13 @@
 """The command line and the web page, from a cell."""
 
 import atexit
-import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 
-from engine import children, hardware
+from engine import children, hardware, ports
 from engine.cells.showing import stopped_says
 from engine.errors import EngineError
 
@@ -34,7 +32,7 @@ def open_page(*arguments: str, port: int = PORT, tab: str = "") -> None:
     """The web page below the cell, served in the background until the notebook ends or this is called again, at another port where
     something has that one, opened at a `tab`; `arguments` are those of app.py. Raises EngineError where it does not start."""
     close_page()
-    port = _free(port)
+    port = ports.free(port)
     command = [sys.executable, "-m", "engine.cells.page", "--port", str(port), *arguments]
     with tempfile.TemporaryFile() as log:
         # In a session of its own no stop button reaches it; it ends when its stdin closes.
@@ -69,18 +67,6 @@ def close_page() -> None:
         process.terminate()
         process.wait()
         process.stdin.close()
-
-
-def _free(port: int) -> int:
-    """The port, or another one where something listens there."""
-    with socket.socket() as probe:
-        if os.name == "posix":  # what a page that has just ended leaves of its connections takes no port
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _answers(port: int) -> bool:

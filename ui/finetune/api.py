@@ -28,7 +28,7 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
         Args:
             recipe_yaml: The recipe, as `python -m engine train` takes it.
         """
-        with form.explained():
+        with form.explained(plain=True):
             draft = draft_of(recipe_yaml)
             if why := drafts.missing(draft):
                 raise BadInput(why)
@@ -53,7 +53,7 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
         Args:
             recipe_yaml: The recipe, as `python -m engine train` takes it.
         """
-        with form.explained():
+        with form.explained(plain=True):
             draft = draft_of(recipe_yaml)
             shape = shop.spec(draft).shape
             if shape is None:
@@ -70,7 +70,7 @@ def endpoints(shop: Workshop, train: TrainStep) -> None:
             recipe_yaml: The recipe, as `python -m engine train` takes it.
             name: What to call the run; empty for the name of its data.
         """
-        with form.explained():
+        with form.explained(plain=True):
             draft = draft_of(recipe_yaml)
             return train.begin(draft.model_copy(update={"title": name or draft.title}))
 
