@@ -23,7 +23,7 @@ FINETUNE = (ROOT / "notebooks/sources/guanaco_finetune.py").read_text(encoding="
 
 def test_texts_are_shown_as_texts(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    monkeypatch.setattr(showing, "_displayed", shown.append)
     showing.side_by_side(("A", "B"), ("<script>x</script>\nand", "y"), "Why <b>?")
     assert "<script>" not in shown[0]["text/html"] and "&lt;script&gt;x&lt;/script&gt;<br>and" in shown[0]["text/html"]
     assert shown[0]["text/plain"] == "Why <b>?\n\nA: <script>x</script>\nand\n\nB: y"
@@ -43,7 +43,7 @@ class Handle:
 def displayed(monkeypatch) -> list[Handle]:
     """The texts that change in place, in their order."""
     found = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **options: found.append(Handle(data)) or found[-1])
+    monkeypatch.setattr(showing, "_displayed", lambda data, **options: found.append(Handle(data)) or found[-1])
     return found
 
 

@@ -14,18 +14,20 @@ _OFTEN = 0.12
 
 
 class Line:
-    """A text below a cell, which is replaced. JupyterLab would break what is printed in the middle of words."""
+    """A text below a cell, which is replaced. JupyterLab would break what is printed in the middle of words; where there is no notebook it
+    is printed."""
 
     def __init__(self, text: str = ""):
-        from IPython.display import display
-
         self._shown = text
-        self._handle = display(_wrapped(text), raw=True, display_id=True)
+        self.handle = _displayed(_wrapped(text), display_id=True)
 
     def show(self, text: str) -> None:
-        if text != self._shown and self._handle:
+        if text != self._shown:
             self._shown = text
-            self._handle.update(_wrapped(text), raw=True)
+            if self.handle:
+                self.handle.update(_wrapped(text), raw=True)
+            else:
+                print(text)
 
     def report(self, progress: Progress) -> None:
         """Show how far something is."""
@@ -40,7 +42,9 @@ class Growing:
 
     def add(self, piece: str) -> None:
         self.text += piece
-        if time.monotonic() > self._at:
+        if not self._line.handle:
+            print(piece, end="", flush=True)
+        elif time.monotonic() > self._at:
             self._line.show(self.text)
             self._at = time.monotonic() + _OFTEN
 
@@ -48,7 +52,10 @@ class Growing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line.show(self.text)
+        if self._line.handle:
+            self._line.show(self.text)
+        else:
+            print()
 
 
 @contextlib.contextmanager
@@ -58,6 +65,18 @@ def stopped_says(text: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise EngineError(text) from None
+
+
+def _displayed(data: dict[str, str], **options: object):
+    """Show an output; IPython's handle where `display_id` asks for one, None where there is no notebook."""
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython():
+        return display(data, raw=True, **options)
+    if data["text/plain"]:
+        print(data["text/plain"])
+    return None
 
 
 def _wrapped(text: str) -> dict[str, str]:
@@ -73,13 +92,11 @@ def picture(png: bytes) -> None:
 
 def side_by_side(titles: tuple[str, str], texts: tuple[str, str], above: str = "") -> None:
     """Show two texts beside each other, as texts whatever is in them, below a line of text."""
-    from IPython.display import display
-
     heads = "".join(f"<th style='text-align:left'>{_escaped(title)}</th>" for title in titles)
     cells = "".join(f"<td style='text-align:left;vertical-align:top;width:50%'>{_escaped(text)}</td>" for text in texts)
     table = f"<table style='width:100%;max-width:1000px'><tr>{heads}</tr><tr>{cells}</tr></table>"
     plain = "\n\n".join([above, *(f"{title}: {text}" for title, text in zip(titles, texts, strict=True))]).strip()
-    display({"text/html": f"<p><b>{_escaped(above)}</b></p>{table}" if above else table, "text/plain": plain}, raw=True)
+    _displayed({"text/html": f"<p><b>{_escaped(above)}</b></p>{table}" if above else table, "text/plain": plain})
 
 
 def _escaped(text: str) -> str:

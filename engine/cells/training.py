@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine import (
@@ -27,7 +27,7 @@ from engine import (
 from engine.cells import colab, commands
 from engine.cells.showing import Line, picture, side_by_side, stopped_says
 from engine.errors import BadInput, EngineError
-from engine.events import Ended, Evaluated, Sample, Saved, Started, Step
+from engine.events import Ended, Evaluated, Event, Sample, Saved, Started, Step
 from engine.findings import findings
 from engine.recipe import Recipe
 from engine.runs import Run
@@ -137,15 +137,13 @@ def follow(run: Run) -> None:
     """Show a run in place until it ends, then its losses and what they say; of one that goes on what is new. The stop button of the cell
     asks the run to save and end. Raises EngineError, with what to do, where the run ends otherwise than done."""
     line = Line(run.id)
-    under_way = run.process is not None  # asked first: what it wrote before its end is read below
-    events, offset = jobs.follow(run)
-    steps = next((event.steps for event in reversed(events) if isinstance(event, Started)), 0)
-    ends = [number for number, event in enumerate(events, 1) if isinstance(event, Ended)]
-    events = events[ends[-1] :] if ends else events
+    offset = steps = 0
     asked = False
-    while under_way or events:
+    while True:
         try:
-            for event in events:
+            under_way = run.process is not None  # asked first: what it wrote before its end is read below
+            events, end = jobs.follow(run, offset)
+            for event in events if offset else _since_it_went_on(events):
                 match event:
                     case Step():
                         line.show(f"step {event.step}/{steps} · {telling.figures(event)}")
@@ -155,6 +153,9 @@ def follow(run: Run) -> None:
                         print(text)
                 if isinstance(event, Started):
                     steps = event.steps
+            offset = end
+            if not under_way and not events:
+                break
             time.sleep(_LOOK)
         except KeyboardInterrupt:
             if asked:
@@ -163,19 +164,22 @@ def follow(run: Run) -> None:
             print("Saving. Stop once more to leave it alone: it ends by itself.")
             with contextlib.suppress(BadInput):  # it has just ended
                 jobs.stop(run)
-        under_way = run.process is not None
-        events, offset = jobs.follow(run, offset)
-    made = [event for event in runs.in_force(runs.all_events(run)) if isinstance(event, Step)]
-    line.show(f"step {made[-1].step}/{steps} · loss {made[-1].loss:.3f}" if made else run.id)
-    _told(run)
+    _told(run, line)
 
 
-def _told(run: Run) -> None:
+def _since_it_went_on(events: Sequence[Event]) -> Sequence[Event]:
+    """Of a run's events those after it last ended."""
+    return events[max((number for number, event in enumerate(events, 1) if isinstance(event, Ended)), default=0) :]
+
+
+def _told(run: Run, line: Line) -> None:
+    """What a run that has ended says in all, its last step in the `line` that was shown meanwhile."""
     events = runs.all_events(run)
     made = runs.in_force(events)
     steps = [event for event in made if isinstance(event, Step)]
     tests = [event for event in made if isinstance(event, Evaluated)]
     if steps:
+        line.show(f"step {steps[-1].step}/{runs.summary(run)['steps']} · loss {steps[-1].loss:.3f}")
         picture(
             pictures.losses(
                 [each.step for each in steps],
