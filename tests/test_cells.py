@@ -226,6 +226,8 @@ def test_a_run_that_is_being_stopped_goes_on_when_it_has(plan, shown, capsys, mo
         pressed.setattr(cells.time, "sleep", interrupted)
         cells.follow(run)
     assert run.stopping
+    cells.before_and_after(run)
+    assert "There are no answers to put beside each other yet" in capsys.readouterr().out
     assert cells.start(run.recipe) == run and run.process and not run.stopping
     said = capsys.readouterr().out
     assert f"{run.id} is being saved and stopped, and goes on then." in said and re.search(r"goes on after step [1-9]", said)

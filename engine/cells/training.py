@@ -230,5 +230,8 @@ def _export(run: Run, kind: str) -> None:
 
 def before_and_after(run: Run) -> None:
     """Show what the recipe's sample prompts were answered before the first step and after the last."""
-    for change in trying.changes(run):
+    changes = trying.changes(run)
+    if not changes:
+        print("There are no answers to put beside each other yet: the run is not done, or its recipe has no sample prompts.")
+    for change in changes:
         side_by_side(("Before", "After"), (change.before, change.after), change.prompt)
