@@ -24,9 +24,9 @@ FINETUNE = (ROOT / "notebooks/sources/guanaco_finetune.py").read_text(encoding="
 def test_texts_are_shown_as_texts(monkeypatch):
     shown = []
     monkeypatch.setattr(showing, "_displayed", shown.append)
-    showing.side_by_side(("A", "B"), ("<script>x</script>\nand", "y"), "Why <b>?")
-    assert "<script>" not in shown[0]["text/html"] and "&lt;script&gt;x&lt;/script&gt;<br>and" in shown[0]["text/html"]
-    assert shown[0]["text/plain"] == "Why <b>?\n\nA: <script>x</script>\nand\n\nB: y"
+    showing.side_by_side(("A", "B"), ("<script>x</script>\n  and", "y"), "Why <b>?")
+    assert "<script>" not in shown[0]["text/html"] and "pre-wrap'>&lt;script&gt;x&lt;/script&gt;\n  and" in shown[0]["text/html"]
+    assert shown[0]["text/plain"] == "Why <b>?\n\nA: <script>x</script>\n  and\n\nB: y"
 
 
 class Handle:

@@ -92,12 +92,12 @@ def picture(png: bytes) -> None:
 
 def side_by_side(titles: tuple[str, str], texts: tuple[str, str], above: str = "") -> None:
     """Show two texts beside each other, as texts whatever is in them, below a line of text."""
-    heads = "".join(f"<th style='text-align:left'>{_escaped(title)}</th>" for title in titles)
-    cells = "".join(f"<td style='text-align:left;vertical-align:top;width:50%'>{_escaped(text)}</td>" for text in texts)
+    heads = "".join(f"<th style='text-align:left'>{html.escape(title)}</th>" for title in titles)
+    cells = "".join(
+        f"<td style='text-align:left;vertical-align:top;width:50%;white-space:pre-wrap'>{html.escape(text)}</td>" for text in texts
+    )
     table = f"<table style='width:100%;max-width:1000px'><tr>{heads}</tr><tr>{cells}</tr></table>"
     plain = "\n\n".join([above, *(f"{title}: {text}" for title, text in zip(titles, texts, strict=True))]).strip()
-    _displayed({"text/html": f"<p><b>{_escaped(above)}</b></p>{table}" if above else table, "text/plain": plain})
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text).replace("\n", "<br>")
+    _displayed(
+        {"text/html": f"<p style='white-space:pre-wrap'><b>{html.escape(above)}</b></p>{table}" if above else table, "text/plain": plain}
+    )
