@@ -197,12 +197,13 @@ def test_a_run_is_the_same_after_a_reload_in_a_second_tab_and_after_a_restart(le
             open_tab(page)
             assert wait_step(page, step) >= step
             page.wait_for_selector("#run .watched article")
-            assert points(page)[:12] == list(range(12))
+            assert points(page)[:2] == [0, 1]
             second = page.context.new_page()
             second.goto(page_of.url)
             open_tab(second)
             wait_step(second, step + 1)
-            assert points(second)[:12] == list(range(12)) and "Training" in second.inner_text("#run .state")
+            shown = points(second)  # of many steps not every one is drawn
+            assert shown[:2] == [0, 1] and shown == sorted(shown) and shown[-1] >= step and "Training" in second.inner_text("#run .state")
             second.close()
             # What models and data say is text.
             page.wait_for_function("text => document.querySelector('#run .watched').innerText.includes(text)", arg=HOSTILE)
