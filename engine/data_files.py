@@ -8,6 +8,7 @@ import codecs
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,10 @@ def _tab_separated(path: Path) -> tuple[Unit, Rows]:
     return "line", _table(path, "\t")
 
 
+# Bytes that are no UTF-8 are lone surrogates where text is read with `surrogateescape`.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
 def _table(path: Path, separator: str) -> Rows:
     """Rows below a header. A row's number is that of its first line: quoted fields may hold line ends."""
     csv.field_size_limit(MAX_ROW_BYTES)  # of the whole process; the library's own limit is lower
@@ -171,7 +176,7 @@ def _table(path: Path, separator: str) -> Rows:
         header = next(reader, [])
     except csv.Error as error:
         raise BadInput(f"The header of {path.name} cannot be read: {error}.") from error
-    if any(not name.isprintable() for name in header):  # bytes that are no UTF-8 are lone surrogates here
+    if any(_NO_TEXT.search(name) for name in header):
         raise BadInput(f"The header of {path.name} is no text in UTF-8. Save the file as UTF-8, which spreadsheets call CSV UTF-8.")
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:

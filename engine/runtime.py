@@ -31,8 +31,6 @@ MAX_WAITING = 24
 MOST_ADAPTERS = 6
 READY = "Ready"
 _NOTHING = "No model is loaded. Choose one and load it."
-
-
 FAILED = "This host could not load its model; its log says why."
 
 
@@ -49,8 +47,9 @@ class State:
 
 
 class Runtime:
-    """Holds one backend. With `discreet` answers do not tell why no model is loaded, which may name what is the owner's. `isolated` and `turns` as in `open_backend`; `lend` is what lends a GPU for one answer, where that is so:
-    such a model is loaded in this process, and in the thread that asks for it."""
+    """Holds one backend. `isolated` and `turns` as in `open_backend`; `lend` is what lends a GPU for one answer, where that is so: such a
+    model is loaded in this process, and in the thread that asks for it. With `discreet` answers do not tell why no model is loaded, which
+    may name what is the owner's."""
 
     def __init__(
         self, load_settings: LoadSettings | None = None, isolated: bool = True, turns: Turns | None = None, lend: Lend | None = None

@@ -389,3 +389,9 @@ def test_shares_and_seeds_of_splits():
             datasets.split(10, held_out, 1, "random")
     with pytest.raises(BadInput, match="1 of 1 rows"):
         datasets.split(1, 0.1, 1, "random")
+
+
+def test_a_header_with_characters_that_are_not_printed_is_text(tmp_path):
+    (tmp_path / "rows.csv").write_text("my\u00a0question,an\u200bswer\nq,a\n", encoding="utf-8")
+    columns = {"instruction": "my\u00a0question", "output": "an\u200bswer"}
+    assert len(datasets.load(tmp_path / "rows.csv", columns=columns).conversations) == 1

@@ -51,12 +51,13 @@ class FitStep:
 
     def shown(self, draft: Draft, probe: Probe | None = None) -> list:
         try:
-            shape = self.shop.spec(draft).shape
+            spec = self.shop.spec(draft)
+            shape = spec.shape
             if shape is None and probe:
                 return [views.told(probe.text, "good" if probe.status == "done" else "wrong"), ""]
             if shape is None:
                 return [views.told("The shape of this base is known once it is on disk; the probe measures it."), ""]
-            trainable.check_layers(draft.recipe, self.shop.spec(draft))
+            trainable.check_layers(draft.recipe, spec)
             plans = fitting.plans(shape, draft.recipe)
             here = next(iter(plans.values()))
             verdict = (
